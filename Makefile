@@ -1,0 +1,44 @@
+# `make` alone lists the targets. Everything runs in .venv, which is made when it is first needed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help .venv demo test lint types arch check clean
+
+help:  ## list the targets
+	@awk -F ':.*  ## ' '/^[.a-z]+:.*  ## / { printf "make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.venv: $(READY)  ## install d3d-edge with all extras, at the tested versions
+
+# The stamp goes first and comes back last: an install that was cut short begins again from nothing.
+$(READY): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "d3d-edge needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
+	@test -f $@ || $(PYTHON) -m venv --clear .venv
+	@rm -f $@
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+demo: $(READY)  ## the whole way on rendered clips: train, distil, quantize, export, validate
+	$(BIN)/d3d-edge demo $(ARGS)
+
+test: $(READY)  ## all tests; ARGS goes to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)  ## mypy, strict
+	$(BIN)/mypy
+
+arch: $(READY)  ## imports go down only
+	$(BIN)/lint-imports --no-logo
+
+check: lint types arch test  ## all of the above but the demo
+
+clean:  ## remove .venv and everything built
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find d3d_edge tests -name __pycache__ -type d -prune -exec rm -rf {} +

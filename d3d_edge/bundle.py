@@ -1,0 +1,165 @@
+"""Bundle: a folder that holds an exported model and all an app must know to feed it. Runs nothing.
+
+BUNDLE/
+  manifest.json    BundleManifest: contract, provenance, and the SHA-256 of every other file
+  model.*          what the runtime loads; its name carries no meaning, the manifest names it
+  labels.txt       class names, one a line, in the order of the logits
+  recipe.yaml      the resolved recipe
+  golden/          clips.npy uint8 [K, T, H, W, C] and logits.npy float32 [K, classes] of the quantized graph
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from d3d_edge.clip import ClipSpec
+from d3d_edge.errors import BundleError
+from d3d_edge.files import atomic_folder, files_below, sha256_of_file, size_of, write_json
+from d3d_edge.runner import TensorSpec
+from d3d_edge.schema import Schema
+
+FORMAT_VERSION = 1
+GOLDEN_CLIPS = "golden/clips.npy"
+GOLDEN_LOGITS = "golden/logits.npy"
+_MANIFEST = "manifest.json"
+
+
+class FileEntry(Schema):
+    """Hash and size of one file."""
+
+    sha256: str
+    size_bytes: int
+
+
+class Description(Schema):
+    """All that is known of a bundle before its files are written."""
+
+    format: Literal["d3d-edge bundle"] = "d3d-edge bundle"
+    format_version: Literal[1] = 1
+    name: str
+    """Name of the recipe."""
+    target: str
+    runtime: str
+    precision: Literal["int8", "float32"]
+    scheme: Literal["symmetric", "affine"] | None
+    """Quantization scheme; null for float32."""
+    model: str
+    """The model file or folder, relative to the bundle."""
+    clip: ClipSpec
+    clip_hash: str
+    labels: tuple[str, ...]
+    input: TensorSpec
+    output: TensorSpec
+    graph_sha256: str
+    """Hash of the graph that was lowered; bundles with the same one came from the same weights."""
+    float_sha256: str
+    """Hash of the float student's graph, the one every bundle of a run is compared with."""
+    logit_step: float | None
+    """Quantization step of the logits; null for float32."""
+    calibration_hash: str | None
+    """Hash of the CalibrationSet; null for float32."""
+    data_hash: str
+    """Hash of the data manifest the network was trained on."""
+    tools: dict[str, str]
+    """Versions of the tools that made the bundle."""
+    lowering: dict[str, int | float | str | bool]
+    """What lowering measured, such as the number of delegates."""
+
+
+class BundleManifest(Description):
+    """manifest.json."""
+
+    files: dict[str, FileEntry]
+
+
+class Bundle:
+    """An opened bundle whose files were checked against their hashes."""
+
+    def __init__(self, path: Path, manifest: BundleManifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @property
+    def model_path(self) -> Path:
+        """The model file or folder."""
+        return self.path / self.manifest.model
+
+    @property
+    def model_size_bytes(self) -> int:
+        """Bytes of the model."""
+        return size_of(self.model_path)
+
+    @classmethod
+    def open(cls, path: Path) -> Bundle:
+        """Open and verify the bundle at `path`.
+
+        Raises:
+            BundleError: it is not a bundle, of another format version, or a file is missing, changed or added.
+        """
+        try:
+            data = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise BundleError(f"{path} is not a bundle: no readable {_MANIFEST}", hint="d3d-edge export") from error
+        except ValueError as error:
+            raise BundleError(f"{path / _MANIFEST} is not JSON", hint="export the bundle again") from error
+        version = data.get("format_version") if isinstance(data, dict) else None
+        if version != FORMAT_VERSION:
+            raise BundleError(f"{path} has bundle format {version!r}, this version reads {FORMAT_VERSION}")
+        try:
+            manifest = BundleManifest.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise BundleError(f"{path / _MANIFEST}: {where}: {first['msg']}", hint="export the bundle again") from error
+        _verify(path, manifest)
+        return cls(path, manifest)
+
+    @classmethod
+    def write(cls, path: Path, description: Description, fill: Callable[[Path], None]) -> Bundle:
+        """Make a bundle at `path`: `fill(folder)` writes its files, then the manifest is added and all is renamed.
+
+        Raises:
+            BundleError: `path` holds something that is not a bundle.
+            StorageError: it cannot be written; what was at `path` is unchanged.
+        """
+        if path.exists() and not _may_replace(path):
+            raise BundleError(f"{path} exists and is not a bundle", hint="choose another --out")
+        with atomic_folder(path) as folder:
+            fill(folder)
+            files = {
+                file.relative_to(folder).as_posix(): FileEntry(
+                    sha256=sha256_of_file(file), size_bytes=file.stat().st_size
+                )
+                for file in files_below(folder)
+            }
+            manifest = BundleManifest(**dict(description), files=files)
+            write_json(folder / _MANIFEST, manifest.model_dump(mode="json"))
+        return cls(path, manifest)
+
+
+def _may_replace(path: Path) -> bool:
+    """Whether `path` is an empty folder, or a bundle: any folder may hold a manifest.json, so its format decides."""
+    try:
+        data = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return path.is_dir() and not any(path.iterdir())
+    return isinstance(data, dict) and data.get("format") == Description.model_fields["format"].default
+
+
+def _verify(path: Path, manifest: BundleManifest) -> None:
+    present = {file.relative_to(path).as_posix() for file in files_below(path)} - {_MANIFEST}
+    again = "copy or export the bundle again"
+    if missing := sorted(set(manifest.files) - present):
+        raise BundleError(f"{path}: the file {missing[0]} is missing", hint=again)
+    if extra := sorted(present - set(manifest.files)):
+        raise BundleError(f"{path}: the file {extra[0]} is not part of the bundle", hint="remove it, or " + again)
+    if not any(name == manifest.model or name.startswith(manifest.model + "/") for name in manifest.files):
+        raise BundleError(f"{path}: the model {manifest.model} is not among the bundle's files", hint=again)
+    for name, entry in manifest.files.items():
+        if sha256_of_file(path / name) != entry.sha256:
+            raise BundleError(f"{path}: the file {name} is damaged (SHA-256 differs)", hint=again)

@@ -1,0 +1,89 @@
+"""CalibrationSet: which clips calibrate a quantized network, drawn by a plan and named by hash. Decodes nothing."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from d3d_edge import resources
+from d3d_edge.errors import DataError
+from d3d_edge.manifest import Clip, Manifest
+from d3d_edge.schema import Schema, build, read_yaml
+
+
+class CalibrationPlan(Schema):
+    """How to draw calibration clips, and the observer that turns what they do into scales."""
+
+    name: str
+    description: str
+    split: Literal["train"]
+    """Clips come from the training split only."""
+    count: int = Field(ge=1)
+    """Clips to draw, fewer where the split has fewer."""
+    per_class_max: int = Field(ge=1)
+    """Most clips of one class."""
+    seed: int
+    observer: Literal["minmax", "moving_average", "histogram"]
+    """How a range is found: all-time extremes, a moving average of them, or the histogram with least error."""
+
+
+class CalibrationSet(Schema):
+    """The drawn clips. Its hash, in every manifest, says which clips decided the scales."""
+
+    plan: CalibrationPlan
+    clip_hash: str
+    """Hash of the ClipSpec the clips were decoded by."""
+    clips: tuple[str, ...]
+    """SHA-256 of each video file, in order of use."""
+
+
+def load_plan(name_or_path: str) -> CalibrationPlan:
+    """The plan of a shipped name or at a path.
+
+    Raises:
+        RecipeError: there is none, or it holds a mistake.
+    """
+    path = Path(name_or_path)
+    if not path.is_file():
+        path = resources.find("calibration", name_or_path)
+    data, lines = read_yaml(path)
+    return build(CalibrationPlan, data, str(path), lines)
+
+
+def draw(plan: CalibrationPlan, manifest: Manifest) -> tuple[Clip, ...]:
+    """Clips of the plan's split, the classes taking turns, decided by the plan's seed.
+
+    Raises:
+        DataError: the split is empty.
+    """
+    of_class: dict[str, list[Clip]] = defaultdict(list)
+    for clip in manifest.of(plan.split):
+        of_class[clip.label].append(clip)
+    for label, clips in of_class.items():
+        clips.sort(key=lambda clip: clip.path)
+        random.Random(f"{plan.seed}/{label}").shuffle(clips)
+    rounds = (
+        clips[turn] for turn in range(plan.per_class_max) for _, clips in sorted(of_class.items()) if turn < len(clips)
+    )
+    drawn = tuple(clip for clip, _ in zip(rounds, range(plan.count), strict=False))
+    if not drawn:
+        raise DataError("no clips to calibrate on: the training split is empty")
+    return drawn
+
+
+def refuse_overlap(calibrating: Iterable[str], evaluating: Iterable[str]) -> None:
+    """Check that no video (by SHA-256) both calibrates and evaluates.
+
+    Raises:
+        DataError: at least one does.
+    """
+    if common := set(calibrating) & set(evaluating):
+        raise DataError(
+            f"{len(common)} calibration clip(s) are also in the evaluation split, e.g. sha256 {min(common)[:12]}",
+            hint="remove the copies from one of the splits",
+        )

@@ -1,0 +1,99 @@
+"""The command line: a click group whose commands are imported when they are called. Maps errors to exit codes, once."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from d3d_edge import __version__
+from d3d_edge.errors import D3DEdgeError
+
+# Literal, with the one-line help, so that `--help` imports no command and no torch.
+_COMMANDS = {
+    "demo": "The whole pipeline on a rendered data set: three verified bundles and a table.",
+    "recipes": "List, show, copy and check recipes.",
+    "targets": "List and show targets.",
+    "doctor": "Say what each runtime and device tool still needs.",
+    "distill": "Train the flow teacher and distil the RGB student from it.",
+    "quantize": "Make the student of a run INT8: calibration and quantization-aware training.",
+    "export": "Lower the student of a run to bundles for devices.",
+    "validate": "Measure accuracy, agreement, size and latency of bundles.",
+    "benchmark": "Time bundles on this machine.",
+    "predict": "Name the action in a video, with any bundle.",
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"d3d_edge.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            from d3d_edge.resources import near_miss
+
+            raise click.UsageError(f"no command {args[0]!r}; {near_miss(args[0], list(_COMMANDS))}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="d3d-edge")
+def group() -> None:
+    """Labelled video in, a verified INT8 action recogniser for Android, iOS and Jetson out.
+
+    \b
+    d3d-edge demo                                         see it work, in minutes, without data
+    d3d-edge distill compact --data clips/ --out run      train on a folder per class
+    d3d-edge quantize run
+    d3d-edge export run --target all --out bundles
+    d3d-edge validate bundles/* --data clips/
+
+    Exit codes: 0 done, 2 recipe or command line, 3 missing package, 4 gate missed, 5 cannot be lowered, 6 bad bundle,
+    7 device, 8 data, 9 cannot write, 130 interrupted.
+    """
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit. Every expected error ends in one line on standard error and its exit code."""
+    try:
+        result: Any = group.main(args=argv, prog_name="d3d-edge", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted; run the same command again to go on", 130)
+    except D3DEdgeError as error:
+        if os.environ.get("D3D_EDGE_DEBUG"):
+            raise
+        _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if os.environ.get("D3D_EDGE_DEBUG"):
+            raise
+        text = " ".join(str(error).split())[:300]
+        _fail(f"internal error, {type(error).__name__}: {text} (D3D_EDGE_DEBUG=1 shows where; please report it)", 1)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)

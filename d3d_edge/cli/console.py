@@ -1,0 +1,62 @@
+"""What the terminal shows: progress bars and notes on standard error, tables on standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from d3d_edge.progress import Task
+
+
+class _BarTask:
+    def __init__(self, bars: Progress, description: str, total: int, done: int) -> None:
+        self._bars = bars
+        self._id = bars.add_task(description, total=total, completed=done, text="")
+
+    def advance(self, steps: int = 1, text: str = "") -> None:
+        self._bars.update(self._id, advance=steps, text=text)
+
+
+class _LineTask:
+    """Where there is no terminal: a line at the start, at each quarter and at the end."""
+
+    def __init__(self, console: Console, description: str, total: int, done: int) -> None:
+        self._console, self._description, self._total, self._done = console, description, total, done
+
+    def advance(self, steps: int = 1, text: str = "") -> None:
+        before = 4 * self._done // max(1, self._total)
+        self._done += steps
+        if 4 * self._done // max(1, self._total) > before:
+            self._console.print(f"{self._description}: {self._done}/{self._total} {text}", highlight=False)
+
+
+class TerminalProgress:
+    """Progress for people: bars on a terminal, a few lines in a log."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, soft_wrap=True)
+
+    def task(self, description: str, total: int, done: int = 0) -> AbstractContextManager[Task]:
+        return self._task(description, total, done)
+
+    @contextmanager
+    def _task(self, description: str, total: int, done: int) -> Iterator[Task]:
+        if not self._console.is_terminal:
+            yield _LineTask(self._console, description, total, done)
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+        )
+        with Progress(*columns, console=self._console) as bars:
+            yield _BarTask(bars, description, total, done)
+
+    def note(self, message: str) -> None:
+        self._console.print(message, markup=False, highlight=False)

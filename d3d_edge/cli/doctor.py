@@ -1,0 +1,55 @@
+"""d3d-edge doctor."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import sys
+
+import click
+
+from d3d_edge import resources, runtimes, target
+from d3d_edge.errors import MissingDependency
+
+# What later steps call on the user's machine, and where it comes from.
+_DEVICE_TOOLS = {
+    "adb": "Android devices: Android SDK platform-tools (Debian: apt install adb)",
+    "ssh": "Jetson: an OpenSSH client (Debian: apt install openssh-client)",
+    "scp": "Jetson: an OpenSSH client (Debian: apt install openssh-client)",
+    "xcrun": "iOS devices: Xcode, on a Mac",
+}
+_PACKAGES = {"torch": "training", "torchao": "quantization", "cv2": "video and flow (package opencv-python-headless)"}
+
+
+@click.command("doctor")
+def command() -> None:
+    """Say what is ready, and the exact package that is missing where something is not.
+
+    Exit code 3 if a package that every command needs is missing.
+    """
+    broken = False
+    for package, purpose in _PACKAGES.items():
+        try:
+            found = importlib.import_module(package)
+        except ImportError as error:
+            broken = True
+            _line(package, False, f"{purpose}: {error}; pip install --force-reinstall d3d-edge")
+        else:
+            _line(package, True, f"{found.__version__}, {purpose}")
+    for name in resources.names("targets"):
+        runtime = runtimes.get(target.load(name).runtime)
+        for verb, check in (("export", runtime.check_lower), ("run here", runtime.check_run)):
+            try:
+                check()
+            except MissingDependency as error:
+                _line(f"{name}: {verb}", False, str(error))
+            else:
+                _line(f"{name}: {verb}", True, ", ".join(f"{k} {v}" for k, v in runtime.tools().items()))
+    for tool, purpose in _DEVICE_TOOLS.items():
+        path = shutil.which(tool)
+        _line(tool, path is not None, path or purpose)
+    sys.exit(MissingDependency.exit_code if broken else 0)
+
+
+def _line(name: str, ready: bool, detail: str) -> None:
+    click.echo(f"{'ready  ' if ready else 'missing'}  {name:<18} {detail}")

@@ -1,0 +1,31 @@
+"""d3d-edge quantize."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from d3d_edge.cli import options
+from d3d_edge.cli.console import TerminalProgress
+from d3d_edge.cli.tables import print_report
+from d3d_edge.runs import Run
+
+
+@click.command("quantize")
+@click.argument("run", type=options.PATH)
+@options.decoding
+def command(run: Path, cache_dir: Path, workers: int, strict: bool) -> None:
+    """Make the student of RUN INT8, as the recipe in RUN says.
+
+    Calibration clips are drawn from the training split; quantization-aware training learns from the same teacher.
+
+    \b
+    d3d-edge quantize run
+    """
+    from d3d_edge.pipeline.quantize import quantize
+    from d3d_edge.runs import Run
+
+    report = quantize(Run.open(run), cache_dir=cache_dir, workers=workers, strict=strict, progress=TerminalProgress())
+    print_report(report, None)
+    click.echo(f"next: d3d-edge export {run} --target all --out bundles")

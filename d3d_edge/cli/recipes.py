@@ -1,0 +1,59 @@
+"""d3d-edge recipes: what ships, and whether your own is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from d3d_edge import recipe, resources
+from d3d_edge.errors import RecipeError
+from d3d_edge.files import write_text
+
+
+@click.group("recipes")
+def command() -> None:
+    """List, show, copy and check recipes.
+
+    A recipe is one YAML file that decides what is trained and shipped. Start from one that ships:
+
+    \b
+    d3d-edge recipes cp compact mine.yaml
+    d3d-edge recipes check mine.yaml
+    """
+
+
+@command.command("ls")
+def list_recipes() -> None:
+    """Name and purpose of each recipe that ships."""
+    for name in resources.names("recipes"):
+        click.echo(f"{name:<10} {recipe.load(name).description}")
+
+
+@command.command("show")
+@click.argument("name")
+@click.option("--resolved", is_flag=True, help="With what it extends and all defaults filled in.")
+def show(name: str, resolved: bool) -> None:
+    """Print a recipe, by NAME or path."""
+    text = recipe.load(name).yaml() if resolved else recipe.find(name).read_text(encoding="utf-8")
+    click.echo(text, nl=False)
+
+
+@command.command("cp")
+@click.argument("name")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def copy(name: str, file: Path) -> None:
+    """Copy the recipe NAME to FILE, to edit it."""
+    if file.exists():
+        raise RecipeError(f"{file} exists already", hint="choose another name")
+    write_text(file, recipe.find(name).read_text(encoding="utf-8"))
+    click.echo(f"wrote {file}")
+
+
+@command.command("check")
+@click.argument("file")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting to change before the check.")
+def check(file: str, settings: tuple[str, ...]) -> None:
+    """Check the recipe FILE; all mistakes are shown at once, with their lines. Exit code 2 if there are any."""
+    loaded = recipe.load(file, settings)
+    click.echo(f"{file}: recipe {loaded.name!r} is well-formed")

@@ -1,0 +1,97 @@
+"""Tables for people, drawn from values that are on disk as JSON too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from d3d_edge.report import Report, Row
+from d3d_edge.runner import Where
+
+TEXT_NAME = "report.txt"
+
+
+def print_report(report: Report, path: Path | None) -> None:
+    """Print the report, and leave the same text beside report.json at `path`."""
+    console = Console()
+    console.print(_report(report))
+    if path:
+        console.print(f"wrote {path}", markup=False, highlight=False)
+
+
+def text_of(report: Report) -> str:
+    """The report as plain text."""
+    console = Console(width=140, file=None, record=True, quiet=True)
+    console.print(_report(report))
+    return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
+
+
+def _report(report: Report) -> Group:
+    clips = max((row.clips for row in report.rows), default=0)
+    title = f"{report.title}: {report.classes} classes, {clips} {report.split} clips, chance {report.chance:.1%}"
+    parts: list[Table | Text] = [Text(title, style="bold"), _rows(report)]
+    parts += [Text(f"note: {note}") for note in (*report.notes, *_where_notes(report))]
+    if report.skipped:
+        parts.append(Text(f"skipped {len(report.skipped)} clip(s):"))
+        parts += [Text(f"  {clip.path}: {clip.reason}") for clip in report.skipped[:10]]
+        if len(report.skipped) > 10:
+            parts.append(Text(f"  and {len(report.skipped) - 10} more, all in the JSON report"))
+    for gate in report.gates:
+        if gate.verdict != "pass":
+            value = "not measured" if gate.value is None else f"{gate.value:.6g}"
+            parts.append(Text(f"gate {gate.name}: {gate.row} has {value}, bound {gate.bound:.6g}: {gate.verdict}"))
+    if report.gates and not any(gate.verdict != "pass" for gate in report.gates):
+        parts.append(Text(f"all {len(report.gates)} gates pass"))
+    return Group(*parts)
+
+
+def _rows(report: Report) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    full = any(row.role == "bundle" for row in report.rows)
+    table.add_column("model")
+    table.add_column("type")
+    table.add_column("measured by")
+    for name in ("top-1", "top-5", *(("agree", "logit diff", "size MB", "p50 ms", "p90 ms") if full else ())):
+        table.add_column(name, justify="right")
+    for row in report.rows:
+        table.add_row(
+            row.name, row.precision, _where(row), _share(row.top1), _share(row.top5), *(_more(row) if full else ())
+        )
+    return table
+
+
+def _where(row: Row) -> str:
+    if row.where in (Where.HOST_TORCH, Where.NOT_RUN):
+        return str(row.where)
+    return f"{row.where}: {row.runtime}"
+
+
+def _more(row: Row) -> tuple[str, str, str, str, str]:
+    difference = "-" if row.logit_difference_max is None else f"{row.logit_difference_max:.2g}"
+    size = "-" if row.size_bytes is None else f"{row.size_bytes / 1e6:.2f}"
+    timed = ("-", "-")
+    if row.latency:
+        timed = (f"{row.latency.latency_ms_p50:.1f}", f"{row.latency.latency_ms_p90:.1f}")
+    return (_share(row.agreement), difference, size, *timed)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}%"
+
+
+def _where_notes(report: Report) -> list[str]:
+    notes = [f"{row.name} was not run: {row.note}" for row in report.rows if row.where == Where.NOT_RUN]
+    if any(row.where == Where.HOST_RUNTIME for row in report.rows):
+        notes.append(
+            f"host runtime: the target's file on this machine ({report.environment.processor}), not on a device"
+        )
+    if any(row.where == Where.REFERENCE_INTERPRETER for row in report.rows):
+        notes.append("reference interpreter: the target's file, checked for its answers; its time would say nothing")
+    steps = {row.logit_step for row in report.rows if row.logit_step is not None}
+    if len(steps) == 1:
+        notes.append(f"logit diff is against the quantized graph, whose logits have a step of {steps.pop():.3g}")
+    return notes

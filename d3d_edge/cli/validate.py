@@ -1,0 +1,62 @@
+"""d3d-edge validate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from d3d_edge.cli import options
+from d3d_edge.cli.console import TerminalProgress
+from d3d_edge.cli.tables import TEXT_NAME, print_report, text_of
+from d3d_edge.errors import GateFailed
+from d3d_edge.files import write_text
+from d3d_edge.report import FILE_NAME, Report
+
+
+@click.command("validate")
+@click.argument("bundles", nargs=-1, required=True, type=options.PATH)
+@options.data
+@click.option(
+    "--split",
+    type=click.Choice(["test", "val", "train", "all"]),
+    default="test",
+    show_default=True,
+    help="Clips to measure on. Where the data has no split, it is drawn as training drew it.",
+)
+@click.option("--out", type=options.PATH, metavar="DIR", help="Where report.json goes. Default: beside the bundles.")
+@click.option("--strict", is_flag=True, help="Stop at the first bad clip instead of skipping it.")
+@options.threads
+@options.as_json
+def command(
+    bundles: tuple[Path, ...], data: Path, split: str, out: Path | None, strict: bool, threads: int, as_json: bool
+) -> None:
+    """Measure BUNDLES on the same decoded clips: accuracy, agreement, size and latency, on this machine.
+
+    Each row says what measured it. Leaves report.json and report.txt. Exit code 4 if a gate of the recipe is missed.
+
+    \b
+    d3d-edge validate bundles/android bundles/ios bundles/jetson --data clips/
+    """
+    from d3d_edge.pipeline.validate import validate
+
+    path = (out or bundles[0].resolve().parent) / FILE_NAME
+    report = validate(
+        bundles, data, split=split, strict=strict, threads=threads, report_path=path, progress=TerminalProgress()
+    )
+    show(report, path, as_json=as_json)
+
+
+def show(report: Report, path: Path, *, as_json: bool) -> None:
+    """Print the report, leave its text beside it, and fail if a gate is missed."""
+    write_text(path.with_name(TEXT_NAME), text_of(report))
+    if as_json:
+        click.echo(report.model_dump_json(indent=2))
+    else:
+        print_report(report, path)
+    if failed := report.failed_gates:
+        gate = failed[0]
+        raise GateFailed(
+            f"{len(failed)} gate(s) missed, first {gate.name} of {gate.row}: {gate.value:.6g}, bound {gate.bound:.6g}",
+            hint=f"all figures are in {path}",
+        )

@@ -1,0 +1,46 @@
+"""What is deployed: a network that takes the bytes of decoded frames. It resizes and crops nothing."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from d3d_edge.models.s3dg import S3DG
+
+
+class Recogniser(nn.Module):
+    """`net` behind its own normalisation, x * scale + offset, for a fixed number of clips.
+
+    `scale` and `offset` are one number, or one per channel; the defaults take bytes to [-1, 1]. For a mean
+    and a standard deviation of values in [0, 1] they are 1 / (255 * std) and -mean / std.
+
+    Keep the weights in PyTorch's default memory format: XNNPACK lowering refuses channels-last weights. The
+    activations are channels-last because the input is.
+    """
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(
+        self,
+        net: S3DG,
+        clips: int = 1,
+        *,
+        scale: float | Sequence[float] = 1 / 127.5,
+        offset: float | Sequence[float] = -1.0,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.clips = clips
+        for name, value in (("scale", scale), ("offset", offset)):
+            constant = torch.tensor(value, dtype=torch.float32).reshape(1, 1, 1, -1)
+            if constant.shape[3] not in (1, net.in_channels):
+                raise ValueError(f"{name} has {constant.shape[3]} values for {net.in_channels} channels")
+            # Not in the state dict: a recogniser's weights are its network's, and nothing else.
+            self.register_buffer(name, constant, persistent=False)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Uint8 [N*T, H, W, C], for N = `clips`, to logits, float [N, classes]."""
+        x = clip.to(self.scale.dtype) * self.scale + self.offset
+        logits: Tensor = self.net(x.permute(0, 3, 1, 2), self.clips)
+        return logits

@@ -1,0 +1,89 @@
+"""The clips of a run, decoded once: which can be used, and how a split is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d3d_edge.errors import DataError
+from d3d_edge.manifest import Manifest, Split
+from d3d_edge.progress import Progress
+from d3d_edge.recipe import Recipe, TrainSpec
+from d3d_edge.report import SkippedClip
+from d3d_edge.runs import Run
+from d3d_edge.video import cache
+from d3d_edge.video.cache import CachedClip
+from d3d_edge.video.datasets import ClipDataset
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The clips of a run that can be used, decoded."""
+
+    recipe: Recipe
+    labels: tuple[str, ...]
+    clips: tuple[CachedClip, ...]
+
+    @property
+    def manifest(self) -> Manifest:
+        """The same clips, undecoded."""
+        return Manifest(clips=tuple(cached.clip for cached in self.clips))
+
+    def of(self, split: Split) -> tuple[CachedClip, ...]:
+        """The clips of one split."""
+        return tuple(cached for cached in self.clips if cached.clip.split == split)
+
+    def label_indices(self, split: Split) -> NDArray[np.int64]:
+        """The class of each clip of one split."""
+        return np.array([self.labels.index(cached.clip.label) for cached in self.of(split)], dtype=np.int64)
+
+    def content(self) -> list[list[str]]:
+        """What decides training: content, label and split of each clip, in order."""
+        return [[cached.video_sha256, cached.clip.label, cached.clip.split] for cached in self.clips]
+
+    def dataset(self, split: Split, *, training: bool = False, still: bool = False) -> ClipDataset:
+        """A split: augmented for training, else centre-cropped; `still` gives single frames."""
+        return ClipDataset(
+            self.of(split),
+            self.labels,
+            self.recipe.clip,
+            self.recipe.augment if training else None,
+            seed=self.recipe.seed,
+            still=still,
+        )
+
+
+def prepare(run: Run, cache_dir: Path, *, workers: int, strict: bool, progress: Progress) -> RunData:
+    """Decode every clip of a run and compute its flow, where the cache does not have them.
+
+    Clips that cannot be read are left out and recorded in the run; with `strict` the first is an error.
+
+    Raises:
+        DataError: a clip cannot be read and `strict` is given, or too few clips are left.
+        StorageError: the cache cannot be written.
+    """
+    prepared = cache.prepare(
+        run.data.clips, run.recipe.clip, run.recipe.flow, cache_dir, workers=workers, strict=strict, progress=progress
+    )
+    skipped = tuple(SkippedClip(path=clip.path, reason=clip.reason) for clip in prepared.skipped)
+    run.record_skipped(skipped)
+    usable = run.data.without(clip.path for clip in skipped)
+    for clip in skipped:
+        progress.note(f"skipped {clip.path}: {clip.reason}")
+    for split in ("train", "test"):
+        if lost := sorted(set(run.data.labels) - {clip.label for clip in usable.of(split)}):
+            had = {clip.label for clip in run.data.of(split)}
+            if broken := [label for label in lost if label in had]:
+                raise DataError(
+                    f"no readable {split} clip is left of the class {broken[0]}, e.g. {skipped[0].reason}",
+                    hint="replace the damaged clips",
+                )
+    return RunData(run.recipe, run.data.labels, prepared.clips)
+
+
+def batch_size(dataset: ClipDataset, spec: TrainSpec) -> int:
+    """Clips in a training batch: the recipe's number, or the whole set where that is smaller."""
+    return min(spec.batch_size, len(dataset))

@@ -1,0 +1,47 @@
+"""The machine and tools behind a figure."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+
+from d3d_edge import __version__, runtimes
+from d3d_edge.report import Environment
+
+_BASE = ("torch", "torchao", "numpy")
+
+
+def environment(started: datetime, runtime_names: Iterable[str]) -> Environment:
+    """This machine, and the versions of d3d-edge, torch and the packages of the named runtimes."""
+    return Environment(
+        machine=platform.machine(),
+        processor=_processor(),
+        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
+        system=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        tools=tools(runtime_names),
+        started=started.isoformat(timespec="seconds"),
+    )
+
+
+def tools(runtime_names: Iterable[str]) -> dict[str, str]:
+    """Versions by package name; a package that is not installed is left out."""
+    versions = {"d3d-edge": __version__}
+    for package in _BASE:
+        versions[package] = importlib.metadata.version(package)
+    for name in sorted(set(runtime_names)):
+        versions |= runtimes.get(name).tools()
+    return versions
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"

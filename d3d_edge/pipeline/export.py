@@ -1,0 +1,198 @@
+"""d3d-edge export: the student of a run, lowered to bundles for devices."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.export import ExportedProgram
+
+from d3d_edge import runtimes, target
+from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, Bundle, Description
+from d3d_edge.errors import BundleError, DataError, LoweringError
+from d3d_edge.files import sha256_of_file, write_text
+from d3d_edge.manifest import Clip
+from d3d_edge.pipeline.distill import GRAPH_NAME
+from d3d_edge.pipeline.environment import tools
+from d3d_edge.progress import Progress
+from d3d_edge.quantize import pt2e
+from d3d_edge.runner import TensorSpec
+from d3d_edge.runs import Run
+from d3d_edge.runtimes import Lowered
+from d3d_edge.target import Target
+from d3d_edge.video.preprocess import load_clip
+
+Precision = Literal["int8", "float32"]
+REFERENCES: dict[Precision, str] = {"float32": "reference-float32", "int8": "reference-int8"}
+"""Bundles of the float student and of the quantized graph, written beside the others: `validate` compares with them."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A graph to lower, and where it came from."""
+
+    precision: Precision
+    path: Path
+    sha256: str
+    calibration_hash: str | None
+
+    @classmethod
+    def of(cls, run: Run, precision: Precision) -> Source:
+        """The float or the quantized graph of a run.
+
+        Raises:
+            DataError: the stage that makes it is not finished.
+        """
+        if precision == "float32":
+            run.need("student", f"d3d-edge distill ... --out {run.path}")
+            path, calibration = run.folder("student") / GRAPH_NAME, None
+        else:
+            calibration = run.need("quantized", f"d3d-edge quantize {run.path}")["calibration_hash"]
+            path = run.folder("quantized") / GRAPH_NAME
+        if not path.is_file():
+            raise DataError(f"{path} is missing", hint="run the stage again")
+        return cls(precision, path, sha256_of_file(path), calibration)
+
+
+def export(
+    run: Run, target_names: Iterable[str], out: Path, *, precision: Precision, progress: Progress
+) -> tuple[Bundle, ...]:
+    """Write a bundle per target to `out`/<target>, and the two references beside them; finished ones are kept.
+
+    Raises:
+        RecipeError: there is no such target.
+        MissingDependency: a runtime's package is not installed.
+        LoweringError: the graph cannot be lowered, or would not run there.
+        StorageError: a bundle cannot be written.
+    """
+    wanted = [(found, _folder(found.name, precision), precision) for found in map(target.load, target_names)]
+    for found, _, _ in wanted:
+        _check(run, found, precision)
+    host = target.load("host")
+    precisions: tuple[Precision, ...] = ("float32", "int8") if precision == "int8" else ("float32",)
+    wanted += [(host, REFERENCES[kind], kind) for kind in precisions]
+    golden = _golden(run)
+    bundles = []
+    with progress.task("export", len(wanted)) as task:
+        for found, folder, kind in wanted:
+            task.advance(0, f"{found.name} {kind}")
+            bundles.append(_export(run, found, out / folder, Source.of(run, kind), golden, progress))
+            task.advance(1, "")
+    return tuple(bundles)
+
+
+def _folder(name: str, precision: Precision) -> str:
+    return name if precision == "int8" else f"{name}-float32"
+
+
+def _check(run: Run, found: Target, precision: Precision) -> None:
+    """What can be refused before any work is done."""
+    runtimes.get(found.runtime).check_lower()
+    scheme = run.recipe.quantize.scheme
+    if precision == "int8" and scheme not in found.schemes:
+        raise LoweringError(
+            f"the target {found.name} does not take the quantization scheme {scheme}",
+            stage="check",
+            hint=f"set quantize.scheme: {found.schemes[0]} in the recipe and quantize again",
+        )
+
+
+def _golden(run: Run) -> NDArray[np.uint8]:
+    """The first readable test clips of different classes, uint8 [K, T, H, W, C]."""
+    unreadable = {clip.path for clip in run.skipped()}
+    clips: list[Clip] = sorted(
+        (clip for clip in run.data.of("test") if clip.path not in unreadable), key=lambda clip: clip.path
+    )
+    seen: dict[str, int] = {}
+    turns = []
+    for clip in clips:
+        turns.append((seen.get(clip.label, 0), clip.path))
+        seen[clip.label] = seen.get(clip.label, 0) + 1
+    chosen = [path for _, path in sorted(turns)[: run.recipe.export.golden_clips]]
+    return np.stack([load_clip(Path(path), run.recipe.clip) for path in chosen])
+
+
+def _describe(run: Run, found: Target, source: Source, program: ExportedProgram, lowered: Lowered) -> Description:
+    clip = run.recipe.clip
+    labels = run.data.labels
+    return Description(
+        name=run.recipe.name,
+        target=found.name,
+        runtime=found.runtime,
+        precision=source.precision,
+        scheme=run.recipe.quantize.scheme if source.precision == "int8" else None,
+        model=lowered.model,
+        clip=clip,
+        clip_hash=clip.hash(),
+        labels=labels,
+        input=TensorSpec(name="clip", dtype="uint8", shape=clip.shape),
+        output=TensorSpec(name="logits", dtype="float32", shape=(len(labels),)),
+        graph_sha256=source.sha256,
+        float_sha256=Source.of(run, "float32").sha256,
+        logit_step=pt2e.logit_step(program) if source.precision == "int8" else None,
+        calibration_hash=source.calibration_hash,
+        data_hash=run.data.data_hash(),
+        tools=tools([found.runtime]),
+        lowering=lowered.facts,
+    )
+
+
+def _export(
+    run: Run, found: Target, path: Path, source: Source, golden: NDArray[np.uint8], progress: Progress
+) -> Bundle:
+    """One bundle; kept as it is when the one at `path` was made from the same graph by the same tools."""
+    kept = _kept(path, found, source)
+    if kept:
+        progress.note(f"{found.name} {source.precision}: exported before -> {path}")
+        return kept
+    program = pt2e.load(source.path)
+    scratch = path.parent / f".{path.name}.lowering"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        scratch.mkdir(parents=True)
+        lowered = runtimes.get(found.runtime).lower(program, scratch, found)
+
+        def fill(folder: Path) -> None:
+            (scratch / lowered.model).rename(folder / lowered.model)
+            write_text(folder / "labels.txt", "".join(f"{label}\n" for label in run.data.labels))
+            write_text(folder / "recipe.yaml", run.recipe.yaml())
+            (folder / "golden").mkdir()
+            _save(folder / GOLDEN_CLIPS, golden)
+            _save(folder / GOLDEN_LOGITS, _logits(program, golden))
+
+        bundle = Bundle.write(path, _describe(run, found, source, program, lowered), fill)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    progress.note(f"{found.name} {source.precision}: {bundle.model_size_bytes / 1e6:.2f} MB -> {path}")
+    return bundle
+
+
+def _kept(path: Path, found: Target, source: Source) -> Bundle | None:
+    if not path.exists():
+        return None
+    try:
+        bundle = Bundle.open(path)
+    except BundleError:
+        return None  # Bundle.write decides whether the folder may be replaced.
+    same = bundle.manifest.graph_sha256 == source.sha256 and bundle.manifest.tools == tools([found.runtime])
+    return bundle if same and bundle.manifest.target == found.name else None
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    # np.save to a path hides a full disk; through memory the file system's own error comes.
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    path.write_bytes(buffer.getbuffer())
+
+
+@torch.no_grad()
+def _logits(program: ExportedProgram, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+    module = program.module()
+    return np.concatenate([module(torch.from_numpy(clip)).numpy() for clip in clips])

@@ -1,0 +1,244 @@
+"""d3d-edge validate: accuracy, agreement, size and latency of bundles on the same decoded clips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d3d_edge import manifest, recipe, runtimes
+from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, Bundle
+from d3d_edge.errors import BundleError, DataError, MissingDependency
+from d3d_edge.harness import accuracy, gates, latency
+from d3d_edge.harness.accuracy import Logits
+from d3d_edge.manifest import Clip
+from d3d_edge.pipeline.environment import environment
+from d3d_edge.pipeline.export import REFERENCES
+from d3d_edge.progress import Progress
+from d3d_edge.recipe import Recipe
+from d3d_edge.report import Report, Row, SkippedClip
+from d3d_edge.runner import Runner, Where
+from d3d_edge.video.preprocess import load_clip
+
+Role = Literal["float", "quantized", "bundle"]
+_NAME: dict[Role, str] = {"float": "float student", "quantized": "quantized graph"}
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A bundle and its part in the comparison."""
+
+    bundle: Bundle
+    role: Role
+
+    @property
+    def name(self) -> str:
+        made = self.bundle.manifest
+        return _NAME.get(self.role) or made.target + ("" if made.precision == "int8" else f" {made.precision}")
+
+
+def validate(
+    paths: Sequence[Path],
+    data: Path,
+    *,
+    split: str,
+    strict: bool,
+    threads: int,
+    report_path: Path,
+    progress: Progress,
+) -> Report:
+    """Measure the bundles at `paths` on a split of `data` ('test', 'val', 'train' or 'all') and write the report.
+
+    The float student and the quantized graph are the reference bundles that `export` writes beside the others.
+
+    Raises:
+        BundleError: a bundle is damaged, or the bundles are not of one student.
+        DataError: the data cannot be used, or a label is not the bundles'.
+        StorageError: the report cannot be written.
+    """
+    started = datetime.now(UTC)
+    models = _models(paths)
+    made = models[0].bundle.manifest
+    rules = recipe.load(str(models[0].bundle.path / "recipe.yaml"))
+    clips, notes = _clips(made.labels, made.data_hash, rules, data, split)
+    decoding = _Decoding(clips, models[0].bundle, strict, progress)
+    with ExitStack() as stack:
+        runners, refused = _open(models, threads, stack)
+        with progress.task("accuracy", len(clips)) as task:
+            logits = accuracy.logits_of(runners, decoding.decoded(), task.advance)
+        if not decoding.used:
+            raise DataError(f"no clip of {data} could be read", hint=decoding.skipped[0].reason)
+        labels = np.array([made.labels.index(clip.label) for clip in decoding.used], dtype=np.int64)
+        rows = []
+        with progress.task("latency", len(models)) as task:
+            for model in models:
+                runner = runners.get(model.name)
+                row = _row(model, runner, refused.get(model.name, ""), threads)
+                rows.append(row if runner is None else _with_accuracy(row, model, models, logits, labels))
+                task.advance(1, model.name)
+    report = Report(
+        title=made.name,
+        classes=len(made.labels),
+        split=split,
+        chance=accuracy.chance(labels),
+        environment=environment(started, {model.bundle.manifest.runtime for model in models}),
+        rows=tuple(rows),
+        gates=gates.judge(rules.gates, rows),
+        skipped=tuple(decoding.skipped),
+        notes=notes,
+    )
+    report.write(report_path)
+    return report
+
+
+def _models(paths: Sequence[Path]) -> list[_Model]:
+    """The bundles at `paths` and, first, the references that lie beside them.
+
+    Raises:
+        BundleError: they are not all of one student, one quantized graph, and one ClipSpec.
+    """
+    given = {path.resolve(): Bundle.open(path) for path in paths}
+    first = next(iter(given.values())).manifest
+    for path in dict.fromkeys(path.parent for path in given):
+        for name in REFERENCES.values():
+            beside = path / name
+            if beside not in given and (beside / "manifest.json").is_file():
+                reference = Bundle.open(beside)
+                if reference.manifest.float_sha256 == first.float_sha256:
+                    given[beside] = reference
+    graphs: dict[str, str] = {}
+    for path, bundle in given.items():
+        made = bundle.manifest
+        if made.float_sha256 != first.float_sha256 or made.clip != first.clip or made.labels != first.labels:
+            raise BundleError(f"{path} comes from another student than {paths[0]}", hint="validate them apart")
+        if graphs.setdefault(made.precision, made.graph_sha256) != made.graph_sha256:
+            raise BundleError(f"{path} comes from another quantized graph", hint="export it again")
+    models = [_Model(bundle, _role(bundle)) for bundle in given.values()]
+    order: dict[Role, int] = {"float": 0, "quantized": 1, "bundle": 2}
+    return sorted(models, key=lambda model: order[model.role])
+
+
+def _role(bundle: Bundle) -> Role:
+    if bundle.manifest.runtime != "eager":
+        return "bundle"
+    return "float" if bundle.manifest.precision == "float32" else "quantized"
+
+
+def _clips(
+    labels: Sequence[str], trained_on: str, rules: Recipe, data: Path, split: str
+) -> tuple[tuple[Clip, ...], tuple[str, ...]]:
+    """The clips to measure on, and notes about them. A missing split is drawn as training drew it.
+
+    Raises:
+        DataError: the data cannot be used, the split is empty, or a label is not among `labels`.
+    """
+    found = manifest.load(data)
+    notes: tuple[str, ...] = ()
+    if split == "all":
+        clips = found.clips
+        notes = ("every clip was measured, those trained on included",)
+    else:
+        ways = rules.split
+        found = manifest.with_split(found, val_share=ways.val_share, test_share=ways.test_share, seed=ways.seed)
+        clips = tuple(clip for clip in found.clips if clip.split == split)
+        if found.data_hash() != trained_on:
+            notes = ("these are not the clips and splits of training; some may have been trained on",)
+    if not clips:
+        raise DataError(f"{data} has no {split} clips", hint="--split chooses another split")
+    if unknown := sorted({clip.label for clip in clips} - set(labels)):
+        raise DataError(f"{data} has the label {unknown[0]!r}, which the bundles do not know: {', '.join(labels)}")
+    return clips, notes
+
+
+class _Decoding:
+    """Clips decoded one at a time, by the bundle's ClipSpec; those that cannot be are kept apart."""
+
+    def __init__(self, clips: Sequence[Clip], bundle: Bundle, strict: bool, progress: Progress) -> None:
+        self._clips, self._spec, self._strict, self._progress = clips, bundle.manifest.clip, strict, progress
+        self.used: list[Clip] = []
+        self.skipped: list[SkippedClip] = []
+
+    def decoded(self) -> Iterator[NDArray[np.uint8]]:
+        """Clips uint8 [T, H, W, C]; `used` grows with each."""
+        for clip in self._clips:
+            try:
+                frames = load_clip(Path(clip.path), self._spec)
+            except DataError as error:
+                if self._strict:
+                    raise
+                self.skipped.append(SkippedClip(path=clip.path, reason=str(error)))
+                self._progress.note(f"skipped {clip.path}: {error}")
+                continue
+            self.used.append(clip)
+            yield frames
+
+
+def _open(models: Sequence[_Model], threads: int, stack: ExitStack) -> tuple[dict[str, Runner], dict[str, str]]:
+    """Runners by name, and why the others cannot run here."""
+    runners: dict[str, Runner] = {}
+    refused: dict[str, str] = {}
+    for model in models:
+        runtime = runtimes.get(model.bundle.manifest.runtime)
+        try:
+            runtime.check_run()
+        except MissingDependency as error:
+            refused[model.name] = str(error)
+        else:
+            runners[model.name] = stack.enter_context(runtime.open(model.bundle, threads=threads))
+    return runners, refused
+
+
+def _row(model: _Model, runner: Runner | None, refused: str, threads: int) -> Row:
+    """What is known of a bundle without labels: where it runs, size, latency, its stored clips."""
+    made = model.bundle.manifest
+    row = Row(
+        name=model.name,
+        role=model.role,
+        precision=made.precision,
+        where=Where.NOT_RUN,
+        note=refused,
+        size_bytes=model.bundle.model_size_bytes,
+        logit_step=made.logit_step,
+        facts=made.lowering,
+    )
+    if runner is None:
+        return row
+    clips = np.load(model.bundle.path / GOLDEN_CLIPS)
+    stored = np.load(model.bundle.path / GOLDEN_LOGITS)
+    answers = np.stack([runner.run(clip) for clip in clips])
+    # An interpreter's time says nothing about the target.
+    timed = runner.where != Where.REFERENCE_INTERPRETER
+    return row.model_copy(
+        update={
+            "where": runner.where,
+            "runtime": runner.runtime,
+            "golden_difference_max": accuracy.largest_difference(answers, stored),
+            "latency": latency.measure(runner, clips[0], threads=threads) if timed else None,
+        }
+    )
+
+
+def _with_accuracy(
+    row: Row, model: _Model, models: Sequence[_Model], logits: dict[str, Logits], labels: NDArray[np.int64]
+) -> Row:
+    """`row` with what the labelled clips say."""
+    own = logits[model.name]
+    figures: dict[str, int | float] = {
+        "clips": len(labels),
+        "top1": accuracy.topk(own, labels, 1),
+        "top5": accuracy.topk(own, labels, 5),
+    }
+    compared: Role = (
+        "float" if model.bundle.manifest.precision == "float32" or model.role == "quantized" else "quantized"
+    )
+    reference = next((logits[other.name] for other in models if other.role == compared and other.name in logits), None)
+    if reference is not None and model.role != "float":
+        figures["agreement"] = accuracy.agreement(own, reference)
+        figures["logit_difference_max"] = accuracy.largest_difference(own, reference)
+    return row.model_copy(update=figures)

@@ -1,0 +1,56 @@
+"""A moving average of ranges that is right for tensors sharing one scale. Knows no network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torchao.quantization.pt2e import FakeQuantizeBase, MovingAverageMinMaxObserver
+
+
+class GroupMovingAverage(MovingAverageMinMaxObserver):  # type: ignore[misc]
+    """One step of the average per pass of the graph, towards the range of all tensors of the group together.
+
+    The inputs and the output of a concatenation share one observer. torchao's takes a step per tensor, so it ends between the
+    ranges of the branches and cuts off the widest one.
+    """
+
+    uses = 1
+    """Tensors in the group, which are the calls in one pass; `count_uses` finds it."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        # Not in the state dict: between two passes there is nothing to keep.
+        self._seen = 0
+        self._starting = True
+        self._low = self._high = torch.zeros(())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Take note of the extremes of `x`, any shape. Returns `x`."""
+        low, high = torch.aminmax(x.detach().to(self.min_val.dtype))
+        if self._seen == 0:
+            self._starting = bool(torch.isinf(self.min_val))
+        else:
+            low, high = torch.minimum(low, self._low), torch.maximum(high, self._high)
+        self._low, self._high = low, high
+        self._seen = (self._seen + 1) % self.uses
+        if self._starting:
+            self.min_val.copy_(low)
+            self.max_val.copy_(high)
+        elif self._seen == 0:
+            self.min_val.lerp_(low, self.averaging_constant)
+            self.max_val.lerp_(high, self.averaging_constant)
+        return x
+
+
+def count_uses(prepared: GraphModule) -> None:
+    """Tell each group's observer how many tensors it sees in one pass of `prepared`."""
+    calls = [prepared.get_submodule(node.target) for node in prepared.graph.nodes if node.op == "call_module"]
+    observers: list[nn.Module] = [
+        call.activation_post_process if isinstance(call, FakeQuantizeBase) else call for call in calls
+    ]
+    for observer in observers:
+        if isinstance(observer, GroupMovingAverage):
+            observer.uses = sum(other is observer for other in observers)

@@ -1,0 +1,243 @@
+"""A float network in, an INT8 graph out: prepare, calibrate or train, convert. Chooses no recipe and trains nothing.
+
+Batch norms are folded into their convolutions before anything is quantized, in calibration and in training alike.
+torchao's own way for training keeps them, but replaces their epsilon by 1e-5 and their momentum by 0.1 on the way (torchao
+0.18, `_get_qat_conv_bn_pattern`: "TODO: allow setting eps"), so a network with another epsilon would start training as
+another function. Folding is exact, is what is deployed, and makes a training step cheaper. So there are no batch norm
+statistics to freeze: `freeze_observers` is the whole end phase.
+
+A prepared graph is an ordinary module. `state_dict()` holds weights, observed ranges and whether observers are on, so training
+resumes from a checkpoint by preparing again and loading it. Its clip count is static: train N clips, then `transfer` to one.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import operator
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from zipfile import BadZipFile
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torchao.quantization.pt2e import FakeQuantizeBase, disable_observer
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
+
+from d3d_edge.errors import BundleError
+from d3d_edge.quantize.observer import count_uses
+from d3d_edge.quantize.scheme import CONVOLUTIONS, EdgeQuantizer, Observer, Scheme
+
+_aten = torch.ops.aten
+_QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
+_DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+
+
+def prepare(model: nn.Module, sample: Tensor, *, scheme: Scheme, observer: Observer, qat: bool) -> GraphModule:
+    """`model` as a graph that observes (or, under `qat`, fake-quantizes) what its converted form will quantize.
+
+    `model` is not changed. `sample: uint8 [N*T, H, W, C]` fixes the shape; its values do not matter.
+    The graph is in evaluation mode; `set_training` switches its dropout.
+    """
+    graph = _export(model, sample)
+    fold_batch_norms(graph)
+    quantizer = EdgeQuantizer(scheme, observer, qat=qat)
+    with _quiet():
+        prepared = prepare_qat_pt2e(graph, quantizer) if qat else prepare_pt2e(graph, quantizer)
+    count_uses(prepared)
+    return prepared
+
+
+def calibrate(prepared: GraphModule, clips: Iterable[Tensor]) -> None:
+    """Show `clips`, each of the prepared shape, to the observers.
+
+    Under QAT fake quantization is off meanwhile, so that the first ranges are those of the float network.
+    """
+    fake = [module for module in prepared.modules() if isinstance(module, FakeQuantizeBase)]
+    for module in fake:
+        module.disable_fake_quant()
+    with torch.no_grad():
+        for clip in clips:
+            prepared(clip)
+    for module in fake:
+        module.enable_fake_quant()
+
+
+def set_training(prepared: GraphModule, training: bool) -> None:
+    """Switch dropout on or off.
+
+    torchao's `move_exported_model_to_train` would also set every dropout probability to 0.5 (torchao 0.18).
+    """
+    for node in prepared.graph.nodes:
+        if node.target is _aten.dropout.default:
+            node.args = (*node.args[:2], training)
+    prepared.recompile()
+
+
+def freeze_observers(prepared: GraphModule) -> None:
+    """Fix the ranges of all fake quantizers at what they are now. Kept by `state_dict`."""
+    prepared.apply(disable_observer)
+
+
+def transfer(source: GraphModule, destination: GraphModule) -> None:
+    """Give `destination` the weights and ranges of `source`, prepared from the same network for another clip count.
+
+    The destination is for use: its own observers are off afterwards, so running it changes no range.
+
+    Raises:
+        ValueError: they were not prepared from the same network by the same scheme and observer.
+    """
+    state = source.state_dict()
+    if _computation(source) != _computation(destination) or state.keys() != destination.state_dict().keys():
+        raise ValueError("the two graphs do not compute the same operators in the same order")
+    destination.load_state_dict(state)
+    freeze_observers(destination)
+
+
+def _computation(graph: GraphModule) -> list[tuple[str, ...]]:
+    """Operators and the quantizers and weights they read, in order, without what depends on the clip count."""
+    return [
+        (str(node.target), *(str(source.target) for source in node.all_input_nodes if source.op != "call_function"))
+        for node in graph.graph.nodes
+        if node.op in ("call_function", "call_module")
+    ]
+
+
+def convert(prepared: GraphModule, sample: Tensor) -> ExportedProgram:
+    """The INT8 graph of a calibrated or trained one, which stays as it is. `sample` is as in `prepare`.
+
+    Takes uint8 [T, H, W, C] of one clip and gives float32 [1, classes] if it was prepared for one clip.
+    """
+    with _quiet():
+        converted = copy.deepcopy(prepared).to("cpu")
+        set_training(converted, False)
+        converted = convert_pt2e(converted)
+    _drop_identities(converted)
+    _drop_unread(converted)
+    return _program(converted, sample)
+
+
+def export_float(model: nn.Module, sample: Tensor) -> ExportedProgram:
+    """The float graph of `model`, batch norms folded: what `convert` gives, without quantization."""
+    graph = _export(model, sample)
+    fold_batch_norms(graph)
+    _drop_identities(graph)
+    return _program(graph, sample)
+
+
+def save(program: ExportedProgram, path: Path) -> None:
+    """Write `program` as a .pt2 file."""
+    with _quiet(), path.open("wb") as file:
+        torch.export.save(program, file)
+
+
+def load(path: Path) -> ExportedProgram:
+    """The program that `save` wrote.
+
+    Raises:
+        BundleError: the file is missing, damaged or of another PyTorch format.
+    """
+    # The quantized operators are registered by the torchao import above.
+    try:
+        with _quiet(), path.open("rb") as file:
+            return torch.export.load(file)
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, AssertionError, BadZipFile) as error:
+        reason = str(error).strip() or type(error).__name__
+        raise BundleError(f"{path} is not a readable graph: {reason.splitlines()[0]}") from error
+
+
+def logit_step(program: ExportedProgram) -> float | None:
+    """Quantization step of the logits: the scale of the last tensor quantized, the classifier's output. None if float.
+
+    Means over time follow in float, so logits of runtimes that round one classifier output differently differ by at most it.
+    """
+    scales = [float(node.args[1]) for node in program.graph.nodes if node.target is _QUANTIZE]
+    return scales[-1] if scales else None
+
+
+def fold_batch_norms(graph: GraphModule) -> None:
+    """Fold each batch norm that follows a convolution into it, exactly, with its own epsilon. Changes `graph`."""
+    for norm in graph.graph.find_nodes(op="call_function", target=_aten.batch_norm.default):
+        conv = norm.args[0]
+        if conv.target not in CONVOLUTIONS or len(conv.users) != 1:
+            continue
+        _fold(graph, conv, norm)
+        norm.replace_all_uses_with(conv)
+        graph.graph.erase_node(norm)
+    graph.graph.eliminate_dead_code()
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+
+
+def _fold(graph: GraphModule, conv: Node, norm: Node) -> None:
+    gamma, beta, mean, variance = (operator.attrgetter(arg.target)(graph) for arg in norm.args[1:5])
+    weight_node = conv.args[1]
+    owner = graph.get_submodule(weight_node.target.rpartition(".")[0])
+    bias = getattr(owner, "bias", None)
+    weight, bias = fuse_conv_bn_weights(owner.weight, bias, mean, variance, norm.args[7], gamma, beta)
+    owner.weight, owner.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+    with graph.graph.inserting_after(weight_node):
+        bias_node = graph.graph.get_attr(weight_node.target.rpartition(".")[0] + ".bias")
+    bias_node.meta = dict(norm.args[2].meta)
+    conv.args = (*conv.args[:2], bias_node, *conv.args[3:])
+
+
+def _export(model: nn.Module, sample: Tensor) -> GraphModule:
+    model = copy.deepcopy(model).to("cpu").eval()
+    with _quiet():
+        return torch.export.export(model, (sample.cpu(),), strict=False).module()
+
+
+def _program(graph: GraphModule, sample: Tensor) -> ExportedProgram:
+    graph.requires_grad_(False)
+    with _quiet():
+        program = torch.export.export(graph, (sample.cpu(),), strict=False)
+    # Where each operator stood in whose source: of no use to a runtime, larger than the weights, and private.
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+        node.meta.pop("nn_module_stack", None)
+        node.meta.pop("source_fn_stack", None)
+        node.meta.pop("from_node", None)
+    return program
+
+
+def _drop_identities(graph: GraphModule) -> None:
+    """Remove dropout, which is nothing outside training, and a second rounding to the same scale that it stood before."""
+    for node in graph.graph.find_nodes(op="call_function", target=_aten.dropout.default):
+        node.replace_all_uses_with(node.args[0])
+        graph.graph.erase_node(node)
+    for node in graph.graph.find_nodes(op="call_function", target=_QUANTIZE):
+        rounded = node.args[0]
+        if rounded.target is _DEQUANTIZE and rounded.args[1:] == node.args[1:]:
+            node.replace_all_uses_with(rounded.args[0])
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
+def _drop_unread(graph: GraphModule) -> None:
+    """Remove the float weights that torchao leaves beside their INT8 copies, which nothing reads."""
+    read = {node.target for node in graph.graph.find_nodes(op="get_attr")}
+    for name, _ in [*graph.named_parameters(), *graph.named_buffers()]:
+        if name not in read:
+            owner, _, attribute = name.rpartition(".")
+            delattr(graph.get_submodule(owner), attribute)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the notes that torch and torchao address to their own developers, and the traceback that `load` raises anyway."""
+    log = logging.getLogger("torch.export")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        log.setLevel(level)

@@ -1,0 +1,186 @@
+"""The quantizer of this project: which tensors of a rank-4 network become INT8, and with which observer.
+
+It annotates; the graph is changed by `quantize.pt2e` only. It is a `Quantizer` of torchao, not a configured
+XNNPACKQuantizer, so that quantization-aware training imports no runtime, and because one graph serves every target:
+
+* a weight is quantized per output channel, an activation per tensor, and a bias not at all (runtimes derive it);
+* every input of a convolution, of a concatenation and of a gate's product is quantized, and every output of one,
+  which for a convolution followed by a ReLU is the ReLU's: nothing stands between the two;
+* tensors that differ in order or selection only (views, permutations, max pools, zero pads, slices) share one scale, and so
+  do the inputs and the output of a concatenation: no value is rounded twice;
+* a mean has a scale of its own, as averages are far smaller than what they average; a sigmoid is computed in float;
+* what comes before the first convolution (normalising the uint8 frames) and after the last one (averaging the
+  classifier's output over time) stays float.
+
+Schemes: `symmetric` has zero point 0 everywhere, which TensorRT demands. `affine` gives activations a zero point, and with it
+twice the resolution after a ReLU.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e import (
+    FakeQuantize,
+    HistogramObserver,
+    MinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+    PerChannelMinMaxObserver,
+)
+from torchao.quantization.pt2e.quantizer import (
+    QuantizationAnnotation,
+    QuantizationSpec,
+    QuantizationSpecBase,
+    Quantizer,
+    SharedQuantizationSpec,
+)
+
+from d3d_edge.quantize.observer import GroupMovingAverage
+
+Scheme = Literal["symmetric", "affine"]
+Observer = Literal["minmax", "moving_average", "histogram"]
+
+ANNOTATION = "quantization_annotation"
+"""Where torchao looks for a node's annotation, in `Node.meta`."""
+
+ACTIVATION_STEP_MIN = 2.0**-12
+"""Smallest scale of an activation; ExecuTorch's XNNPACK quantizer has the same, as XNNPACK limits the ratio of scales."""
+WEIGHT_STEP_MIN = 2.0**-20
+"""Smallest scale of a weight. Larger would cost precision: a folded kernel may be as small as 1e-2 throughout."""
+
+_aten = torch.ops.aten
+CONVOLUTIONS = frozenset({_aten.conv2d.default, _aten.conv2d.padding})
+_PRODUCTS = frozenset({_aten.mul.Tensor, _aten.add.Tensor})
+_REARRANGING = frozenset(
+    {
+        _aten.permute.default,
+        _aten.view.default,
+        _aten.reshape.default,
+        _aten.flatten.using_ints,
+        _aten.transpose.int,
+        _aten.unsqueeze.default,
+        _aten.squeeze.dim,
+        _aten.squeeze.dims,
+        _aten.slice.Tensor,
+        _aten.narrow.default,
+        _aten.clone.default,
+        _aten.contiguous.default,
+        _aten.pad.default,
+        _aten.constant_pad_nd.default,
+        _aten.max_pool2d.default,
+        _aten.dropout.default,
+        _aten.relu.default,
+    }
+)
+"""Operators whose output values are input values, or zero. A ReLU that follows a convolution is not treated as one."""
+
+
+class EdgeQuantizer(Quantizer):
+    """Annotates a graph by the rules above.
+
+    `observer` is how an activation's range is found. Under `qat` it is `minmax` or, for the other two, the moving average: a
+    histogram would be searched anew at every step.
+    """
+
+    def __init__(self, scheme: Scheme, observer: Observer, *, qat: bool) -> None:
+        self.activation = _activation_spec(scheme, observer, qat)
+        self.weight = _weight_spec(qat)
+
+    def annotate(self, model: GraphModule) -> GraphModule:
+        """Annotate every node that is to be quantized. Returns `model`."""
+        inside = _between_convolutions(model)
+        for node in model.graph.nodes:
+            if node not in inside or ANNOTATION in node.meta:
+                continue
+            if node.target in CONVOLUTIONS:
+                self._annotate_convolution(node)
+            elif node.target is _aten.cat.default:
+                self._annotate_cat(node)
+            elif node.target in _PRODUCTS or node.target is _aten.mean.dim:
+                _annotate(node, dict.fromkeys(node.all_input_nodes, self.activation), self.activation)
+            elif node.target in _REARRANGING and _is_quantized(node.args[0]):
+                source = node.args[0]
+                _annotate(node, {source: SharedQuantizationSpec(source)}, SharedQuantizationSpec((source, node)))
+        return model
+
+    def validate(self, model: GraphModule) -> None:
+        """Nothing to check: an operator without a rule stays float, and lowering says what it cannot take."""
+
+    def _annotate_convolution(self, conv: Node) -> None:
+        source, weight = conv.args[0], conv.args[1]
+        users = list(conv.users)
+        relu = users[0] if len(users) == 1 and users[0].target in (_aten.relu.default, _aten.relu_.default) else None
+        _annotate(conv, {source: self.activation, weight: self.weight}, None if relu else self.activation)
+        if relu:
+            _annotate(relu, {}, self.activation)
+
+    def _annotate_cat(self, cat: Node) -> None:
+        first, *others = cat.all_input_nodes
+        shared = SharedQuantizationSpec((first, cat))
+        _annotate(cat, {first: self.activation, **dict.fromkeys(others, shared)}, shared)
+
+
+def _annotate(node: Node, inputs: dict[Any, QuantizationSpecBase | None], output: QuantizationSpecBase | None) -> None:
+    node.meta[ANNOTATION] = QuantizationAnnotation(input_qspec_map=inputs, output_qspec=output, _annotated=True)
+
+
+def _is_quantized(node: Any) -> bool:
+    annotation = node.meta.get(ANNOTATION) if isinstance(node, Node) else None
+    return annotation is not None and annotation.output_qspec is not None
+
+
+def _between_convolutions(model: GraphModule) -> set[Node]:
+    """Nodes with a convolution before or at them, and one after or at them."""
+    nodes = list(model.graph.nodes)
+    after_one: set[Node] = set()
+    for node in nodes:
+        if node.target in CONVOLUTIONS or not after_one.isdisjoint(node.all_input_nodes):
+            after_one.add(node)
+    before_one: set[Node] = set()
+    for node in reversed(nodes):
+        if node.target in CONVOLUTIONS or not before_one.isdisjoint(node.users):
+            before_one.add(node)
+    return after_one & before_one
+
+
+def _activation_spec(scheme: Scheme, observer: Observer, qat: bool) -> QuantizationSpec:
+    classes = {
+        "minmax": MinMaxObserver,
+        "moving_average": GroupMovingAverage,
+        "histogram": GroupMovingAverage if qat else HistogramObserver,
+    }
+    chosen = classes[observer]
+    # Not FusedMovingAvgObsFakeQuantize: its kernel gives a range without negative values (after a ReLU) the zero point
+    # -128 in the symmetric scheme too.
+    constructor = (
+        FakeQuantize.with_args(observer=chosen, eps=ACTIVATION_STEP_MIN)
+        if qat
+        else chosen.with_args(eps=ACTIVATION_STEP_MIN)
+    )
+    return QuantizationSpec(
+        dtype=torch.int8,
+        quant_min=-128,
+        quant_max=127,
+        qscheme=torch.per_tensor_symmetric if scheme == "symmetric" else torch.per_tensor_affine,
+        observer_or_fake_quant_ctr=constructor,
+    )
+
+
+def _weight_spec(qat: bool) -> QuantizationSpec:
+    constructor = (
+        FakeQuantize.with_args(
+            observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0, eps=WEIGHT_STEP_MIN
+        )
+        if qat
+        else PerChannelMinMaxObserver.with_args(eps=WEIGHT_STEP_MIN)
+    )
+    return QuantizationSpec(
+        dtype=torch.int8,
+        quant_min=-127,
+        quant_max=127,
+        qscheme=torch.per_channel_symmetric,
+        ch_axis=0,
+        observer_or_fake_quant_ctr=constructor,
+    )

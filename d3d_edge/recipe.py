@@ -1,0 +1,221 @@
+"""Recipe: what to train and ship, read from one YAML file. Data only; `pipeline` carries it out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field
+
+from d3d_edge import resources
+from d3d_edge.clip import ClipSpec, FlowSpec
+from d3d_edge.errors import RecipeError
+from d3d_edge.schema import Location, Schema, assign, build, merge, read_yaml
+
+
+class SplitSpec(Schema):
+    """How a split is drawn where the data gives none: by group (else by file), stratified by class."""
+
+    val_share: float = Field(default=0.15, ge=0, lt=0.5)
+    test_share: float = Field(default=0.2, gt=0, lt=0.5)
+    seed: int = Field(default=0, ge=0)
+
+
+class AugmentSpec(Schema):
+    """Changes to a training clip. RGB and flow get the same ones."""
+
+    random_crop: bool
+    """Crop anywhere instead of at the centre."""
+    flip: bool
+    """Mirror half of the clips. Not for classes that tell left from right."""
+    brightness: float = Field(ge=0, lt=1)
+    """RGB is scaled by a factor drawn from 1 +- this."""
+
+
+class NetworkSpec(Schema):
+    """S3D-G and its options; the defaults are those of the published network."""
+
+    width: float = Field(default=1.0, gt=0, le=2)
+    """Multiplier of every channel count."""
+    stem: Literal["conv3d_k1", "conv3d_k3", "conv3d_k5", "conv3d_k7", "separable"] = "conv3d_k3"
+    """First layer: a full k x 7 x 7 convolution, or 1x7x7 followed by 7x1x1."""
+    gating: bool = True
+    """Self-gating after Conv2d_2c and each Inception branch."""
+    temporal_from: str = "Conv2d_2c_3x3"
+    """First layer whose separable convolutions have a temporal kernel; earlier ones are 2D."""
+    padding: Literal["same", "symmetric"] = "same"
+    """same: as TensorFlow pads (published S3D-G weights); symmetric: as PyTorch pads."""
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Share of pooled features dropped in training."""
+    bn_scale: bool = False
+    """Whether BatchNorm learns a scale (the published network learns only an offset)."""
+    bn_momentum: float = Field(default=0.001, gt=0, le=1)
+    """Share of the newest batch in the running statistics. 0.001 needs very long training."""
+
+
+class TrainSpec(Schema):
+    """One run of the training loop."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    """Peak of the one-cycle schedule."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    gradient_clip: float = Field(default=5.0, gt=0)
+    """Largest norm of the gradient."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+
+class TeacherSpec(Schema):
+    """The temporal stream: a network on flow, trained with cross-entropy."""
+
+    network: NetworkSpec
+    train: TrainSpec
+
+
+class StudentSpec(Schema):
+    """The network that ships: RGB only."""
+
+    network: NetworkSpec
+    train: TrainSpec
+    initialise: Literal["scratch", "teacher"]
+    """teacher: start from the teacher's weights, all but the first convolution (same network needed)."""
+
+
+class DistillSpec(Schema):
+    """L = cross_entropy_weight x CE(student, label) + weight x MSE(student logits, teacher logits)."""
+
+    cross_entropy_weight: float = Field(default=1.0, ge=0)
+    weight: float = Field(ge=0)
+    """Lambda of the MSE; 0 trains without the teacher."""
+    reduction: Literal["mean", "sum"]
+    """The MSE of one clip is the mean, or the sum, over its classes. A batch is always averaged."""
+
+
+class QATSpec(Schema):
+    """Quantization-aware training: the distillation loop on the fake-quantized student."""
+
+    train: TrainSpec
+
+
+class QuantizeSpec(Schema):
+    """INT8: weights per output channel, activations per tensor."""
+
+    scheme: Literal["symmetric", "affine"]
+    """symmetric: zero point 0 everywhere (TensorRT needs it). affine: activations have a zero point."""
+    calibration: str
+    """Name of a plan in calibration/, or the path of one."""
+    qat: QATSpec | None
+    """null: post-training quantization only."""
+
+
+class ExportSpec(Schema):
+    """What `export --target all` makes."""
+
+    targets: tuple[str, ...] = ("android", "ios", "jetson")
+    golden_clips: int = Field(default=4, ge=1)
+    """Clips stored in every bundle with their logits, so that an app can check itself."""
+
+
+class GateSpec(Schema):
+    """Bounds that `validate` holds each bundle to."""
+
+    top1_drop_points_max: float = Field(ge=0)
+    """Percentage points of top-1 a bundle may lose against the float student."""
+    agreement_min: float = Field(ge=0, le=1)
+    """Share of clips on which a bundle names the same class as the quantized graph."""
+    size_bytes_max: int = Field(gt=0)
+    """Bytes of the model file."""
+
+
+class Recipe(Schema):
+    """Everything that decides what is trained and shipped, but the data."""
+
+    name: str
+    description: str
+    seed: int = Field(default=0, ge=0)
+    split: SplitSpec = SplitSpec()
+    clip: ClipSpec
+    flow: FlowSpec
+    augment: AugmentSpec
+    teacher: TeacherSpec
+    student: StudentSpec
+    still_baseline: bool = False
+    """Also train the student on single frames: near chance means that the classes differ by motion alone."""
+    distill: DistillSpec
+    quantize: QuantizeSpec
+    export: ExportSpec = ExportSpec()
+    gates: GateSpec
+
+    def yaml(self) -> str:
+        """The resolved recipe, as YAML that reads back equal."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+
+def find(name_or_path: str) -> Path:
+    """The file of a recipe given by path, or by the name of one that ships with the package.
+
+    Raises:
+        RecipeError: there is neither.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        raise RecipeError(f"there is no recipe file {name_or_path}", hint="d3d-edge recipes ls")
+    return resources.find("recipes", name_or_path)
+
+
+def load(name_or_path: str, settings: Iterable[str] = ()) -> Recipe:
+    """The recipe at a path or of a shipped name, with `settings` ('key.key=value') applied.
+
+    Raises:
+        RecipeError: it cannot be read, extends more than one level deep, or holds a mistake.
+    """
+    path = find(name_or_path)
+    data, lines = _extended(path)
+    settings = tuple(settings)
+    recipe = build(Recipe, assign(data, settings), str(path) + (" with --set" if settings else ""), lines)
+    _check_names(recipe, path)
+    return _with_absolute_plan(recipe, path)
+
+
+def _with_absolute_plan(recipe: Recipe, path: Path) -> Recipe:
+    """The recipe with a calibration plan given as a file made absolute: a run is opened from any folder."""
+    plan = Path(recipe.quantize.calibration)
+    for candidate in (path.parent / plan, plan):
+        if candidate.is_file():
+            quantize = recipe.quantize.model_copy(update={"calibration": str(candidate.resolve())})
+            return recipe.model_copy(update={"quantize": quantize})
+    return recipe
+
+
+def _extended(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
+    data, lines = read_yaml(path)
+    if "extends" not in data:
+        return data, lines
+    name = str(data.pop("extends"))
+    beside = path.parent / f"{name}.yaml"
+    base, _ = read_yaml(beside if beside.is_file() else find(name))
+    if "extends" in base:
+        raise RecipeError(f"{path} extends {name}, which itself extends another recipe; only one level is allowed")
+    return merge(base, data), lines
+
+
+def _check_names(recipe: Recipe, path: Path) -> None:
+    """Names of targets and plans that ship with the package, checked before hours of training."""
+    for target in recipe.export.targets:
+        if not Path(target).is_dir():
+            resources.find("targets", target)
+    plan = Path(recipe.quantize.calibration)
+    if not plan.is_file() and not (path.parent / plan).is_file():
+        resources.find("calibration", recipe.quantize.calibration)
+    if recipe.student.initialise == "teacher":
+        student = recipe.student.network.model_dump(exclude={"dropout"})
+        if student != recipe.teacher.network.model_dump(exclude={"dropout"}):
+            raise RecipeError(
+                f"{path}: student.initialise is 'teacher', but student.network and teacher.network differ",
+                hint="make the networks equal, or start the student from scratch",
+            )

@@ -1,0 +1,119 @@
+"""Run: a folder in which training leaves its stages, each finished or absent. Trains nothing.
+
+RUN/
+  recipe.yaml     the resolved recipe
+  data.csv        every clip with its label and split
+  skipped.json    clips that could not be read, and why
+  report.json     what was measured last
+  teacher/  student/  still/  quantized/      one folder a stage: checkpoint, log, results, and done.json at the end
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from d3d_edge import manifest, recipe
+from d3d_edge.errors import DataError, RecipeError
+from d3d_edge.files import sha256_of_value, write_json, write_text
+from d3d_edge.manifest import Manifest
+from d3d_edge.recipe import Recipe
+from d3d_edge.report import SkippedClip
+
+Stage = Literal["teacher", "student", "still", "quantized"]
+_DONE = "done.json"
+
+
+class Run:
+    """A run folder with its recipe and data."""
+
+    def __init__(self, path: Path, recipe: Recipe, data: Manifest) -> None:
+        self.path = path
+        self.recipe = recipe
+        self.data = data
+
+    @classmethod
+    def start(cls, path: Path, wanted: Recipe, data: Manifest) -> Run:
+        """The run at `path`, begun now, or gone on with if the same recipe and data began it.
+
+        Raises:
+            RecipeError: `path` is a run of another recipe, or of other data.
+            DataError: `path` is something else.
+            StorageError: it cannot be written.
+        """
+        if (path / "recipe.yaml").is_file() and (path / "data.csv").is_file():
+            run = cls.open(path)
+            for what, same in (("another recipe", run.recipe == wanted), ("other data", run.data == data)):
+                if not same:
+                    raise RecipeError(
+                        f"{path} was begun with {what}",
+                        hint="choose another --out, or delete the folder to begin again",
+                    )
+            return run
+        if path.exists() and (not path.is_dir() or any(p for p in path.iterdir() if not _ours(p))):
+            raise DataError(f"{path} exists and is not a run", hint="choose another --out")
+        manifest.write(data, path / "data.csv")
+        write_text(path / "recipe.yaml", wanted.yaml())
+        return cls(path, wanted, data)
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """The run at `path`.
+
+        Raises:
+            DataError: there is no run.
+        """
+        if not (path / "recipe.yaml").is_file() or not (path / "data.csv").is_file():
+            raise DataError(f"{path} is not a run", hint="d3d-edge distill RECIPE --data DIR --out RUN makes one")
+        return cls(path, recipe.load(str(path / "recipe.yaml")), manifest.load(path / "data.csv"))
+
+    def folder(self, stage: Stage) -> Path:
+        """The folder of a stage."""
+        return self.path / stage
+
+    def results(self, stage: Stage, fingerprint: str | None = None) -> dict[str, Any] | None:
+        """What a finished stage recorded; None if it is not finished, or was made from something else."""
+        try:
+            done = json.loads((self.folder(stage) / _DONE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        if fingerprint is not None and done.get("fingerprint") != fingerprint:
+            return None
+        return dict(done)
+
+    def finish(self, stage: Stage, fingerprint: str, **results: Any) -> None:
+        """Mark a stage finished, last of all that it writes."""
+        write_json(self.folder(stage) / _DONE, {"fingerprint": fingerprint, **results})
+
+    def need(self, stage: Stage, command: str) -> dict[str, Any]:
+        """What a stage recorded.
+
+        Raises:
+            DataError: it is not finished; the hint is the command that finishes it.
+        """
+        results = self.results(stage)
+        if results is None:
+            raise DataError(f"{self.path}: the stage {stage} is not finished", hint=command)
+        return results
+
+    def record_skipped(self, skipped: tuple[SkippedClip, ...]) -> None:
+        """Write the clips that could not be read."""
+        write_json(self.path / "skipped.json", [clip.model_dump() for clip in skipped])
+
+    def skipped(self) -> tuple[SkippedClip, ...]:
+        """The clips that could not be read."""
+        path = self.path / "skipped.json"
+        if not path.is_file():
+            return ()
+        return tuple(SkippedClip.model_validate(clip) for clip in json.loads(path.read_text(encoding="utf-8")))
+
+
+def _ours(path: Path) -> bool:
+    """What a run killed in its first moments may have left."""
+    return path.name == "data.csv" or path.name.startswith(".data.csv.") or path.name.startswith(".recipe.yaml.")
+
+
+def fingerprint(*parts: Any) -> str:
+    """Hash of everything that decides a stage."""
+    return sha256_of_value(list(parts))

@@ -1,0 +1,80 @@
+"""Runtimes: how a graph becomes a file and how that file runs. The seam and the table; no runtime is imported here.
+
+A runtime never prints, downloads or changes the request: it does what is asked or raises.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from d3d_edge.bundle import Bundle
+from d3d_edge.runner import Runner
+from d3d_edge.target import Target
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+# Literal, so that a reader finds every runtime here and `--help` imports none of them.
+_TABLE = {
+    "eager": "d3d_edge.runtimes.eager",
+    "executorch": "d3d_edge.runtimes.executorch",
+    "coreml": "d3d_edge.runtimes.coreml",
+    "tensorrt": "d3d_edge.runtimes.tensorrt",
+}
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What `lower` wrote."""
+
+    model: str
+    """The model file or folder, relative to the folder it was written to."""
+    facts: dict[str, int | float | str | bool] = field(default_factory=dict)
+    """What lowering measured, such as the number of delegates."""
+
+
+class Runtime(Protocol):
+    """One way to lower a graph and run the result."""
+
+    def check_lower(self) -> None:
+        """Raises MissingDependency, naming package and extra, if `lower` cannot work on this machine."""
+
+    def check_run(self) -> None:
+        """Raises MissingDependency, naming package and extra, if `open` cannot work on this machine."""
+
+    def tools(self) -> dict[str, str]:
+        """Versions of the packages that lowering uses, by package name."""
+
+    def lower(self, program: ExportedProgram, folder: Path, target: Target) -> Lowered:
+        """Lower `program` (uint8 [T, H, W, C] -> float32 [1, classes]; quantized by PT2E, or float) into `folder`.
+
+        Raises:
+            MissingDependency: a package is missing.
+            LoweringError: the graph cannot be lowered, or the file would not run.
+        """
+
+    def open(self, bundle: Bundle, *, threads: int = 0) -> Runner:
+        """Load a bundle's model; `threads` 0 leaves the runtime's own choice.
+
+        Raises:
+            MissingDependency: a package is missing.
+            BundleError: the model file cannot be loaded.
+        """
+
+
+def names() -> tuple[str, ...]:
+    """Names of all runtimes."""
+    return tuple(_TABLE)
+
+
+def get(name: str) -> Runtime:
+    """The runtime of that name; its heavy imports happen when it is used.
+
+    Raises:
+        KeyError: there is none; `Target` and `BundleManifest` only let known names through.
+    """
+    runtime: Runtime = importlib.import_module(_TABLE[name]).RUNTIME
+    return runtime

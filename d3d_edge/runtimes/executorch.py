@@ -1,0 +1,207 @@
+"""ExecuTorch: lowers to a .pte file for Android, computed by XNNPACK; runs it on this machine by the same kernels.
+
+A graph that XNNPACK takes in part would still be written by ExecuTorch, and fail on the phone or be slow: it is refused here.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.export import ExportedProgram
+
+from d3d_edge.bundle import Bundle
+from d3d_edge.errors import BundleError, DataError, LoweringError, MissingDependency
+from d3d_edge.files import size_of
+from d3d_edge.runner import TensorSpec, Where
+from d3d_edge.runtimes import Lowered
+from d3d_edge.target import Target
+
+MODEL = "model.pte"
+_PACKAGE = "executorch"
+_EXTRA = "android"
+
+MAX_RANK = 4
+"""XNNPACK's convolutions and pools are 2D. A rank-5 one is lowered without an error and cannot run."""
+
+HEAVY = ("convolution", "conv", "pool", "linear", "mm", "matmul")
+"""Parts of names of operators that must not be left to ExecuTorch's portable kernels, which are slow or missing."""
+
+_DTYPES = {0: "uint8", 1: "int8", 3: "int32", 4: "int64", 6: "float32"}
+"""ExecuTorch's ScalarType codes."""
+
+
+class ExecuTorch:
+    """The runtime `executorch`; see `d3d_edge.runtimes.Runtime`."""
+
+    def check_lower(self) -> None:
+        """Raises MissingDependency if executorch is missing."""
+        if find_spec(_PACKAGE) is None:
+            raise MissingDependency.of(_PACKAGE, _EXTRA, "lowering to ExecuTorch")
+
+    def check_run(self) -> None:
+        """Raises MissingDependency if executorch is missing."""
+        if find_spec(_PACKAGE) is None:
+            raise MissingDependency.of(_PACKAGE, _EXTRA, "running an ExecuTorch file on this machine")
+
+    def tools(self) -> dict[str, str]:
+        """Versions of the packages that lowering uses."""
+        return {name: metadata.version(name) for name in (_PACKAGE, "torch", "torchao")}
+
+    def lower(self, program: ExportedProgram, folder: Path, target: Target) -> Lowered:
+        """Write `model.pte`, of input `uint8 [T, H, W, C]` and output `float32 [1, classes]`.
+
+        Raises:
+            MissingDependency: executorch is missing.
+            LoweringError: a tensor has five axes or more, XNNPACK does not take every convolution and pool, or ExecuTorch fails.
+        """
+        self.check_lower()
+        _check_rank(program)
+        with _quiet():
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import to_edge_transform_and_lower
+
+            try:
+                edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+                facts = _facts(edge.exported_program())
+                lowered = edge.to_executorch()
+            except (RuntimeError, ValueError, AssertionError, NotImplementedError, KeyError) as error:
+                raise _error(f"ExecuTorch cannot lower the graph: {_first_line(error)}", "to ExecuTorch") from error
+        path = folder / MODEL
+        path.write_bytes(lowered.buffer)
+        return Lowered(MODEL, {**facts, "size_bytes": size_of(path)})
+
+    def open(self, bundle: Bundle, *, threads: int = 0) -> ExecuTorchRunner:
+        """Load a bundle's .pte file. `threads` holds for the whole process: ExecuTorch has one thread pool.
+
+        Raises:
+            MissingDependency: executorch is missing.
+            BundleError: the file cannot be loaded.
+        """
+        self.check_run()
+        return ExecuTorchRunner(bundle.model_path, threads)
+
+
+class ExecuTorchRunner:
+    """A loaded .pte file; see `d3d_edge.runner.Runner`."""
+
+    where = Where.HOST_RUNTIME
+
+    def __init__(self, path: Path, threads: int) -> None:
+        with _quiet():
+            from executorch.extension.pybindings import portable_lib
+            from executorch.runtime import Runtime
+
+            if threads:
+                portable_lib._unsafe_reset_threadpool(threads)
+            self.threads: int = portable_lib._threadpool_get_thread_count()
+            try:
+                self._program = Runtime.get().load_program(path)
+                self._method = self._program.load_method("forward")
+                described = self._method.metadata
+            except (RuntimeError, OSError) as error:
+                raise BundleError(
+                    f"ExecuTorch cannot load {path}: {_first_line(error)}", hint="export the bundle again"
+                ) from error
+        self.runtime = f"executorch {metadata.version(_PACKAGE)} (XNNPACK)"
+        self.inputs = (_spec("clip", described.input_tensor_meta(0), drop=0),)
+        self.outputs = (_spec("logits", described.output_tensor_meta(0), drop=1),)
+
+    def run(self, clip: NDArray[Any]) -> NDArray[Any]:
+        """Logits float32 [classes] of `clip: uint8 [T, H, W, C] RGB`.
+
+        Raises:
+            DataError: the clip has another shape or type, or the runner is closed.
+        """
+        wanted = self.inputs[0]
+        if str(clip.dtype) != wanted.dtype or clip.shape != wanted.shape:
+            raise DataError(f"the model takes {wanted.dtype} {wanted.shape}, the clip is {clip.dtype} {clip.shape}")
+        if self._method is None:
+            raise DataError("the model is closed")
+        logits: torch.Tensor = self._method.execute([torch.from_numpy(np.ascontiguousarray(clip))])[0]
+        # The tensor lies in the method's own memory, which the next clip overwrites.
+        return logits[0].numpy().copy()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._method = self._program = None
+
+
+def _spec(name: str, described: Any, *, drop: int) -> TensorSpec:
+    """The tensor's name, type and shape, without the first `drop` axes."""
+    code = int(described.dtype())
+    return TensorSpec(name=name, dtype=_DTYPES.get(code, str(code)), shape=tuple(described.sizes())[drop:])
+
+
+def _check_rank(program: ExportedProgram) -> None:
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor) and value.dim() > MAX_RANK:
+            raise _error(
+                f"the tensor {node.name} has {value.dim()} axes, XNNPACK takes {MAX_RANK}", "check", str(node.target)
+            )
+
+
+def _facts(program: ExportedProgram) -> dict[str, int | float | str | bool]:
+    """Number of delegates, and of the operators outside them, with their names."""
+    calls = [node for node in program.graph.nodes if node.op == "call_function"]
+    names = [str(getattr(node.target, "__name__", node.target)) for node in calls]
+    delegates = sum("call_delegate" in name for name in names)
+    outside = Counter(name for name in names if "call_delegate" not in name and name != "getitem")
+    for name in outside:
+        if any(
+            part in name.replace(".", "_").split("_") or name.split(".")[-2:-1] == [part] or part in name
+            for part in HEAVY
+        ):
+            raise _error("XNNPACK does not take the operator", "delegate", name)
+    return {
+        "delegates": delegates,
+        "undelegated_operators": sum(outside.values()),
+        "undelegated_names": " ".join(sorted(outside)),
+    }
+
+
+def _error(message: str, stage: str, operator: str = "") -> LoweringError:
+    return LoweringError(
+        message,
+        stage=stage,
+        operator=operator,
+        runtime=f"executorch {metadata.version(_PACKAGE)}",
+        hint="use the rank-4 layers of d3d_edge.models.layers",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the notes that ExecuTorch and torch address to their own developers."""
+    partitioner = logging.getLogger("executorch")
+    level = partitioner.level
+    partitioner.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            # ExperimentalWarning of executorch.extension.pybindings derives from Warning itself.
+            warnings.filterwarnings("ignore", "This API is experimental", Warning)
+            yield
+    finally:
+        partitioner.setLevel(level)
+
+
+RUNTIME = ExecuTorch()

@@ -1,0 +1,137 @@
+"""The base of everything read from YAML: frozen, closed, and precise about what is wrong. Holds no field itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from d3d_edge.errors import RecipeError
+from d3d_edge.files import sha256_of_value
+from d3d_edge.resources import near_miss
+
+
+class Schema(BaseModel):
+    """A frozen value with named, typed fields; an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    def hash(self) -> str:
+        """Hex SHA-256 of the canonical JSON of all fields."""
+        return sha256_of_value(self.model_dump(mode="json"))
+
+
+S = TypeVar("S", bound=Schema)
+Location = tuple[str | int, ...]
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
+    """The mapping in a YAML file, and the line of each key in it.
+
+    Raises:
+        RecipeError: the file cannot be read, is not YAML, is not a mapping, or has a key twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        value = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(value, dict):
+        raise RecipeError(f"{path} does not hold a mapping of settings")
+    lines: dict[Location, int] = {}
+    _collect_lines(node, (), lines, path)
+    return value, lines
+
+
+def _collect_lines(node: yaml.Node | None, at: Location, lines: dict[Location, int], path: Path) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*at, key.value)
+            if here in lines:
+                raise RecipeError(f"{path}:{key.start_mark.line + 1}: {_dotted(here)} is given twice")
+            lines[here] = key.start_mark.line + 1
+            _collect_lines(value, here, lines, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            lines[(*at, index)] = item.start_mark.line + 1
+            _collect_lines(item, (*at, index), lines, path)
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over`; mappings merge key by key, all else is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def assign(data: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """`data` with each `a.b.c=value` of `settings` set; the value is read as YAML.
+
+    Raises:
+        RecipeError: a setting is not of that form, or its value is not YAML.
+    """
+    for setting in settings:
+        dotted, equals, text = setting.partition("=")
+        keys = dotted.strip().split(".")
+        if not equals or not all(keys):
+            raise RecipeError(f"--set {setting!r} is not of the form key=value", hint="--set student.width=0.5")
+        try:
+            value: Any = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"--set {setting!r}: the value is not YAML") from error
+        over: dict[str, Any] = {keys[-1]: value}
+        for key in reversed(keys[:-1]):
+            over = {key: over}
+        data = merge(data, over)
+    return data
+
+
+def build(cls: type[S], data: dict[str, Any], source: str, lines: dict[Location, int] | None = None) -> S:
+    """A `cls` made of `data`.
+
+    Raises:
+        RecipeError: with every mistake in `data` at once, each with its line where `lines` knows it.
+    """
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        found = [_explain(cls, source, lines or {}, detail) for detail in error.errors()]
+        raise RecipeError("; ".join(found)) from error
+
+
+def _explain(cls: type[Schema], source: str, lines: dict[Location, int], detail: Any) -> str:
+    location: Location = detail["loc"]
+    line = lines.get(location)
+    where = f"{source}:{line}" if line else source
+    key = _dotted(location)
+    if detail["type"] == "extra_forbidden":
+        known = _fields_at(cls, location[:-1])
+        return f"{where}: unknown key {key!r}; {near_miss(str(location[-1]), known)}"
+    if detail["type"] == "missing":
+        return f"{where}: {key!r} is missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{where}: {key}: {message[0].lower()}{message[1:]}" if key else f"{where}: {message}"
+
+
+def _dotted(location: Location) -> str:
+    return ".".join(str(part) for part in location)
+
+
+def _fields_at(cls: type[Schema], location: Location) -> list[str]:
+    """Field names of the schema that `location` leads to, through optional and nested schemas."""
+    for part in location:
+        field = cls.model_fields.get(str(part))
+        candidates = (field.annotation, *get_args(field.annotation)) if field else ()
+        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, Schema)]
+        if not nested:
+            return []
+        cls = nested[0]
+    return sorted(cls.model_fields)

@@ -1,0 +1,86 @@
+"""Imports go down only, training needs no runtime's package, and the command line starts without torch."""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import d3d_edge
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNTIME_PACKAGES = ("executorch", "coremltools", "onnx", "onnxruntime", "onnxscript", "tensorrt")
+HEAVY_PACKAGES = (*RUNTIME_PACKAGES, "torch", "torchao", "numpy", "cv2")
+TRAINING = ("d3d_edge.models", "d3d_edge.video", "d3d_edge.distill", "d3d_edge.quantize", "d3d_edge.pipeline")
+DATA_FLOOR = (
+    "bundle",
+    "calibset",
+    "clip",
+    "errors",
+    "files",
+    "manifest",
+    "progress",
+    "recipe",
+    "report",
+    "resources",
+    "schema",
+)
+
+# The finder of installed packages, made blind: a blocked package is missing even where it is installed.
+IMPORT_WITHOUT = """
+import importlib, importlib.machinery, sys
+
+class Blind(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {blocked!r} else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Blind
+for module in {modules!r}:
+    importlib.import_module(module)
+"""
+
+
+def import_without(blocked: tuple[str, ...], modules: list[str]) -> None:
+    code = IMPORT_WITHOUT.format(blocked=blocked, modules=modules)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def all_modules() -> list[str]:
+    return sorted(module.name for module in pkgutil.walk_packages(d3d_edge.__path__, "d3d_edge."))
+
+
+def test_the_contracts_hold() -> None:
+    code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    command = [sys.executable, "-c", code, "--no-cache", "--config", "setup.cfg"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "5 kept, 0 broken" in done.stdout
+
+
+def test_training_needs_no_package_of_a_runtime() -> None:
+    modules = [name for name in all_modules() if name.startswith(TRAINING)]
+    assert {name.split(".")[1] for name in modules} == {name.split(".")[1] for name in TRAINING}
+    import_without(RUNTIME_PACKAGES, modules)
+
+
+def test_the_runtime_modules_need_no_package_of_theirs_to_be_imported() -> None:
+    """`doctor` asks each of them what is missing."""
+    import_without(RUNTIME_PACKAGES, [name for name in all_modules() if name.startswith("d3d_edge.runtimes")])
+
+
+@pytest.mark.parametrize("module", [*(f"d3d_edge.{name}" for name in DATA_FLOOR), "d3d_edge.runtimes", "d3d_edge.cli"])
+def test_the_data_floor_and_the_command_line_start_light(module: str) -> None:
+    import_without(HEAVY_PACKAGES, [module])
+
+
+def test_help_starts_light() -> None:
+    code = IMPORT_WITHOUT.format(blocked=HEAVY_PACKAGES, modules=[]) + "sys.argv[1:] = ['--help']\n"
+    code += "import runpy\nrunpy.run_module('d3d_edge', run_name='__main__')\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout

@@ -1,0 +1,103 @@
+"""A small set of rendered clips, and what the commands make of it, once for all tests here."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from d3d_edge.cli import main
+from d3d_edge.progress import Silent
+from d3d_edge.video import rendered
+
+# Small enough for seconds, whole enough for every stage: narrow, four frames of 32x32, two epochs each.
+TINY = """
+extends: compact
+name: tiny
+description: for tests
+clip: {frames: 4, short_side: 36, height: 32, width: 32}
+flow: {preset: ultrafast}
+teacher: {train: {epochs: 2, batch_size: 8}}
+student: {train: {epochs: 2, batch_size: 8}}
+still_baseline: false
+quantize: {qat: {train: {epochs: 2, batch_size: 8}}}
+export: {golden_clips: 2}
+gates: {top1_drop_points_max: 100, agreement_min: 0, size_bytes_max: 4000000}
+"""
+
+
+class Result(NamedTuple):
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+D3DEdge = Callable[..., Result]
+
+
+@pytest.fixture
+def d3d_edge(capfd: pytest.CaptureFixture[str]) -> D3DEdge:
+    """Run a command in this process; everything it or a library prints is captured."""
+
+    def run(*words: object) -> Result:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        out, err = capfd.readouterr()
+        code = ended.value.code
+        return Result(code if isinstance(code, int) else 0 if code is None else 1, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder per class, five clips of twelve frames each."""
+    folder = tmp_path_factory.mktemp("data") / "clips"
+    rendered.render_set(folder, clips_per_class=5, seed=1, size_px=64, frames=12, workers=0, progress=Silent())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny recipe."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip cache that all tests share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def cli(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own."""
+    command = [sys.executable, "-m", "d3d_edge", *(str(word) for word in words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="session")
+def made(clips: Path, recipe_file: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run and its bundles: run/ and bundles/. Not to be changed: copy what you damage."""
+    folder = tmp_path_factory.mktemp("made")
+    cli("distill", recipe_file, "--data", clips, "--out", folder / "run", "--cache", cache)
+    cli("quantize", folder / "run", "--cache", cache)
+    cli("export", folder / "run", "--target", "all", "--out", folder / "bundles")
+    return folder
+
+
+@pytest.fixture
+def bundle_copy(made: Path, tmp_path: Path) -> Path:
+    """The jetson bundle, to be damaged."""
+    return Path(shutil.copytree(made / "bundles" / "jetson", tmp_path / "jetson"))

@@ -1,0 +1,189 @@
+"""Each command on good input: what it prints, what it leaves, and that doing it again is harmless."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from d3d_edge.bundle import Bundle
+from d3d_edge.report import Report
+from d3d_edge.runner import Where
+from tests.cli.conftest import D3DEdge
+
+TARGETS = ("android", "ios", "jetson")
+
+
+def test_help_names_every_command(d3d_edge: D3DEdge) -> None:
+    result = d3d_edge("--help")
+    assert result.code == 0
+    for command in ("demo", "recipes", "targets", "doctor", "distill", "quantize", "export", "validate", "benchmark"):
+        assert command in result.out
+        helped = d3d_edge(command, "--help")
+        assert helped.code == 0
+        assert "Usage: d3d-edge" in helped.out
+
+
+def test_a_misspelt_command_gets_the_near_miss(d3d_edge: D3DEdge) -> None:
+    result = d3d_edge("distil")
+    assert result.code == 2
+    assert "did you mean 'distill'?" in result.err
+
+
+def test_recipes(d3d_edge: D3DEdge, tmp_path: Path) -> None:
+    assert "compact" in d3d_edge("recipes", "ls").out
+    assert "extends: compact" in d3d_edge("recipes", "show", "demo").out
+    copy = tmp_path / "mine.yaml"
+    assert d3d_edge("recipes", "cp", "compact", copy).code == 0
+    assert "well-formed" in d3d_edge("recipes", "check", copy).out
+    again = d3d_edge("recipes", "cp", "compact", copy)
+    assert again.code == 2
+    assert "exists already" in again.err
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_targets(name: str, d3d_edge: D3DEdge) -> None:
+    assert name in d3d_edge("targets", "ls").out
+    shown = d3d_edge("targets", "show", name).out
+    assert "needs:" in shown
+    assert "limits:" in shown
+
+
+def test_doctor_names_what_is_ready_and_what_is_missing(d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = d3d_edge("doctor")
+    assert result.code == 0
+    for target in TARGETS:
+        assert f"ready    {target}: export" in result.out
+    monkeypatch.setenv("PATH", "")
+    assert "missing  adb" in d3d_edge("doctor").out
+
+
+def test_a_run_holds_its_recipe_data_and_stages(made: Path) -> None:
+    run = made / "run"
+    assert "name: tiny" in (run / "recipe.yaml").read_text()
+    header, *rows = (run / "data.csv").read_text().splitlines()
+    assert header == "path,label,split,group"
+    assert {row.split(",")[2] for row in rows} == {"train", "val", "test"}
+    for stage in ("teacher", "student", "quantized"):
+        assert len((run / stage / "log.jsonl").read_text().splitlines()) == 2
+        assert 0 <= json.loads((run / stage / "done.json").read_text())["top1"] <= 1
+    assert [row.name for row in Report.read(run / "report.json").rows] == ["flow teacher", "D3D student"]
+
+
+def test_bundles_say_where_they_come_from(made: Path) -> None:
+    bundles = {name: Bundle.open(made / "bundles" / name).manifest for name in (*TARGETS, "reference-int8")}
+    assert len({bundle.graph_sha256 for bundle in bundles.values()}) == 1
+    for bundle in bundles.values():
+        assert bundle.calibration_hash
+        assert bundle.clip_hash == bundle.clip.hash()
+        assert bundle.input.dtype == "uint8"
+        assert bundle.input.shape == (4, 32, 32, 3)
+        assert {"labels.txt", "recipe.yaml", "golden/clips.npy", "golden/logits.npy"} <= set(bundle.files)
+
+
+def test_validate_measures_every_bundle_against_the_same_references(
+    made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    bundles = [made / "bundles" / name for name in TARGETS]
+    result = d3d_edge("validate", *bundles, "--data", clips, "--out", tmp_path)
+    assert result.code == 0, result.err
+    report = Report.read(tmp_path / "report.json")
+    rows = {row.name: row for row in report.rows}
+    assert list(rows) == ["float student", "quantized graph", *TARGETS]
+    assert {row.clips for row in report.rows} == {10}
+    assert rows["android"].where == rows["jetson"].where == Where.HOST_RUNTIME
+    assert rows["ios"].where in (Where.REFERENCE_INTERPRETER, Where.HOST_RUNTIME)
+    for name in TARGETS:
+        row = rows[name]
+        assert row.logit_difference_max is not None
+        assert row.logit_step is not None
+        assert row.logit_difference_max <= row.logit_step * 1.001
+        assert row.golden_difference_max is not None
+        assert row.golden_difference_max <= row.logit_step * 1.001
+        assert name in result.out
+    assert not report.notes
+    assert (tmp_path / "report.txt").read_text().count("%") > 10
+
+
+def test_validate_prints_the_report_as_json(made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
+    result = d3d_edge("validate", made / "bundles" / "jetson", "--data", clips, "--out", tmp_path, "--json")
+    assert json.loads(result.out) == json.loads((tmp_path / "report.json").read_text())
+
+
+def test_a_missed_gate_still_writes_the_report_and_exits_4(
+    bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(bundle_copy)
+
+    def strict(folder: Path) -> None:
+        shutil.copytree(made_of, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+        recipe = folder / "recipe.yaml"
+        lines = [
+            "  size_bytes_max: 1000" if "size_bytes_max" in line else line for line in recipe.read_text().split("\n")
+        ]
+        recipe.write_text("\n".join(lines))
+
+    made_of = bundle_copy.rename(tmp_path / "before")
+    description = {key: value for key, value in dict(bundle.manifest).items() if key != "files"}
+    from d3d_edge.bundle import Description
+
+    Bundle.write(bundle_copy, Description(**description), strict)
+    result = d3d_edge("validate", bundle_copy, "--data", clips)
+    assert result.code == 4
+    assert "size_bytes_max" in result.err
+    report = Report.read(tmp_path / "report.json")
+    assert [gate.name for gate in report.failed_gates] == ["size_bytes_max"]
+    # Alone, without the references beside it, the bundle cannot be compared, and that is said, not passed.
+    assert {gate.verdict for gate in report.gates if gate.name != "size_bytes_max"} == {"not measured"}
+
+
+def test_data_that_was_not_trained_on_is_noted(made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(clips, tmp_path / "other"))
+    next(iter(sorted(other.rglob("*.mp4")))).unlink()
+    result = d3d_edge("validate", made / "bundles" / "jetson", "--data", other, "--out", tmp_path)
+    assert result.code == 0, result.err
+    assert "may have been trained on" in result.out
+
+
+def test_moving_the_data_does_not_change_the_split(made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(clips, tmp_path / "elsewhere" / "clips"))
+    result = d3d_edge("validate", made / "bundles" / "jetson", "--data", moved, "--out", tmp_path)
+    assert "may have been trained on" not in result.out
+
+
+def test_benchmark(made: Path, d3d_edge: D3DEdge) -> None:
+    bundles = [made / "bundles" / name for name in ("android", "jetson")]
+    result = d3d_edge("benchmark", *bundles, "--runs", 3, "--json")
+    rows = json.loads(result.out)["rows"]
+    assert [row["target"] for row in rows] == ["android", "jetson"]
+    assert all(row["latency"]["latency_ms_p50"] <= row["latency"]["latency_ms_p90"] for row in rows)
+    assert "host runtime" in d3d_edge("benchmark", bundles[0], "--runs", 2).out
+
+
+@pytest.mark.parametrize("name", [*TARGETS, "reference-int8", "reference-float32"])
+def test_predict_needs_a_bundle_and_a_video_only(name: str, made: Path, clips: Path, d3d_edge: D3DEdge) -> None:
+    result = d3d_edge("predict", made / "bundles" / name, next(clips.rglob("*.mp4")))
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    assert len(lines) == 6
+    shares = [float(line.split()[-1].rstrip("%")) for line in lines[:5]]
+    assert shares == sorted(shares, reverse=True)
+    assert "network" in lines[5]
+
+
+def test_doing_a_stage_again_keeps_what_is_finished(
+    made: Path, clips: Path, recipe_file: Path, cache: Path, d3d_edge: D3DEdge
+) -> None:
+    stages = ("teacher", "student", "quantized")
+    files = [made / "run" / stage / "last.pt" for stage in stages] + [made / "bundles" / "jetson" / "model.onnx"]
+    before = [file.stat().st_mtime_ns for file in files]
+    words = ("distill", recipe_file, "--data", clips, "--out", made / "run", "--cache", cache, "--workers", 0)
+    again = d3d_edge(*words)
+    assert again.code == 0, again.err
+    assert "finished before" in again.err
+    assert d3d_edge("quantize", made / "run", "--cache", cache, "--workers", 0).code == 0
+    exported = d3d_edge("export", made / "run", "--target", "jetson", "--out", made / "bundles")
+    assert "exported before" in exported.err
+    assert [file.stat().st_mtime_ns for file in files] == before

@@ -1,0 +1,227 @@
+"""Bad input gets one clear line and its exit code, no traceback, and nothing half-written."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import D3DEdge, Result
+
+
+def refused(result: Result, code: int, *words: str) -> None:
+    """One line of error that holds all of `words`, and the exit code."""
+    assert result.code == code, result.err
+    assert "Traceback" not in result.err
+    errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, result.err
+    for word in words:
+        assert word in errors[0]
+
+
+@pytest.fixture
+def own_clips(clips: Path, tmp_path: Path) -> Path:
+    """The clips, to be damaged."""
+    return Path(shutil.copytree(clips, tmp_path / "own"))
+
+
+def first_video(folder: Path) -> Path:
+    return sorted(folder.rglob("*.mp4"))[0]
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def write_text(path: Path) -> None:
+    path.write_text("this is not a video\n")
+
+
+def shorten(path: Path) -> None:
+    import cv2
+
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 12, (64, 64))
+    import numpy as np
+
+    for _ in range(2):
+        writer.write(np.zeros((64, 64, 3), np.uint8))
+    writer.release()
+
+
+BAD_CLIPS = [
+    pytest.param(truncate, "truncated", id="truncated mp4"),
+    pytest.param(write_text, "not a", id="text named .mp4"),
+    pytest.param(shorten, "2 frames", id="shorter than the ClipSpec"),
+]
+
+
+@pytest.mark.parametrize(("damage", "word"), BAD_CLIPS)
+def test_a_bad_clip_is_refused_when_strict(
+    damage, word: str, d3d_edge: D3DEdge, own_clips: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    video = first_video(own_clips)
+    damage(video)
+    out = tmp_path / "run"
+    words = ("distill", recipe_file, "--data", own_clips, "--out", out, "--cache", tmp_path / "cache", "--workers", 0)
+    refused(d3d_edge(*words, "--strict"), 8, video.name, word)
+
+
+@pytest.mark.parametrize(("damage", "word"), BAD_CLIPS)
+def test_predict_refuses_a_bad_clip(damage, word: str, d3d_edge: D3DEdge, made: Path, own_clips: Path) -> None:
+    video = first_video(own_clips)
+    damage(video)
+    refused(d3d_edge("predict", made / "bundles" / "reference-int8", video), 8, video.name, word)
+
+
+def test_a_bad_clip_in_a_set_is_skipped_counted_and_named(
+    d3d_edge: D3DEdge, own_clips: Path, made: Path, tmp_path: Path
+) -> None:
+    video = first_video(own_clips)
+    write_text(video)
+    result = d3d_edge("validate", made / "bundles" / "jetson", "--data", own_clips, "--split", "all", "--out", tmp_path)
+    assert result.code == 0, result.err
+    assert "skipped 1 clip(s)" in result.out
+    assert video.name in result.out
+    refused(
+        d3d_edge("validate", made / "bundles" / "jetson", "--data", own_clips, "--split", "all", "--strict"),
+        8,
+        video.name,
+    )
+
+
+def test_an_empty_class_folder(d3d_edge: D3DEdge, own_clips: Path, recipe_file: Path, tmp_path: Path) -> None:
+    (own_clips / "zzz").mkdir()
+    out = tmp_path / "run"
+    refused(d3d_edge("distill", recipe_file, "--data", own_clips, "--out", out), 8, "zzz", "no video")
+    assert not out.exists()
+
+
+def test_one_class_only(d3d_edge: D3DEdge, own_clips: Path, recipe_file: Path, tmp_path: Path) -> None:
+    for folder in sorted(own_clips.iterdir())[1:]:
+        shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+    out = tmp_path / "run"
+    refused(d3d_edge("distill", recipe_file, "--data", own_clips, "--out", out), 8, "one class only")
+    assert not out.exists()
+
+
+def test_an_unknown_recipe_key_names_the_near_miss(d3d_edge: D3DEdge, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: demo\nstudent:\n  initialize: scratch\n")
+    refused(d3d_edge("recipes", "check", path), 2, "mine.yaml:3", "'student.initialize'", "did you mean 'initialise'?")
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("recipes", "show", "compakt"), "did you mean 'compact'?"),
+        (("targets", "show", "jetsen"), "did you mean 'jetson'?"),
+        (("distill", "compakt", "--data", ".", "--out", "run"), "did you mean 'compact'?"),
+    ],
+)
+def test_a_name_that_does_not_exist(words: tuple[str, ...], hint: str, d3d_edge: D3DEdge) -> None:
+    refused(d3d_edge(*words), 2, hint)
+
+
+def test_a_target_that_does_not_exist(d3d_edge: D3DEdge, made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundles"
+    refused(d3d_edge("export", made / "run", "--target", "andriod", "--out", out), 2, "did you mean 'android'?")
+    assert not out.exists()
+
+
+def test_a_run_of_another_recipe_is_not_overwritten(d3d_edge: D3DEdge, made: Path, clips: Path) -> None:
+    before = sorted((p, p.stat().st_mtime_ns) for p in (made / "run").rglob("*"))
+    refused(d3d_edge("distill", "demo", "--data", clips, "--out", made / "run"), 2, "another recipe")
+    assert sorted((p, p.stat().st_mtime_ns) for p in (made / "run").rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["validate", "benchmark", "predict"])
+def test_a_bundle_with_one_byte_changed(command: str, d3d_edge: D3DEdge, bundle_copy: Path, clips: Path) -> None:
+    model = bundle_copy / "model.onnx"
+    data = bytearray(model.read_bytes())
+    data[len(data) // 2] ^= 1
+    model.write_bytes(data)
+    more = {"validate": ["--data", clips], "benchmark": [], "predict": [first_video(clips)]}[command]
+    refused(d3d_edge(command, bundle_copy, *more), 6, "model.onnx", "damaged")
+
+
+def test_a_stage_that_is_not_finished_names_the_command(d3d_edge: D3DEdge, made: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(made / "run", run, ignore=shutil.ignore_patterns("quantized"))
+    out = tmp_path / "bundles"
+    refused(d3d_edge("export", run, "--target", "jetson", "--out", out), 8, f"d3d-edge quantize {run}")
+    assert not out.exists()
+
+
+def test_resume_needs_something_to_go_on_with(d3d_edge: D3DEdge, clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    refused(d3d_edge("distill", "demo", "--data", clips, "--out", out, "--resume"), 8, "nothing to resume")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "package", "extra"),
+    [("android", "executorch", "android"), ("ios", "coremltools", "ios"), ("jetson", "onnx", "jetson")],
+)
+def test_an_extra_that_is_not_installed(
+    target: str,
+    package: str,
+    extra: str,
+    d3d_edge: D3DEdge,
+    made: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # None in sys.modules is Python's own way to say that an import fails; find_spec says so too.
+    monkeypatch.setitem(sys.modules, package, None)
+    out = tmp_path / "bundles"
+    refused(
+        d3d_edge("export", made / "run", "--target", target, "--out", out),
+        3,
+        package,
+        f"pip install 'd3d-edge[{extra}]'",
+    )
+    assert not out.exists()
+
+
+# A limit on the size of a file makes the kernel refuse a write in the middle of it, as a full disk does.
+LIMITED = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+from d3d_edge.cli import main
+main(sys.argv[2:])
+"""
+
+
+def limited(size_bytes: int, *words: object) -> Result:
+    command = [sys.executable, "-c", LIMITED, str(size_bytes), *(str(word) for word in words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if "partial" in path.name or "lowering" in path.name]
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="needs a limit on file size")
+def test_a_full_disk_leaves_nothing_half_written(
+    d3d_edge: D3DEdge, clips: Path, recipe_file: Path, cache: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    words = ("distill", recipe_file, "--data", clips, "--out", out, "--cache", cache, "--workers", 0)
+    refused(limited(200_000, *words), 9, "last.pt")
+    assert not leftovers(out)
+    result = d3d_edge(*words)
+    assert result.code == 0, result.err
+
+
+@pytest.mark.parametrize("target", ["host", "jetson", "ios"])
+def test_a_full_disk_while_exporting(target: str, made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundles"
+    refused(limited(100_000, "export", made / "run", "--target", target, "--out", out), 9, "cannot write")
+    assert not leftovers(out)
+    assert not (out / target).exists()

@@ -1,0 +1,85 @@
+"""A command killed at any moment leaves a folder from which the same command goes on, to the same result."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from d3d_edge.bundle import Bundle
+from tests.cli.conftest import cli
+
+
+def kill_when(happened, *words: object) -> None:
+    """Start a command in a process group of its own and kill the group when `happened()`."""
+    command = [sys.executable, "-m", "d3d_edge", *(str(word) for word in words)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while not happened():
+        assert process.poll() is None, "the command ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def weights(run: Path, stage: str) -> dict[str, torch.Tensor]:
+    return dict(torch.load(run / stage / "last.pt", weights_only=True)["model"])
+
+
+def assert_equal_weights(run: Path, other: Path, stage: str) -> None:
+    ours, theirs = weights(run, stage), weights(other, stage)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+@pytest.mark.slow
+def test_distill(made: Path, clips: Path, recipe_file: Path, cache: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ("distill", recipe_file, "--data", clips, "--out", run, "--cache", cache)
+    kill_when((run / "data.csv").exists, *words)
+    kill_when((run / "teacher" / "last.pt").exists, *words)
+    kill_when((run / "student" / "last.pt").exists, *words)
+    cli(*words)
+    for stage in ("teacher", "student"):
+        assert_equal_weights(run, made / "run", stage)
+
+
+@pytest.mark.slow
+def test_quantize(made: Path, cache: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(made / "run", run, ignore=shutil.ignore_patterns("quantized"))
+    words = ("quantize", run, "--cache", cache)
+    kill_when((run / "quantized" / "last.pt").exists, *words)
+    cli(*words)
+    assert_equal_weights(run, made / "run", "quantized")
+
+
+@pytest.mark.slow
+def test_export(made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundles"
+    words = ("export", made / "run", "--target", "jetson", "--target", "ios", "--out", out)
+    kill_when((out / "jetson" / "manifest.json").exists, *words)
+    before = (out / "jetson" / "model.onnx").stat().st_mtime_ns
+    cli(*words)
+    assert (out / "jetson" / "model.onnx").stat().st_mtime_ns == before
+    assert sorted(path.name for path in out.iterdir()) == ["ios", "jetson", "reference-float32", "reference-int8"]
+    for path in out.iterdir():
+        Bundle.open(path)
+
+
+def test_the_cache(clips: Path, recipe_file: Path, tmp_path: Path) -> None:
+    cache, run = tmp_path / "cache", tmp_path / "run"
+    words = ("distill", recipe_file, "--data", clips, "--out", run, "--cache", cache, "--workers", 1)
+    kill_when(lambda: any(cache.rglob("*.flow.npy")), *words)
+    whole = {path: path.stat().st_mtime_ns for path in cache.rglob("*.npy") if "partial" not in path.name}
+    kill_when((run / "teacher" / "last.pt").exists, *words)
+    assert whole.items() <= {path: path.stat().st_mtime_ns for path in cache.rglob("*.npy")}.items()

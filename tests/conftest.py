@@ -1,0 +1,48 @@
+"""Values that many tests start from. Each test gets its own copy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+# A busy machine makes one example slow, and that is no failure.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
+
+
+@pytest.fixture
+def clip_data() -> dict[str, Any]:
+    """A small ClipSpec, as YAML would give it."""
+    return {
+        "frames": 8,
+        "sampling": "uniform",
+        "short_clips": "refuse",
+        "short_side": 40,
+        "interpolation": "area",
+        "height": 32,
+        "width": 32,
+        "crop": "center",
+        "colour": "rgb",
+        "layout": "THWC",
+        "dtype": "uint8",
+    }
+
+
+@pytest.fixture
+def recipe_data(clip_data: dict[str, Any]) -> dict[str, Any]:
+    """The least that a recipe must say, as YAML would give it."""
+    train = {"epochs": 2, "batch_size": 4, "learning_rate": 0.01}
+    return {
+        "name": "least",
+        "description": "as little as a recipe can say",
+        "clip": clip_data,
+        "flow": {"method": "farneback", "bound_px": 4.0},
+        "augment": {"random_crop": True, "flip": False, "brightness": 0.1},
+        "teacher": {"network": {"width": 0.25}, "train": train},
+        "student": {"network": {"width": 0.25}, "train": train, "initialise": "scratch"},
+        "distill": {"weight": 1.0, "reduction": "mean"},
+        "quantize": {"scheme": "symmetric", "calibration": "balanced", "qat": None},
+        "gates": {"top1_drop_points_max": 2.0, "agreement_min": 0.9, "size_bytes_max": 1_000_000},
+    }

@@ -1,0 +1,85 @@
+"""A network with one of each operator that S3D-G is made of, small enough to be lowered in seconds, in all its forms."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
+
+from d3d_edge.models.layers import MaxPool, SeparableConv, SpatialConv, clip_view
+from d3d_edge.quantize import pt2e
+from d3d_edge.quantize.scheme import Observer, Scheme
+
+FRAMES, SIDE, CLASSES = 4, 16, 5
+
+
+class Small(nn.Module):
+    """uint8 [N*T, H, W, C] to float [N, classes], for N = `clips`."""
+
+    def __init__(self, clips: int = 1, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.clips = clips
+        self.stem = SpatialConv(3, 8, 3, 2)
+        self.pool = MaxPool((1, 3), (1, 2))
+        self.temporal = SeparableConv(8, 16, 3, temporal=True, gating=True)
+        self.branch_pool = MaxPool((3, 3))
+        self.pointwise = SeparableConv(8, 16)
+        self.dropout = nn.Dropout(dropout)
+        self.logits = nn.Conv2d(32, CLASSES, 1)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        frames = clip.float() / 127.5 - 1.0
+        frames = self.pool(self.stem(frames.permute(0, 3, 1, 2)))
+        left = self.temporal(frames, self.clips)
+        right = self.pointwise(self.branch_pool(frames, self.clips), self.clips)
+        pooled = clip_view(torch.cat([left, right], dim=1), self.clips).mean((2, 3), keepdim=True)
+        return self.logits(self.dropout(pooled)).flatten(1)
+
+
+def small(clips: int = 1, dropout: float = 0.5) -> Small:
+    """The network with weights and batch norm statistics that let signals of order one through, always the same."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Small(clips, dropout)
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0.0, 0.1)
+                # Small enough for the batch norm's epsilon, 1e-3, to matter.
+                module.running_var.uniform_(0.005, 0.02)
+                nn.init.normal_(module.bias, 0.1, 0.1)
+                module.weight.data.fill_(0.1)
+        return model.eval()
+
+
+def clip(seed: int = 0, clips: int = 1) -> Tensor:
+    """uint8 [N*T, H, W, C], brighter towards one corner, with noise: an input whose mean is not the middle grey."""
+    generator = torch.Generator().manual_seed(seed)
+    ramp = torch.linspace(0, 200, SIDE).reshape(1, 1, SIDE, 1).expand(clips * FRAMES, SIDE, SIDE, 3)
+    noise = torch.randint(0, 56, (clips * FRAMES, SIDE, SIDE, 3), generator=generator)
+    return (ramp + noise).to(torch.uint8)
+
+
+def prepared(
+    scheme: Scheme = "symmetric", observer: Observer = "minmax", *, qat: bool = False, clips: int = 1
+) -> GraphModule:
+    """The network, prepared and shown three clips."""
+    graph = pt2e.prepare(small(clips), clip(clips=clips), scheme=scheme, observer=observer, qat=qat)
+    pt2e.calibrate(graph, [clip(seed, clips) for seed in range(3)])
+    return graph
+
+
+@functools.cache
+def quantized(scheme: Scheme = "symmetric") -> ExportedProgram:
+    """The INT8 graph. Do not change it: all tests share it."""
+    return pt2e.convert(prepared(scheme), clip())
+
+
+@functools.cache
+def float_program() -> ExportedProgram:
+    """The float graph. Do not change it: all tests share it."""
+    return pt2e.export_float(small(), clip())

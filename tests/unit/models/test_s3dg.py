@@ -1,0 +1,227 @@
+"""S3D-G in rank 4 is slim's S3D-G: its numbers, shapes, sizes and costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from d3d_edge.models import S3DG, Recogniser, mac_count, parameter_count
+from d3d_edge.models.s3dg import END_POINTS
+from tests.unit.models import reference
+
+TOLERANCE = 1e-9
+
+
+def randomised(**options: Any) -> S3DG:
+    """A quarter-width network in float64 whose every weight and statistic matters to the logits."""
+    net = S3DG(5, width=0.25, **options).double().eval()
+    with torch.no_grad():
+        for name, value in net.state_dict().items():
+            if not value.is_floating_point():
+                continue
+            if "running_var" in name or name.endswith("bn.weight"):
+                value.uniform_(0.5, 1.5)
+            elif value.ndim == 4:
+                nn.init.kaiming_normal_(value)
+            else:
+                value.normal_(0, 0.3)
+    return net
+
+
+def video(frames: int, size: tuple[int, int], channels: int = 3) -> Tensor:
+    return torch.randn(frames, *size, channels, dtype=torch.float64).permute(0, 3, 1, 2)
+
+
+def on_meta(**options: Any) -> S3DG:
+    with torch.device("meta"):
+        return S3DG(400, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "clips", "frames", "size"),
+    [
+        ({}, 1, 8, (32, 32)),
+        ({}, 2, 9, (33, 46)),
+        ({"in_channels": 2, "stem": "conv3d_k7"}, 2, 8, (32, 48)),
+        ({"stem": "conv3d_k5", "gating": False}, 1, 16, (32, 32)),
+        ({"stem": "conv3d_k1", "temporal_from": "Mixed_4b", "gating_from": "Mixed_5b"}, 2, 7, (32, 31)),
+        ({"stem": "separable", "padding": "symmetric", "gating": False, "bn_scale": True}, 2, 16, (33, 64)),
+        ({"stem": "separable"}, 1, 12, (40, 40)),
+    ],
+    ids=str,
+)
+def test_logits_are_those_of_the_3d_network(
+    options: dict[str, Any], clips: int, frames: int, size: tuple[int, int]
+) -> None:
+    net = randomised(**options)
+    x = video(clips * frames, size, net.in_channels)
+    oracle = reference.Reference(
+        net.state_dict(), stem=options.get("stem", "conv3d_k3"), padding=options.get("padding", "same")
+    )
+    with torch.no_grad():
+        actual = net(x, clips)
+        expected = oracle.logits(reference.clips_from_frames(x, clips))
+    assert actual.shape == (clips, 5)
+    assert expected.std() > 1e-3, "logits too small to tell anything"
+    assert (actual - expected).abs().max() < TOLERANCE * max(1, expected.abs().max())
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (3, 8, 7), (2, 7, 7), (1, 9, 10)], ids=str)
+def test_head_averages_the_logits_of_every_window(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    net = randomised()
+    x = video(2 * shape[0], shape[1:], net.feature_channels)
+    expected = reference.Reference(net.state_dict(), "conv3d_k3", "same").classify(reference.clips_from_frames(x, 2))
+    monkeypatch.setattr("d3d_edge.models.s3dg.END_POINTS", ())  # the trunk's output goes in
+    with torch.no_grad():
+        assert (net(x, 2) - expected).abs().max() < TOLERANCE
+
+
+def test_features_are_what_the_classifier_sees() -> None:
+    net = randomised()
+    x = video(8, (32, 32))
+    with torch.no_grad():
+        features = net.features(x, 2)
+        logits = nn.functional.linear(
+            features, net.Logits["Conv2d_0c_1x1"].weight.flatten(1), net.Logits["Conv2d_0c_1x1"].bias
+        )
+        assert features.shape == (2, net.feature_channels)
+        assert torch.allclose(logits, net(x, 2))
+
+
+def test_end_points_of_the_published_network() -> None:
+    outputs = on_meta().end_points(torch.empty(64, 3, 224, 224, device="meta"))
+    assert {name: (x.shape[0], *x.shape[2:], x.shape[1]) for name, x in outputs.items()} == {
+        "Conv2d_1a_7x7": (32, 112, 112, 64),
+        "MaxPool_2a_3x3": (32, 56, 56, 64),
+        "Conv2d_2b_1x1": (32, 56, 56, 64),
+        "Conv2d_2c_3x3": (32, 56, 56, 192),
+        "MaxPool_3a_3x3": (32, 28, 28, 192),
+        "Mixed_3b": (32, 28, 28, 256),
+        "Mixed_3c": (32, 28, 28, 480),
+        "MaxPool_4a_3x3": (16, 14, 14, 480),
+        "Mixed_4b": (16, 14, 14, 512),
+        "Mixed_4c": (16, 14, 14, 512),
+        "Mixed_4d": (16, 14, 14, 512),
+        "Mixed_4e": (16, 14, 14, 528),
+        "Mixed_4f": (16, 14, 14, 832),
+        "MaxPool_5a_2x2": (8, 7, 7, 832),
+        "Mixed_5b": (8, 7, 7, 832),
+        "Mixed_5c": (8, 7, 7, 1024),
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "parameters_m", "gmac"),
+    [
+        ({}, 9.52, 64.19),
+        ({"stem": "conv3d_k7"}, 9.56, 79.29),
+        ({"in_channels": 2}, 9.51, 60.41),
+        ({"width": 0.75}, 5.44, 38.3),
+        ({"width": 0.5}, 2.50, 19.0),
+        ({"width": 0.35}, 1.28, 10.5),
+        ({"width": 0.25}, 0.71, 6.4),
+        ({"stem": "conv3d_k1", "temporal_from": "Mixed_4b"}, 9.20, 40.8),
+    ],
+    ids=str,
+)
+def test_size_and_cost_at_64x224x224(options: dict[str, Any], parameters_m: float, gmac: float) -> None:
+    net = on_meta(**options)
+    assert parameter_count(net) / 1e6 == pytest.approx(parameters_m, abs=0.006)
+    assert mac_count(net, 64, 224, 224) / 1e9 == pytest.approx(gmac, abs=0.06 if gmac < 60 else 0.01)
+
+
+def test_names_are_those_of_slim() -> None:
+    names = set(on_meta().state_dict())
+    assert {
+        "Conv2d_1a_7x7.conv.weight",
+        "Conv2d_2b_1x1.spatial.bn.running_mean",
+        "Conv2d_2c_3x3.temporal.conv.bias",
+        "Mixed_3b.Branch_0.Conv2d_0a_1x1.self_gating.transformer_W.weight",
+        "Mixed_4f.Branch_1.Conv2d_0b_3x3.spatial.conv.weight",
+        "Mixed_5c.Branch_3.Conv2d_0b_1x1.spatial.bn.bias",
+        "Logits.Conv2d_0c_1x1.weight",
+    } <= names
+    assert sum("transformer_W" in name for name in names) == 37
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("stem", "conv3d_k4"),
+        ("temporal_from", "MaxPool_3a_3x3"),
+        ("gating_from", "Mixed_9z"),
+        ("padding", "valid"),
+        ("width", 0.0),
+    ],
+)
+def test_unknown_options_are_refused(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=option):
+        S3DG(5, **{option: value})
+
+
+def test_dropout_acts_in_training_only() -> None:
+    net = S3DG(5, width=0.25, dropout=0.9)
+    x = video(16, (64, 64)).float()
+    assert not torch.equal(net(x), net(x))
+    net.eval()
+    assert torch.equal(net(x), net(x))
+
+
+def test_training_reaches_every_parameter() -> None:
+    net = randomised().train()
+    net(video(16, (32, 32)), 2).square().sum().backward()
+    without = [n for n, p in net.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert without == []
+
+
+@pytest.mark.parametrize("clips", [1, 2])
+def test_trunk_stays_channels_last(clips: int) -> None:
+    net = S3DG(5, width=0.25).eval()
+    with torch.no_grad():
+        outputs = net.end_points(video(8 * clips, (64, 64)).float(), clips)
+    assert list(outputs) == list(END_POINTS)
+    assert [name for name, x in outputs.items() if not x.permute(0, 2, 3, 1).is_contiguous()] == []
+
+
+@pytest.mark.parametrize(("clips", "training"), [(1, False), (2, True)])
+def test_no_tensor_of_the_exported_graph_has_five_axes(clips: int, training: bool) -> None:
+    module = Recogniser(S3DG(5, width=0.25), clips).train(training)
+    frames = torch.randint(0, 256, (8 * clips, 32, 32, 3), dtype=torch.uint8)
+    graph = torch.export.export(module, (frames,)).graph
+    ranks = {node.meta["val"].dim() for node in graph.nodes if isinstance(node.meta.get("val"), Tensor)}
+    assert max(ranks) == 4
+    # A reshape would be a copy to a quantizer; a view is free.
+    assert not any("reshape" in str(node.target) or "contiguous" in str(node.target) for node in graph.nodes)
+
+
+@pytest.mark.parametrize(
+    ("options", "mean", "std"),
+    [({}, [0.5] * 3, [0.5] * 3), (None, [0.43, 0.39, 0.37], [0.23, 0.22, 0.21])],
+    ids=["default", "mean and std"],
+)
+def test_recogniser_normalises_bytes(options: dict[str, Any] | None, mean: list[float], std: list[float]) -> None:
+    net = S3DG(5, width=0.25).eval()
+    if options is None:
+        options = {
+            "scale": [1 / (255 * s) for s in std],
+            "offset": [-m / s for m, s in zip(mean, std, strict=True)],
+        }
+    frames = torch.randint(0, 256, (16, 32, 32, 3), dtype=torch.uint8)
+    x = (frames / 255 - torch.tensor(mean)) / torch.tensor(std)
+    with torch.no_grad():
+        expected = net(x.permute(0, 3, 1, 2), 2)
+        actual = Recogniser(net, 2, **options)(frames)
+    assert torch.allclose(actual, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_recogniser_adds_nothing_to_the_weights() -> None:
+    net = S3DG(5, width=0.25)
+    assert set(Recogniser(net).state_dict()) == {f"net.{name}" for name in net.state_dict()}
+
+
+def test_recogniser_refuses_constants_of_another_width() -> None:
+    with pytest.raises(ValueError, match="offset has 2 values for 3 channels"):
+        Recogniser(S3DG(5, width=0.25), offset=[0.0, 0.0])

@@ -1,0 +1,175 @@
+"""From a float network to an INT8 graph, by calibration and by training, and what survives on the way."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from d3d_edge.errors import BundleError
+from d3d_edge.quantize import pt2e
+from d3d_edge.quantize.scheme import Observer, Scheme
+from tests import networks
+
+QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
+
+
+def logits(module: nn.Module, clip: Tensor) -> Tensor:
+    with torch.no_grad():
+        return module(clip)
+
+
+def train(graph: torch.fx.GraphModule, steps: int = 2) -> None:
+    optimizer = torch.optim.SGD(graph.parameters(), lr=1e-3)
+    pt2e.set_training(graph, True)
+    torch.manual_seed(0)  # for dropout
+    for step in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(graph(networks.clip(step, clips=2)), torch.tensor([1, 3])).backward()
+        optimizer.step()
+    pt2e.set_training(graph, False)
+
+
+def test_folding_batch_norms_is_exact() -> None:
+    # Small variances: an epsilon other than the network's own would show.
+    torch.testing.assert_close(
+        logits(networks.float_program().module(), networks.clip()),
+        logits(networks.small(), networks.clip()),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    assert not [node for node in networks.float_program().graph.nodes if "batch_norm" in str(node.target)]
+
+
+def test_the_model_itself_is_not_changed() -> None:
+    model = networks.small()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    pt2e.prepare(model, networks.clip(), scheme="symmetric", observer="minmax", qat=True)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("scheme", ["symmetric", "affine"])
+@pytest.mark.parametrize("observer", ["minmax", "moving_average", "histogram"])
+def test_calibration_keeps_the_logits_near(scheme: Scheme, observer: Observer) -> None:
+    program = pt2e.convert(networks.prepared(scheme, observer), networks.clip())
+    float_logits = logits(networks.small(), networks.clip(7))
+    error = (logits(program.module(), networks.clip(7)) - float_logits).abs().max()
+    assert 0 < error < 0.1 * float_logits.abs().max()
+
+
+def test_calibration_under_training_sees_the_float_network() -> None:
+    graph = networks.prepared(qat=True)
+    plain = networks.prepared()
+    one = [float(node.args[1]) for node in pt2e.convert(graph, networks.clip()).graph.nodes if node.target == QUANTIZE]
+    other = [
+        float(node.args[1]) for node in pt2e.convert(plain, networks.clip()).graph.nodes if node.target == QUANTIZE
+    ]
+    assert one == pytest.approx(other)
+
+
+def test_a_converted_graph_computes_what_training_computed() -> None:
+    graph = networks.prepared("symmetric", qat=True, clips=2)
+    train(graph)
+    pt2e.freeze_observers(graph)
+    one = networks.prepared("symmetric", qat=True)
+    pt2e.transfer(graph, one)
+    program = pt2e.convert(one, networks.clip())
+    clips = networks.clip(5, clips=2)
+    trained = logits(graph, clips)
+    step = pt2e.logit_step(program)
+    assert step is not None
+    for place, clip in enumerate(clips.split(networks.FRAMES)):
+        assert (logits(program.module(), clip)[0] - trained[place]).abs().max() <= 1.01 * step
+
+
+def test_training_moves_weights_and_ranges() -> None:
+    graph = networks.prepared(qat=True, clips=2)
+    before = {name: value.clone() for name, value in graph.state_dict().items()}
+    train(graph)
+    changed = {name for name, value in graph.state_dict().items() if not torch.equal(value, before[name])}
+    assert "stem.conv.weight" in changed
+    assert any(name.endswith("activation_post_process.max_val") for name in changed)
+
+
+def test_frozen_observers_keep_their_ranges() -> None:
+    graph = networks.prepared(qat=True, clips=2)
+    pt2e.freeze_observers(graph)
+    before = {name: value.clone() for name, value in graph.state_dict().items() if name.endswith("scale")}
+    train(graph)
+    assert all(torch.equal(graph.state_dict()[name], value) for name, value in before.items())
+
+
+def test_training_resumes_from_a_state_dict() -> None:
+    graph = networks.prepared(qat=True, clips=2)
+    train(graph)
+    pt2e.freeze_observers(graph)
+    file = io.BytesIO()
+    torch.save(graph.state_dict(), file)
+    file.seek(0)
+    again = pt2e.prepare(networks.small(2), networks.clip(clips=2), scheme="symmetric", observer="minmax", qat=True)
+    again.load_state_dict(torch.load(file, weights_only=True))
+    clips = networks.clip(9, clips=2)
+    assert torch.equal(logits(graph, clips), logits(again, clips))
+    train(graph)
+    train(again)
+    assert torch.allclose(logits(graph, clips), logits(again, clips))
+
+
+def test_transfer_refuses_another_network() -> None:
+    with pytest.raises(ValueError, match="do not compute the same"):
+        pt2e.transfer(networks.prepared(qat=True), networks.prepared())
+
+
+def test_running_the_destination_changes_no_range() -> None:
+    one = networks.prepared(qat=True)
+    pt2e.transfer(networks.prepared(qat=True, clips=2), one)
+    before = {name: value.clone() for name, value in one.state_dict().items()}
+    one(torch.full_like(networks.clip(), 255))
+    assert all(torch.equal(value, before[name]) for name, value in one.state_dict().items())
+
+
+def test_dropout_keeps_its_probability_and_works_in_training_only() -> None:
+    graph = pt2e.prepare(networks.small(dropout=0.25), networks.clip(), scheme="symmetric", observer="minmax", qat=True)
+    (dropout,) = graph.graph.find_nodes(op="call_function", target=torch.ops.aten.dropout.default)
+    assert dropout.args[1:] == (0.25, False)
+    pt2e.set_training(graph, True)
+    assert dropout.args[1:] == (0.25, True)
+    assert not torch.equal(logits(graph, networks.clip()), logits(graph, networks.clip()))
+
+
+def test_a_graph_has_no_dropout_no_float_weights_and_no_paths(tmp_path: Path) -> None:
+    program = networks.quantized()
+    assert not [node for node in program.graph.nodes if "dropout" in str(node.target)]
+    assert all(value.dtype == torch.int8 or value.dim() == 1 for value in program.state_dict.values())
+    pt2e.save(program, tmp_path / "graph.pt2")
+    assert b"site-packages" not in (tmp_path / "graph.pt2").read_bytes()
+    assert b"networks.py" not in (tmp_path / "graph.pt2").read_bytes()
+
+
+def test_a_saved_graph_is_the_same_graph(tmp_path: Path) -> None:
+    pt2e.save(networks.quantized(), tmp_path / "graph.pt2")
+    program = pt2e.load(tmp_path / "graph.pt2")
+    clip = networks.clip(4)
+    assert torch.equal(logits(program.module(), clip), logits(networks.quantized().module(), clip))
+    assert pt2e.logit_step(program) == pt2e.logit_step(networks.quantized())
+
+
+@pytest.mark.parametrize("keep", [0, 100, 5000])
+def test_a_damaged_graph_is_refused(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "graph.pt2"
+    pt2e.save(networks.quantized(), path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(BundleError, match="not a readable graph"):
+        pt2e.load(path)
+
+
+def test_logits_lie_on_a_grid_of_the_logit_step() -> None:
+    step = pt2e.logit_step(networks.quantized())
+    assert step is not None
+    levels = logits(networks.quantized().module(), networks.clip()) / step
+    torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-3)
+    assert pt2e.logit_step(networks.float_program()) is None

@@ -1,0 +1,108 @@
+"""Calibration clips come from the training split, the classes taking turns, and the plan's seed decides."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from d3d_edge import resources
+from d3d_edge.calibset import CalibrationPlan, CalibrationSet, draw, load_plan, refuse_overlap
+from d3d_edge.errors import DataError, RecipeError
+from d3d_edge.manifest import Clip, Manifest
+
+
+def plan(count: int = 6, per_class_max: int = 3, seed: int = 0) -> CalibrationPlan:
+    return CalibrationPlan(
+        name="p",
+        description="d",
+        split="train",
+        count=count,
+        per_class_max=per_class_max,
+        seed=seed,
+        observer="minmax",
+    )
+
+
+def manifest(**clips_of: int) -> Manifest:
+    """Training clips of each class, and as many of the test split."""
+    return Manifest(
+        clips=tuple(
+            Clip(path=f"/{split}/{label}/{n}.mp4", label=label, split=split, group=f"{split}{label}{n}")
+            for split in ("train", "test")
+            for label, count in clips_of.items()
+            for n in range(count)
+        )
+    )
+
+
+@pytest.mark.parametrize("name", resources.names("calibration"))
+def test_a_shipped_plan_loads_under_the_name_of_its_file_and_by_path(name: str) -> None:
+    assert load_plan(name).name == name
+    assert load_plan(str(resources.find("calibration", name))) == load_plan(name)
+
+
+def test_a_plan_that_is_not_there_or_wrong_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"no calibration named 'balancd' .*did you mean 'balanced'"):
+        load_plan("balancd")
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(resources.find("calibration", "balanced").read_text().replace("split: train", "split: test"))
+    with pytest.raises(RecipeError, match=r"wrong.yaml:\d+: split: input should be 'train'"):
+        load_plan(str(wrong))
+
+
+@given(
+    sizes=st.dictionaries(st.sampled_from("abcd"), st.integers(1, 9), min_size=1),
+    count=st.integers(1, 30),
+    cap=st.integers(1, 9),
+    seed=st.integers(),
+)
+def test_a_draw_is_balanced_capped_and_from_the_training_split(
+    sizes: dict[str, int], count: int, cap: int, seed: int
+) -> None:
+    drawn = draw(plan(count, cap, seed), manifest(**sizes))
+    assert {clip.split for clip in drawn} == {"train"}
+    assert len({clip.path for clip in drawn}) == len(drawn)
+    assert len(drawn) == min(count, sum(min(size, cap) for size in sizes.values()))
+    per_class = Counter(clip.label for clip in drawn)
+    for label, size in sizes.items():
+        assert per_class[label] <= min(size, cap)
+        if per_class[label] < min(size, cap):
+            assert max(per_class.values()) - per_class[label] <= 1, "the classes take turns"
+
+
+@given(order=st.permutations(range(12)))
+def test_a_draw_does_not_depend_on_the_order_of_the_manifest(order: list[int]) -> None:
+    whole = manifest(a=3, b=3)
+    shuffled = Manifest(clips=tuple(whole.clips[index] for index in order))
+    assert draw(plan(), shuffled) == draw(plan(), whole)
+
+
+def test_the_seed_decides() -> None:
+    whole = manifest(a=9, b=9)
+    assert draw(plan(), whole) == draw(plan(), whole)
+    assert len({draw(plan(seed=seed), whole) for seed in range(8)}) > 1
+
+
+def test_an_empty_training_split_is_refused() -> None:
+    with pytest.raises(DataError, match="the training split is empty"):
+        draw(plan(), Manifest(clips=(Clip(path="/a", label="a", split="test", group="a"),)))
+
+
+def test_no_video_both_calibrates_and_evaluates() -> None:
+    refuse_overlap(["aa", "bb"], ["cc"])
+    with pytest.raises(DataError, match=r"1 calibration clip\(s\) are also in the evaluation split, e.g. sha256 bb"):
+        refuse_overlap(["aa", "bb"], ["bb", "cc"])
+
+
+def test_the_hash_of_a_set_names_plan_preprocessing_and_clips_in_order() -> None:
+    base = CalibrationSet(plan=plan(), clip_hash="c", clips=("aa", "bb"))
+    others = [
+        base.model_copy(update={"plan": plan(seed=1)}),
+        base.model_copy(update={"clip_hash": "d"}),
+        base.model_copy(update={"clips": ("bb", "aa")}),
+    ]
+    assert len({each.hash() for each in [base, *others]}) == 4

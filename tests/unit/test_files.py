@@ -1,0 +1,186 @@
+"""A file is written whole or not at all, and what was there before stays until then."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from d3d_edge import files
+from d3d_edge.errors import StorageError
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text('aé ☃\\"'),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abé", max_size=3), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def disk_full(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def half_written(path: Path, error: type[BaseException]) -> None:
+    path.write_text("half")
+    raise error
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_an_atomic_file_appears_at_the_end_of_its_block(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "a.txt"
+    with files.atomic_file(path) as partial:
+        partial.write_text("new")
+        assert not path.exists()
+        assert partial.parent == path.parent
+    assert path.read_text() == "new"
+    assert names_in(path.parent) == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_atomic_file_is_unchanged_by_an_error_in_its_block(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(error), files.atomic_file(path) as partial:
+        half_written(partial, error)
+    assert path.read_text() == "old"
+    assert names_in(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    monkeypatch.setattr(os, call, disk_full)
+    with pytest.raises(StorageError, match="free some space") as caught:
+        files.write_text(path, "new")
+    assert caught.value.exit_code == 9
+    assert path.read_text() == "old"
+    assert names_in(tmp_path) == ["a.txt"]
+
+
+def test_a_disk_that_fills_while_writing_is_a_storage_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="free some space"), files.atomic_file(tmp_path / "a.txt"):
+        disk_full()
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("atomic", [files.atomic_file, files.atomic_folder])
+def test_a_parent_that_is_a_file_is_a_storage_error(tmp_path: Path, atomic: Callable[[Path], Any]) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write"), atomic(tmp_path / "file" / "below"):
+        pass
+
+
+def test_an_atomic_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    for text in ("old", "new"):
+        with files.atomic_folder(path) as partial:
+            (partial / f"{text}.txt").write_text(text)
+    assert names_in(path) == ["new.txt"]
+    assert names_in(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_atomic_folder_is_unchanged_by_an_error_in_its_block(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old.txt").write_text("old")
+    with pytest.raises(error), files.atomic_folder(path) as partial:
+        half_written(partial / "new.txt", error)
+    assert names_in(path) == ["old.txt"]
+    assert names_in(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("failing", [0, 1], ids=["moving the old folder away", "moving the new one in"])
+def test_a_failed_replacement_brings_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old.txt").write_text("old")
+    calls: list[object] = []
+    replace = os.replace
+
+    def fail_once(source: Path, to: Path) -> None:
+        calls.append(source)
+        if len(calls) - 1 == failing:
+            disk_full()
+        replace(source, to)
+
+    monkeypatch.setattr(os, "replace", fail_once)
+    with pytest.raises(StorageError), files.atomic_folder(path) as partial:
+        (partial / "new.txt").write_text("new")
+    assert names_in(path) == ["old.txt"]
+    assert names_in(tmp_path) == ["folder"]
+
+
+def test_what_a_killed_process_left_is_no_obstacle(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    leftover = tmp_path / f".folder.{os.getpid()}.partial"
+    leftover.mkdir()
+    (leftover / "stale.txt").write_text("stale")
+    with files.atomic_folder(path) as partial:
+        (partial / "new.txt").write_text("new")
+    assert names_in(path) == ["new.txt"]
+    assert names_in(tmp_path) == ["folder"]
+
+
+@given(value=JSON)
+def test_json_reads_back_equal(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
+    path = tmp_path_factory.mktemp("json") / "value.json"
+    files.write_json(path, value)
+    assert json.loads(path.read_text(encoding="utf-8")) == value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_json_refuses_what_json_has_not(tmp_path: Path, value: float) -> None:
+    path = tmp_path / "value.json"
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(path, {"top1": value})
+    assert not path.exists()
+
+
+def test_files_and_sizes_below_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    (tmp_path / "b" / "c" / "two").write_bytes(b"22")
+    (tmp_path / "a").write_bytes(b"333")
+    assert files.files_below(tmp_path) == [tmp_path / "a", tmp_path / "b" / "c" / "two"]
+    assert files.size_of(tmp_path) == 5
+    assert files.size_of(tmp_path / "a") == 3
+
+
+def test_the_hash_of_a_file_is_sha256_of_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"bytes" * 100_000)
+    assert files.sha256_of_file(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@given(value=st.dictionaries(st.text(max_size=4), st.integers(), max_size=6), seed=st.randoms())
+def test_the_hash_of_a_value_does_not_depend_on_the_order_of_keys(value: dict[str, int], seed: Any) -> None:
+    items = list(value.items())
+    seed.shuffle(items)
+    assert files.sha256_of_value(dict(items)) == files.sha256_of_value(value)
+
+
+@given(one=JSON, other=JSON)
+def test_different_values_have_different_hashes(one: Any, other: Any) -> None:
+    same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    assert (files.sha256_of_value(one) == files.sha256_of_value(other)) is same
+
+
+def test_the_hash_of_a_value_never_changes() -> None:
+    """Written into bundles: another canonical form needs another bundle format version."""
+    known = "d764fee2563da33e3d57334755404e635da33c995824b0adfabc4b6e1af4f608"
+    assert hashlib.sha256('{"a":"é","b":[1,2.5,null]}'.encode()).hexdigest() == known
+    assert files.sha256_of_value({"b": [1, 2.5, None], "a": "é"}) == known

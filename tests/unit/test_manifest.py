@@ -1,0 +1,251 @@
+"""Clips come from a folder per class or a CSV; splits keep groups whole and classes balanced."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from d3d_edge.errors import DataError
+from d3d_edge.manifest import Clip, Manifest, Split, load, with_split, write
+
+NAMES = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="/"), min_size=1, max_size=8).filter(
+    lambda name: name not in (".", "..")
+)
+
+
+@st.composite
+def manifests(draw: st.DrawFn, *, with_splits: bool) -> Manifest:
+    """Any manifest that `load` could give: two or more classes, paths all different, groups in one split."""
+    labels = draw(st.lists(NAMES, min_size=2, max_size=4, unique=True))
+    groups = draw(st.lists(NAMES, min_size=2, max_size=12, unique=True))
+    split_of = {group: draw(st.sampled_from(["train", "val", "test"])) if with_splits else "" for group in groups}
+    clips = []
+    for index in range(draw(st.integers(len(labels), 24))):
+        group = draw(st.sampled_from(groups))
+        path = f"/data/{draw(NAMES)}/{index} {draw(NAMES)}.mp4"
+        clips.append(Clip(path=path, label=labels[index % len(labels)], split=split_of[group], group=group))  # type: ignore[arg-type]
+    return Manifest(clips=tuple(clips))
+
+
+def videos(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    return root
+
+
+def table(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "list.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+class TestFolders:
+    def test_each_folder_is_a_class_and_each_video_below_it_a_clip(self, tmp_path: Path) -> None:
+        videos(tmp_path, "wave/b.mp4", "wave/a.MOV", "wave/deep/c.avi", "clap/a.mp4", "wave/notes.txt", "readme.txt")
+        loaded = load(tmp_path)
+        assert loaded.labels == ("clap", "wave")
+        assert [(Path(clip.path).relative_to(tmp_path).as_posix(), clip.label) for clip in loaded.clips] == [
+            ("clap/a.mp4", "clap"),
+            ("wave/a.MOV", "wave"),
+            ("wave/b.mp4", "wave"),
+            ("wave/deep/c.avi", "wave"),
+        ]
+        assert {clip.split for clip in loaded.clips} == {""}
+        assert len({clip.group for clip in loaded.clips}) == 4, "without more knowledge each clip is its own group"
+
+    def test_hidden_files_and_folders_are_left_out(self, tmp_path: Path) -> None:
+        videos(tmp_path, "a/1.mp4", "a/._1.mp4", "b/1.mp4", ".cache/1.mp4")
+        (tmp_path / "b" / "folder.mp4").mkdir()
+        assert len(load(tmp_path).clips) == 2
+
+    def test_paths_are_absolute(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        videos(tmp_path, "data/a/1.mp4", "data/b/1.mp4")
+        monkeypatch.chdir(tmp_path)
+        assert load(Path("data")) == load(tmp_path / "data")
+
+    def test_a_folder_with_a_manifest_is_read_by_it(self, tmp_path: Path) -> None:
+        videos(tmp_path, "a/1.mp4", "b/1.mp4")
+        (tmp_path / "manifest.csv").write_text("path,label\na/1.mp4,x\nb/1.mp4,y\n")
+        assert load(tmp_path).labels == ("x", "y")
+
+    def test_a_moved_folder_is_the_same_data_with_the_same_split(self, tmp_path: Path) -> None:
+        names = [f"{label}/{n}.mp4" for label in "ab" for n in range(9)]
+        first, second = (
+            with_split(load(videos(tmp_path / place, *names)), val_share=0.2, test_share=0.2, seed=1)
+            for place in ("here", "there/else")
+        )
+        assert first.data_hash() == second.data_hash()
+        assert first != second
+
+    @pytest.mark.parametrize(
+        ("names", "message"),
+        [
+            ([], "holds no class folders"),
+            (["clip.mp4"], "holds no class folders"),
+            (["a/1.mp4"], "one class only: a"),
+            (["a/1.mp4", "b/notes.txt"], "class folder .*b holds no video"),
+            (["a/1.mp4", "b/line\nbreak.mp4"], "cannot be written to a CSV"),
+            (["a/1.mp4", "b/not\udce9utf8.mp4"], "cannot be written to a CSV"),
+        ],
+    )
+    def test_a_folder_that_cannot_be_used_is_refused(self, tmp_path: Path, names: list[str], message: str) -> None:
+        with pytest.raises(DataError, match=message):
+            load(videos(tmp_path, *names))
+
+    def test_one_video_under_two_names_is_refused(self, tmp_path: Path) -> None:
+        videos(tmp_path, "a/1.mp4", "b/2.mp4")
+        (tmp_path / "b" / "1.mp4").symlink_to(tmp_path / "a" / "1.mp4")
+        with pytest.raises(DataError, match=r"links to .*1\.mp4 2 times"):
+            load(tmp_path)
+
+
+class TestTable:
+    def test_columns_may_come_in_any_order_and_with_blanks(self, tmp_path: Path) -> None:
+        path = table(tmp_path, "label, path ,group,split\n wave ,a.mp4, p1 ,train\nclap,/b.mp4,,test\n")
+        assert load(path).clips == (
+            Clip(path=str(tmp_path / "a.mp4"), label="wave", split="train", group="p1"),
+            Clip(path="/b.mp4", label="clap", split="test", group="/b.mp4"),
+        )
+
+    def test_a_byte_order_mark_and_empty_lines_do_no_harm(self, tmp_path: Path) -> None:
+        path = tmp_path / "list.csv"
+        path.write_bytes(b"\xef\xbb\xbfpath,label\r\n\r\na.mp4,x\r\nb.mp4,y\r\n\r\n")
+        assert load(path).labels == ("x", "y")
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("", r"list.csv:1: the columns are .*expected path,label,split\[,group\]"),
+            ("path,class\na.mp4,x\n", "the columns are path,class"),
+            ("path,label,speed\na.mp4,x,1\n", "the columns are path,label,speed"),
+            ("path,label,label\na.mp4,x,y\n", "the columns are path,label,label"),
+            ("path,label\n", "one class only: none"),
+            ("path,label\na.mp4,x\n", "one class only: x"),
+            ("path,label\na.mp4,x\nb.mp4\n", "list.csv:3: the row does not have the header's number of columns"),
+            ("path,label\na.mp4,x,y\n", "list.csv:2: the row does not have"),
+            ("path,label\n,x\n", "list.csv:2: path and label must not be empty"),
+            ("path,label\na.mp4, \n", "list.csv:2: path and label must not be empty"),
+            ("path,label,split\na.mp4,x,dev\n", "list.csv:2: split 'dev' is not known"),
+            ("path,label\na.mp4,x\nb.mp4,y\n./a.mp4,y\n", "list.csv:4: .*a.mp4 stands in line 2 already"),
+            ("path,label,split\na.mp4,x,train\nb.mp4,y,\n", "1 of 2 rows have no split"),
+            (
+                "path,label,split,group\na.mp4,x,train,p\nb.mp4,y,test,p\n",
+                "group p is in train and in test .*results mean nothing",
+            ),
+            ('path,label\n"a.mp4,x\nb.mp4,y\n', "is not a CSV file: .*is a quote left open"),
+            ("path,label\n" + "a" * 200_000 + ",x\n", "is not a CSV file"),
+        ],
+    )
+    def test_a_wrong_row_is_refused_with_its_line(self, tmp_path: Path, text: str, message: str) -> None:
+        with pytest.raises(DataError, match=message):
+            load(table(tmp_path, text))
+
+    def test_a_table_that_is_not_text_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "list.csv").write_bytes(b"path,label\n\xff\xfe,x\n")
+        with pytest.raises(DataError, match="cannot read"):
+            load(tmp_path / "list.csv")
+
+    @given(manifest=manifests(with_splits=True) | manifests(with_splits=False))
+    def test_what_is_written_reads_back_equal(
+        self, tmp_path_factory: pytest.TempPathFactory, manifest: Manifest
+    ) -> None:
+        path = tmp_path_factory.mktemp("manifest") / "list.csv"
+        write(manifest, path)
+        assert load(path) == manifest
+        assert load(path).data_hash() == manifest.data_hash()
+
+
+@pytest.mark.parametrize(("name", "message"), [("none", "there is no"), ("file.txt", "neither a folder nor a .csv")])
+def test_data_that_is_neither_folder_nor_table_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "file.txt").write_text("")
+    with pytest.raises(DataError, match=message):
+        load(tmp_path / name)
+
+
+class TestSplit:
+    def numbered(self, classes: int, groups: int, clips_of_group: int = 1) -> Manifest:
+        return Manifest(
+            clips=tuple(
+                Clip(path=f"/{label}/{group}/{n}.mp4", label=f"class {label}", split="", group=f"{label}-{group}")
+                for label in range(classes)
+                for group in range(groups)
+                for n in range(clips_of_group)
+            )
+        )
+
+    @given(
+        classes=st.integers(2, 4),
+        groups=st.integers(2, 12),
+        size=st.integers(1, 3),
+        val_share=st.floats(0, 0.49),
+        test_share=st.floats(0.01, 0.49),
+        seed=st.integers(),
+    )
+    def test_groups_stay_whole_and_every_class_is_trained_and_tested(
+        self, classes: int, groups: int, size: int, val_share: float, test_share: float, seed: int
+    ) -> None:
+        manifest = self.numbered(classes, groups, size)
+        drawn = with_split(manifest, val_share=val_share, test_share=test_share, seed=seed)
+        assert [clip.model_copy(update={"split": ""}) for clip in drawn.clips] == list(manifest.clips)
+        splits_of_group = {(clip.group, clip.split) for clip in drawn.clips}
+        assert len(splits_of_group) == classes * groups, "a group is in one split only"
+        for label in drawn.labels:
+            per_split = Counter(clip.split for clip in drawn.clips if clip.label == label)
+            assert per_split["train"] >= size
+            assert per_split["test"] >= size
+            assert abs(per_split["test"] / size - test_share * groups) <= 1, "stratified: each class has its share"
+
+    @given(manifest=manifests(with_splits=False), seed=st.integers())
+    def test_a_drawn_split_depends_on_the_seed_and_not_on_the_order(self, manifest: Manifest, seed: int) -> None:
+        def split_of(clips: tuple[Clip, ...]) -> dict[str, str]:
+            drawn = with_split(Manifest(clips=clips), val_share=0.2, test_share=0.3, seed=seed)
+            return {clip.path: clip.split for clip in drawn.clips}
+
+        try:
+            expected = split_of(manifest.clips)
+        except DataError:  # too few groups: another test's matter
+            return
+        assert split_of(manifest.clips) == expected
+        labels_of_group = {(clip.group, clip.label) for clip in manifest.clips}
+        if len(labels_of_group) == len({clip.group for clip in manifest.clips}):
+            assert split_of(manifest.clips[::-1]) == expected
+
+    def test_another_seed_draws_another_split(self) -> None:
+        manifest = self.numbered(2, 12)
+        drawn = {with_split(manifest, val_share=0.2, test_share=0.2, seed=seed).data_hash() for seed in range(6)}
+        assert len(drawn) > 1
+
+    def test_a_given_split_is_kept(self) -> None:
+        splits: tuple[Split, ...] = ("train", "test")
+        given_split = Manifest(
+            clips=tuple(
+                Clip(path=f"/{label}{split}", label=label, split=split, group=f"{label}{split}")
+                for label in "ab"
+                for split in splits
+            )
+        )
+        assert with_split(given_split, val_share=0.4, test_share=0.4, seed=3) == given_split
+
+    @pytest.mark.parametrize(
+        ("rows", "message"),
+        [
+            ([("a", "train"), ("b", "train")], "has no test clips"),
+            ([("a", "test"), ("b", "val")], "has no train clips"),
+            ([("a", "train"), ("b", "test")], "no training clip for the class b"),
+            ([("a", ""), ("b", "")], "has no test clips"),
+        ],
+    )
+    def test_a_split_that_proves_nothing_is_refused(self, rows: list[tuple[str, Split]], message: str) -> None:
+        clips = tuple(Clip(path=f"/{label}", label=label, split=split, group=label) for label, split in rows)
+        with pytest.raises(DataError, match=message):
+            with_split(Manifest(clips=clips), val_share=0.2, test_share=0.2, seed=0)
+
+
+def test_clips_that_cannot_be_read_are_taken_out() -> None:
+    clips = tuple(Clip(path=f"/{n}", label="a", split="train", group=str(n)) for n in range(3))
+    assert Manifest(clips=clips).without(["/1", "/none"]).clips == (clips[0], clips[2])

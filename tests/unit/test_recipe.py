@@ -1,0 +1,151 @@
+"""A recipe is one YAML file, at most one more that it extends, and settings from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from d3d_edge import recipe, resources
+from d3d_edge.errors import RecipeError
+from d3d_edge.recipe import Recipe
+
+
+@pytest.fixture
+def path(tmp_path: Path, recipe_data: dict[str, Any]) -> Path:
+    """A file with the least recipe."""
+    return write(tmp_path / "least.yaml", recipe_data)
+
+
+def write(path: Path, data: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(data), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", resources.names("recipes"))
+class TestShipped:
+    def test_it_loads_under_the_name_of_its_file(self, name: str) -> None:
+        assert recipe.load(name).name == name
+
+    def test_the_resolved_recipe_reads_back_equal(self, name: str, tmp_path: Path) -> None:
+        loaded = recipe.load(name)
+        resolved = tmp_path / "recipe.yaml"
+        resolved.write_text(loaded.yaml(), encoding="utf-8")
+        assert recipe.load(str(resolved)) == loaded
+
+    def test_its_header_says_purpose_needs_and_command(self, name: str) -> None:
+        header = "".join(
+            line for line in resources.find("recipes", name).read_text().splitlines() if line.startswith("#")
+        )
+        for word in ("Purpose:", "Needs:", "d3d-edge "):
+            assert word in header
+
+
+def test_the_least_recipe_loads_and_reads_back_equal(path: Path, tmp_path: Path) -> None:
+    loaded = recipe.load(str(path))
+    assert loaded.name == "least"
+    assert loaded.export.targets == ("android", "ios", "jetson")
+    again = tmp_path / "again.yaml"
+    again.write_text(loaded.yaml(), encoding="utf-8")
+    assert recipe.load(str(again)) == loaded
+
+
+def test_settings_are_applied_and_checked(path: Path) -> None:
+    settings = ["student.network.width=0.5", "quantize.qat={train: {epochs: 1, batch_size: 2, learning_rate: 1e-4}}"]
+    loaded = recipe.load(str(path), settings)
+    assert loaded.student.network.width == 0.5
+    assert loaded.quantize.qat is not None
+    assert loaded.quantize.qat.train.learning_rate == 1e-4
+    with pytest.raises(RecipeError, match=r"unknown key 'student.network.widht'; did you mean 'width'\?"):
+        recipe.load(str(path), ["student.network.widht=0.5"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("student.network.width=0", "student.network.width: input should be greater than 0"),
+        ("split.test_share=0", "split.test_share"),
+        ("teacher.train.learning_rate=.inf", "finite"),
+        ("quantize.scheme=int4", "'symmetric' or 'affine'"),
+        ("seed.x=1", "seed"),
+        ("export.golden_clips=0", "golden_clips"),
+        ("gates.agreement_min=1.1", "agreement_min"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused(path: Path, setting: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        recipe.load(str(path), [setting])
+
+
+def test_a_recipe_extends_one_beside_it(path: Path) -> None:
+    over = write(path.parent / "over.yaml", {"extends": "least", "name": "over", "student": {"network": {"width": 1}}})
+    loaded, base = recipe.load(str(over)), recipe.load(str(path))
+    assert loaded.name == "over"
+    assert loaded.student.network.width == 1.0
+    assert loaded.student.train == base.student.train
+
+
+def test_only_one_level_of_extends(path: Path) -> None:
+    write(path.parent / "over.yaml", {"extends": "least", "name": "over"})
+    top = write(path.parent / "top.yaml", {"extends": "over", "name": "top"})
+    with pytest.raises(RecipeError, match=r"top.yaml extends over, which itself extends .* only one level"):
+        recipe.load(str(top))
+
+
+def test_a_recipe_that_extends_nothing_known_is_refused(path: Path) -> None:
+    over = write(path.parent / "over.yaml", {"extends": "lesat"})
+    with pytest.raises(RecipeError, match="no recipe named 'lesat'"):
+        recipe.load(str(over))
+
+
+def test_a_mistake_is_told_with_file_and_line(path: Path) -> None:
+    path.write_text(path.read_text() + "typo: 1\n")
+    line = len(path.read_text().splitlines())
+    with pytest.raises(RecipeError, match=rf"least.yaml:{line}: unknown key 'typo'"):
+        recipe.load(str(path))
+
+
+@pytest.mark.parametrize("name", ["none.yaml", "folder/none", "none.yml"])
+def test_a_path_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(RecipeError, match="there is no recipe file"):
+        recipe.load(name)
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(RecipeError, match="no recipe named 'nothing-like-it'") as caught:
+        recipe.load("nothing-like-it")
+    for name in resources.names("recipes"):
+        assert name in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("export.targets=[androdi]", "no target named 'androdi' .*did you mean 'android'"),
+        ("quantize.calibration=balansed", "no calibration named 'balansed' .*did you mean 'balanced'"),
+    ],
+)
+def test_names_are_checked_before_hours_of_training(path: Path, setting: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        recipe.load(str(path), [setting])
+
+
+def test_a_target_and_a_plan_may_be_paths(path: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "own.yaml"
+    plan.write_text(resources.find("calibration", "balanced").read_text())
+    settings = [f"export.targets=[{resources.find('targets', 'host').parent}]", f"quantize.calibration={plan}"]
+    assert recipe.load(str(path), settings).quantize.calibration == str(plan)
+
+
+def test_a_student_that_starts_from_its_teacher_is_the_same_network(path: Path) -> None:
+    start = "student.initialise=teacher"
+    assert recipe.load(str(path), [start, "student.network.dropout=0.5"]).student.initialise == "teacher"
+    with pytest.raises(RecipeError, match=r"student\.network and teacher.network differ"):
+        recipe.load(str(path), [start, "student.network.width=0.5"])
+
+
+def test_a_recipe_is_a_value(recipe_data: dict[str, Any]) -> None:
+    assert Recipe(**recipe_data) == Recipe(**recipe_data)
+    assert Recipe(**recipe_data).hash() == Recipe(**recipe_data).hash()

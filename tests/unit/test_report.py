@@ -1,0 +1,83 @@
+"""A report is a value on disk; what was not measured is null, never a number."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from d3d_edge.errors import DataError
+from d3d_edge.report import Environment, Gate, Latency, Report, Row, SkippedClip
+from d3d_edge.runner import Where
+
+
+def report() -> Report:
+    latency = Latency(
+        runs=20, threads=2, latency_ms_p50=4.0, latency_ms_p90=5.0, latency_ms_mean=4.2, latency_ms_min=3.9
+    )
+    return Report(
+        title="least",
+        classes=2,
+        split="test",
+        chance=0.5,
+        environment=Environment(
+            machine="x86_64",
+            processor="a processor",
+            cpus=2,
+            system="Linux",
+            python="3.11.7",
+            tools={"torch": "2.13.0"},
+            started="2026-01-02T03:04:05Z",
+        ),
+        rows=(
+            Row(name="student", role="float", precision="float32", where=Where.HOST_TORCH, clips=10, top1=0.9),
+            Row(name="android", role="bundle", precision="int8", where=Where.HOST_RUNTIME, latency=latency),
+            Row(name="ios", role="bundle", precision="int8", where=Where.NOT_RUN, note="no Mac here"),
+        ),
+        gates=(
+            Gate(name="agreement_min", row="android", bound=0.9, value=0.95, verdict="pass"),
+            Gate(name="size_bytes_max", row="android", bound=10, value=11, verdict="fail"),
+            Gate(name="agreement_min", row="ios", bound=0.9, value=None, verdict="not measured"),
+        ),
+        skipped=(SkippedClip(path="/a.mp4", reason="no frames"),),
+    )
+
+
+def test_a_report_reads_back_equal(tmp_path: Path) -> None:
+    report().write(tmp_path / "deep" / "report.json")
+    assert Report.read(tmp_path / "deep" / "report.json") == report()
+
+
+def test_every_row_says_where_it_was_measured() -> None:
+    with pytest.raises(ValidationError, match="where"):
+        Row(name="student", role="float", precision="float32")  # type: ignore[call-arg]
+
+
+def test_what_was_not_measured_is_null(tmp_path: Path) -> None:
+    report().write(tmp_path / "report.json")
+    row = json.loads((tmp_path / "report.json").read_text())["rows"][2]
+    assert row["where"] == "not run"
+    assert {row[name] for name in ("top1", "top5", "agreement", "size_bytes", "latency")} == {None}
+
+
+def test_only_failed_gates_are_failed() -> None:
+    assert [gate.name for gate in report().failed_gates] == ["size_bytes_max"]
+
+
+def test_a_figure_is_a_finite_number() -> None:
+    with pytest.raises(ValidationError, match="finite"):
+        Row(name="a", role="float", precision="int8", where=Where.DEVICE, logit_difference_max=float("nan"))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": "other", "format_version": 1}'])
+def test_what_is_not_a_report_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "report.json").write_text(content)
+    with pytest.raises(DataError, match=r"report.json is not a readable report"):
+        Report.read(tmp_path / "report.json")
+
+
+def test_a_report_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not a readable report"):
+        Report.read(tmp_path / "report.json")

@@ -1,0 +1,88 @@
+"""A run folder is begun once, gone on with by the same recipe and data, and never taken over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from d3d_edge import recipe
+from d3d_edge.errors import DataError, RecipeError
+from d3d_edge.manifest import Clip, Manifest
+from d3d_edge.report import SkippedClip
+from d3d_edge.runs import Run, fingerprint
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Manifest:
+    places = (("a", "train"), ("b", "train"), ("a", "test"), ("b", "test"))
+    return Manifest(
+        clips=tuple(
+            Clip.model_validate({"path": str(tmp_path / f"{i}.mp4"), "label": label, "split": split, "group": str(i)})
+            for i, (label, split) in enumerate(places)
+        )
+    )
+
+
+RECIPE = recipe.load("demo")
+
+
+def test_a_begun_run_reads_back_equal(tmp_path: Path, data: Manifest) -> None:
+    Run.start(tmp_path / "run", RECIPE, data)
+    opened = Run.open(tmp_path / "run")
+    assert opened.recipe == RECIPE
+    assert opened.data == data
+
+
+def test_the_same_recipe_and_data_go_on(tmp_path: Path, data: Manifest) -> None:
+    Run.start(tmp_path / "run", RECIPE, data).finish("teacher", "mark", top1=0.5)
+    assert Run.start(tmp_path / "run", RECIPE, data).results("teacher", "mark") == {"fingerprint": "mark", "top1": 0.5}
+
+
+def test_another_recipe_or_other_data_are_refused(tmp_path: Path, data: Manifest) -> None:
+    Run.start(tmp_path / "run", RECIPE, data)
+    with pytest.raises(RecipeError, match="another recipe"):
+        Run.start(tmp_path / "run", recipe.load("demo", ["seed=1"]), data)
+    with pytest.raises(RecipeError, match="other data"):
+        Run.start(tmp_path / "run", RECIPE, data.without([data.clips[0].path]))
+
+
+def test_a_folder_that_is_something_else_is_refused(tmp_path: Path, data: Manifest) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(DataError, match="not a run"):
+        Run.start(tmp_path, RECIPE, data)
+    with pytest.raises(DataError, match="not a run"):
+        Run.open(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_what_a_killed_start_leaves_is_gone_on_with(tmp_path: Path, data: Manifest) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "data.csv").write_text("path,label\n")
+    (folder / ".recipe.yaml.123.partial").write_text("na")
+    assert Run.start(folder, RECIPE, data).data == data
+
+
+def test_a_stage_made_from_something_else_is_not_finished(tmp_path: Path, data: Manifest) -> None:
+    run = Run.start(tmp_path / "run", RECIPE, data)
+    assert run.results("student") is None
+    with pytest.raises(DataError, match="do this first"):
+        run.need("student", "do this first")
+    run.finish("student", "mark")
+    assert run.results("student", "mark") is not None
+    assert run.results("student", "another mark") is None
+    assert run.need("student", "do this first") == {"fingerprint": "mark"}
+
+
+def test_skipped_clips_are_kept(tmp_path: Path, data: Manifest) -> None:
+    run = Run.start(tmp_path / "run", RECIPE, data)
+    assert run.skipped() == ()
+    skipped = (SkippedClip(path="x.mp4", reason="damaged"),)
+    run.record_skipped(skipped)
+    assert run.skipped() == skipped
+
+
+def test_a_fingerprint_changes_with_every_part() -> None:
+    assert fingerprint("a", 1) == fingerprint("a", 1)
+    assert len({fingerprint("a", 1), fingerprint("a", 2), fingerprint("b", 1), fingerprint("a")}) == 4

@@ -1,0 +1,173 @@
+"""YAML in, a frozen value out; every mistake at once, each with its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field, ValidationError
+
+from d3d_edge.errors import RecipeError
+from d3d_edge.schema import Schema, assign, build, merge, read_yaml
+
+TREES = st.recursive(
+    st.integers() | st.text("xyz", max_size=2) | st.lists(st.integers(), max_size=2),
+    lambda inner: st.dictionaries(st.sampled_from("abcd"), inner, max_size=3),
+    max_leaves=10,
+)
+MAPPINGS = st.dictionaries(st.sampled_from("abcd"), TREES, max_size=4)
+
+
+class Inner(Schema):
+    width: float = Field(gt=0)
+    depth: int = 1
+
+
+class Outer(Schema):
+    name: str
+    inner: Inner
+    maybe: Inner | None = None
+
+
+def yaml_file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "file.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def built(tmp_path: Path, text: str) -> Outer:
+    path = yaml_file(tmp_path, text)
+    data, lines = read_yaml(path)
+    return build(Outer, data, path.name, lines)
+
+
+def test_a_schema_is_frozen_and_closed() -> None:
+    value = Inner(width=1)
+    with pytest.raises(ValidationError, match="frozen"):
+        value.width = 2  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        Inner(width=1, height=2)  # type: ignore[call-arg]
+
+
+def test_the_hash_is_that_of_the_values_given_or_not() -> None:
+    assert Inner(width=1).hash() == Inner(width=1.0, depth=1).hash()
+    assert Inner(width=1).hash() != Inner(width=1, depth=2).hash()
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
+def test_numbers_are_finite(tmp_path: Path, value: str) -> None:
+    with pytest.raises(RecipeError, match=r"file.yaml:2: inner.width: "):
+        built(tmp_path, f"name: a\ninner: {{width: {value}}}\n")
+
+
+def test_a_good_file_reads_with_the_lines_of_its_keys(tmp_path: Path) -> None:
+    data, lines = read_yaml(yaml_file(tmp_path, "# comment\nname: a\ninner:\n  width: 1\nlist:\n- x\n- {deep: 1}\n"))
+    assert data == {"name": "a", "inner": {"width": 1}, "list": ["x", {"deep": 1}]}
+    assert lines == {
+        ("name",): 2,
+        ("inner",): 3,
+        ("inner", "width"): 4,
+        ("list",): 5,
+        ("list", 0): 6,
+        ("list", 1): 7,
+        ("list", 1, "deep"): 7,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "does not hold a mapping"),
+        ("- a\n", "does not hold a mapping"),
+        ("a: [1\n", "is not YAML"),
+        ("a: 1\nb:\n  c: 1\n  c: 2\n", r"file.yaml:4: b.c is given twice"),
+        ("a: !!python/name:os.system x\n", "is not YAML"),
+        ("[a]: 1\n", "is not YAML"),
+    ],
+)
+def test_a_bad_file_is_a_recipe_error(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        read_yaml(yaml_file(tmp_path, text))
+
+
+def test_an_unreadable_file_is_a_recipe_error(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="cannot read"):
+        read_yaml(tmp_path / "none.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"name: \xe9\n")
+    with pytest.raises(RecipeError, match="cannot read"):
+        read_yaml(tmp_path / "latin.yaml")
+
+
+def test_all_mistakes_are_told_at_once_each_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        built(tmp_path, "nam: a\ninner:\n  widht: 1\n  depth: many\nmaybe:\n  width: -1\n")
+    assert sorted(caught.value.message.split("; ")) == [
+        "did you mean 'name'? known: inner, maybe, name",
+        "did you mean 'width'? known: depth, width",
+        "file.yaml: 'inner.width' is missing",
+        "file.yaml: 'name' is missing",
+        "file.yaml:1: unknown key 'nam'",
+        "file.yaml:3: unknown key 'inner.widht'",
+        "file.yaml:4: inner.depth: input should be a valid integer, unable to parse string as an integer",
+        "file.yaml:6: maybe.width: input should be greater than 0",
+    ]
+
+
+@pytest.mark.parametrize("text", ["1: a\n", "true: a\n", "null: a\n", "name: a\ninner: {1: 2}\n"])
+def test_a_key_that_is_not_text_is_a_recipe_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(RecipeError, match=r"file\.yaml"):
+        built(tmp_path, text)
+
+
+def test_merging_goes_key_by_key_and_replaces_all_else() -> None:
+    base = {"a": {"x": 1, "y": [1, 2]}, "b": 1}
+    over = {"a": {"y": [3]}, "b": {"z": None}}
+    assert merge(base, over) == {"a": {"x": 1, "y": [3]}, "b": {"z": None}}
+    assert base == {"a": {"x": 1, "y": [1, 2]}, "b": 1}, "the base is not touched"
+
+
+@given(data=MAPPINGS)
+def test_merging_with_nothing_or_with_itself_changes_nothing(data: dict[str, Any]) -> None:
+    assert merge(data, {}) == merge({}, data) == merge(data, data) == data
+
+
+@given(one=MAPPINGS, two=MAPPINGS, three=MAPPINGS)
+def test_merging_a_second_time_changes_nothing(one: Any, two: Any, three: Any) -> None:
+    merged = merge(one, two)
+    assert merge(merged, two) == merged
+    assert set(merge(merged, three)) == set(one) | set(two) | set(three)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("a.b=1", {"a": {"b": 1, "c": 2}}),
+        ("a.b=1.5", {"a": {"b": 1.5, "c": 2}}),
+        ("a.b=text", {"a": {"b": "text", "c": 2}}),
+        ("a.b=x=y", {"a": {"b": "x=y", "c": 2}}),
+        ("a.b=[1, 2]", {"a": {"b": [1, 2], "c": 2}}),
+        ("a.b={d: 1}", {"a": {"b": {"d": 1}, "c": 2}}),
+        ("a.b=null", {"a": {"b": None, "c": 2}}),
+        ("a.b=", {"a": {"b": None, "c": 2}}),
+        (" a.b =1", {"a": {"b": 1, "c": 2}}),
+        ("new.er=1", {"a": {"b": 0, "c": 2}, "new": {"er": 1}}),
+        ("a=1", {"a": 1}),
+    ],
+)
+def test_a_setting_replaces_one_value(setting: str, value: dict[str, Any]) -> None:
+    data = {"a": {"b": 0, "c": 2}}
+    assert assign(data, [setting]) == value
+    assert data == {"a": {"b": 0, "c": 2}}, "the data is not touched"
+
+
+def test_the_last_setting_of_a_key_holds() -> None:
+    assert assign({}, ["a.b=1", "a.b=2", "a.c=3"]) == {"a": {"b": 2, "c": 3}}
+
+
+@pytest.mark.parametrize("setting", ["a", "=1", "a..b=1", ".a=1", "a.=1", "a=[1", ""])
+def test_a_malformed_setting_is_a_recipe_error(setting: str) -> None:
+    with pytest.raises(RecipeError, match="--set"):
+        assign({}, [setting])

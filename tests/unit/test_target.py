@@ -1,0 +1,57 @@
+"""A target is a folder with a target.yaml: data, and no Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from d3d_edge import resources, runtimes, target
+from d3d_edge.errors import RecipeError
+
+OWN = """\
+name: watch
+description: a watch of our own
+runtime: executorch
+extra: android
+schemes: [symmetric]
+needs: [a cable]
+"""
+
+
+def test_the_three_platforms_and_the_host_ship() -> None:
+    assert {"android", "host", "ios", "jetson"} <= set(resources.names("targets"))
+
+
+@pytest.mark.parametrize("name", resources.names("targets"))
+def test_a_shipped_target_loads_under_the_name_of_its_folder(name: str) -> None:
+    loaded = target.load(name)
+    assert loaded.name == name
+    assert loaded.runtime in runtimes.names()
+    assert loaded.schemes
+    assert target.load(str(resources.root("targets") / name)) == loaded
+
+
+def test_a_folder_of_ones_own_is_a_target(tmp_path: Path) -> None:
+    (tmp_path / "target.yaml").write_text(OWN)
+    assert target.load(str(tmp_path)).name == "watch"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("runtime: executorch", "runtime: executroch", "target.yaml:3: runtime: input should be 'executorch'"),
+        ("schemes: [symmetric]", "schemes: [int4]", "target.yaml:5: schemes.0"),
+        ("extra: android\n", "", "'extra' is missing"),
+        ("needs:", "need:", "target.yaml:6: unknown key 'need'; did you mean 'needs'"),
+    ],
+)
+def test_a_mistake_is_told_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+    (tmp_path / "target.yaml").write_text(OWN.replace(old, new))
+    with pytest.raises(RecipeError, match=message):
+        target.load(str(tmp_path))
+
+
+def test_an_unknown_target_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(RecipeError, match=r"no target named 'andriod' .*did you mean 'android'.*jetson"):
+        target.load("andriod")

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from d3d_edge.clip import ClipSpec, FlowSpec
+from d3d_edge.errors import DataError, StorageError
+from d3d_edge.files import sha256_of_file
+from d3d_edge.manifest import Clip
+from d3d_edge.progress import Silent
+from d3d_edge.video import cache
+from d3d_edge.video.cache import Prepared
+from d3d_edge.video.flow import flow_of_frames
+from d3d_edge.video.preprocess import load_frames
+from tests.unit.video.samples import VideoWriter, spec_of, textured
+
+
+@pytest.fixture
+def clips(write_video: VideoWriter) -> list[Clip]:
+    """Three good videos."""
+    made = []
+    for seed in range(3):
+        frames = [np.roll(textured(64, 80, seed), 2 * number, axis=1) for number in range(12)]
+        path = str(write_video(f"{seed}.mp4", frames=frames))
+        made.append(Clip(path=path, label=f"class {seed}", split="train", group=path))
+    return made
+
+
+def prepared(clips: list[Clip], folder: Path, spec: ClipSpec, flow: FlowSpec, **options: Any) -> Prepared:
+    return cache.prepare(clips, spec, flow, folder, **({"workers": 0, "progress": Silent()} | options))
+
+
+def written(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_entry_holds_frames_and_flow(clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec) -> None:
+    result = prepared(clips, tmp_path / "c", spec, flow_spec)
+    assert (result.computed, len(result.clips), result.skipped) == (3, 3, ())
+    assert [cached.clip for cached in result.clips] == clips
+    cached = result.clips[1]
+    assert cached.video_sha256 == sha256_of_file(Path(clips[1].path))
+    frames = load_frames(Path(clips[1].path), spec)
+    np.testing.assert_array_equal(cached.frames(), frames)
+    assert cached.flow().dtype == np.float16
+    np.testing.assert_allclose(cached.flow(), flow_of_frames(frames, flow_spec), atol=1e-3)
+    assert isinstance(cached.flow(), np.memmap)
+    assert not cached.frames().flags.writeable
+
+
+def test_a_second_run_computes_nothing(
+    clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepared(clips, tmp_path / "c", spec, flow_spec)
+    before = written(tmp_path / "c")
+    monkeypatch.delattr(cache, "load_frames")
+    second = prepared(clips, tmp_path / "c", spec, flow_spec)
+    assert second.computed == 0
+    assert second.clips == first.clips
+    assert written(tmp_path / "c") == before
+
+
+def test_processes_give_the_same_entries(
+    clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path(clips[1].path).write_text("no video")
+    alone = prepared(clips, tmp_path / "a", spec, flow_spec)
+    pooled = prepared(clips, tmp_path / "b", spec, flow_spec, workers=2)
+    assert pooled.skipped == alone.skipped
+    assert pooled.computed == 2
+    for one, other in zip(alone.clips, pooled.clips, strict=True):
+        assert one.frames_path.read_bytes() == other.frames_path.read_bytes()
+        assert one.flow_path.read_bytes() == other.flow_path.read_bytes()
+    with pytest.raises(DataError, match=r"1\.mp4 is not a video"):
+        prepared(clips, tmp_path / "b", spec, flow_spec, workers=2, strict=True)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_copied_video_shares_its_entry(
+    clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec
+) -> None:
+    copy = shutil.copy(clips[0].path, tmp_path / "copy.mp4")
+    twin = Clip(path=str(copy), label="other", split="test", group="copy")
+    result = prepared([clips[0], twin], tmp_path / "c", spec, flow_spec)
+    assert result.computed == 1
+    assert result.clips[0].frames_path == result.clips[1].frames_path
+    assert result.clips[1].clip.label == "other"
+
+
+@pytest.mark.parametrize(
+    "change", [{"frames": 6}, {"sampling": "dense", "stride": 1}, {"short_side": 44}, {"interpolation": "bilinear"}]
+)
+def test_another_spec_is_another_entry(
+    clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec, change: dict[str, Any]
+) -> None:
+    first = prepared(clips[:1], tmp_path / "c", spec, flow_spec)
+    second = prepared(clips[:1], tmp_path / "c", spec_of(**change), flow_spec)
+    assert second.computed == 1
+    assert second.clips[0].frames_path != first.clips[0].frames_path
+
+
+def test_another_flow_is_another_entry_and_another_crop_is_not(
+    clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec
+) -> None:
+    prepared(clips, tmp_path / "c", spec, flow_spec)
+    assert prepared(clips, tmp_path / "c", spec_of(height=24, width=32), flow_spec).computed == 0
+    assert prepared(clips, tmp_path / "c", spec, flow_spec.model_copy(update={"bound_px": 5.0})).computed == 3
+
+
+def test_a_crop_that_does_not_fit_is_refused_for_cached_clips_too(
+    clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec
+) -> None:
+    prepared(clips, tmp_path / "c", spec, flow_spec)
+    with pytest.raises(DataError, match=r"0\.mp4: .* does not fit"):
+        prepared(clips, tmp_path / "c", spec_of(width=100), flow_spec, strict=True)
+
+
+def test_bad_clips_are_skipped_and_named_or_raised(
+    clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec
+) -> None:
+    Path(clips[0].path).write_text("no video")
+    Path(clips[2].path).unlink()
+    result = prepared(clips, tmp_path / "c", spec, flow_spec)
+    assert [cached.clip for cached in result.clips] == [clips[1]]
+    assert [skipped.path for skipped in result.skipped] == [clips[0].path, clips[2].path]
+    assert "is not a video" in result.skipped[0].reason
+    assert "No such file" in result.skipped[1].reason
+    with pytest.raises(DataError, match=r"0\.mp4 is not a video"):
+        prepared(clips, tmp_path / "c", spec, flow_spec, strict=True)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "longer", "garbled", "other", "gone"])
+def test_a_damaged_entry_is_made_again(
+    clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec, damage: str
+) -> None:
+    entry = prepared(clips, tmp_path / "c", spec, flow_spec).clips[1]
+    for path in (entry.frames_path, entry.flow_path):
+        good = path.read_bytes()
+        if damage == "other":
+            np.save(path, np.zeros((8, 48, 60, 1), np.int32))
+        elif damage == "gone":
+            path.unlink()
+        else:
+            bad = {"empty": b"", "cut": good[:-1], "longer": good + b"x", "garbled": good[:10] + b"({[" + good[13:]}
+            path.write_bytes(bad[damage])
+        assert prepared(clips, tmp_path / "c", spec, flow_spec).computed == 1
+        assert path.read_bytes() == good
+
+
+def test_what_a_killed_run_left_is_harmless(
+    clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec
+) -> None:
+    entry = prepared(clips, tmp_path / "c", spec, flow_spec).clips[0]
+    entry.flow_path.rename(entry.flow_path.with_name(f".{entry.flow_path.name}.1.partial"))
+    assert prepared(clips, tmp_path / "c", spec, flow_spec).computed == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_full_disk_ends_the_run_and_keeps_what_is_done(
+    clips: list[Clip],
+    tmp_path: Path,
+    spec: ClipSpec,
+    flow_spec: FlowSpec,
+    monkeypatch: pytest.MonkeyPatch,
+    strict: bool,
+) -> None:
+    prepared(clips[:1], tmp_path / "c", spec, flow_spec)
+    before = written(tmp_path / "c")
+
+    real_open = Path.open
+
+    def on_full_disk(path: Path, mode: str = "r") -> Any:
+        return real_open(Path("/dev/full") if mode == "wb" else path, mode)
+
+    monkeypatch.setattr(Path, "open", on_full_disk)
+    with pytest.raises(StorageError, match=r"No space left.*free some space"):
+        prepared(clips, tmp_path / "c", spec, flow_spec, strict=strict)
+    monkeypatch.undo()
+    assert written(tmp_path / "c") == before
+    assert prepared(clips, tmp_path / "c", spec, flow_spec).computed == 2
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("D3D_EDGE_CACHE", "/a")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/b")
+    assert cache.default_cache_dir() == Path("/a")
+    monkeypatch.delenv("D3D_EDGE_CACHE")
+    assert cache.default_cache_dir() == Path("/b/d3d-edge")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert cache.default_cache_dir() == Path("/home/someone/.cache/d3d-edge")

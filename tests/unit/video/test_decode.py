@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from d3d_edge.errors import DataError
+from d3d_edge.video.decode import count_frames, frame_rate_hz, iterate_frames, read_frames
+from tests.unit.video.samples import VideoWriter, textured
+
+
+def moving(count: int = 48) -> list[np.ndarray]:
+    return [np.roll(textured(96, 128), 3 * number, axis=1) for number in range(count)]
+
+
+def index_first(path: Path) -> bytes:
+    """The MP4 with its moov box before its mdat box, as files made for the web have it."""
+    data = path.read_bytes()
+    mdat, moov_at = data.find(b"mdat") - 4, data.find(b"moov") - 4
+    moov = bytearray(data[moov_at:])
+    table = moov.find(b"stco")
+    for entry in range(struct.unpack_from(">I", moov, table + 8)[0]):
+        place = table + 12 + 4 * entry
+        struct.pack_into(">I", moov, place, struct.unpack_from(">I", moov, place)[0] + len(moov))
+    return data[:mdat] + bytes(moov) + data[mdat:moov_at]
+
+
+def test_reads_chosen_frames_in_order_as_rgb(write_video: VideoWriter) -> None:
+    red = np.zeros((32, 32, 3), np.uint8)
+    red[..., 0] = 200
+    frames = read_frames(write_video(frames=[red] * 5), lambda count: [count - 1, 0, 0], lambda frame: frame)
+    assert len(frames) == 3
+    assert frames[0].dtype == np.uint8
+    np.testing.assert_allclose(frames[0].mean((0, 1)), [200, 0, 0], atol=6)
+
+
+def test_selects_by_number(write_video: VideoWriter) -> None:
+    frames = read_frames(write_video(), lambda count: [0, 3, 15], lambda frame: frame)
+    np.testing.assert_allclose([frame.mean() for frame in frames], [0, 30, 150], atol=3)
+
+
+def test_counts_and_iterates(write_video: VideoWriter) -> None:
+    path = write_video(count=10)
+    assert count_frames(path) == 10
+    assert frame_rate_hz(path) == pytest.approx(25)
+    frames = list(iterate_frames(path))
+    assert [frame.number for frame in frames] == list(range(10))
+    np.testing.assert_allclose([frame.time_s for frame in frames], np.arange(10) / 25, atol=1e-6)
+
+
+def test_a_wrong_count_in_the_container_is_corrected(write_video: VideoWriter) -> None:
+    path = write_video("clip.avi", count=16, fourcc="MJPG")
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<I", data, data.find(b"avih") + 8 + 16, 9)  # dwTotalFrames
+    struct.pack_into("<I", data, data.find(b"strh") + 8 + 32, 9)  # dwLength
+    path.write_bytes(data)
+    counts: list[int] = []
+
+    def choose(count: int) -> list[int]:
+        counts.append(count)
+        if count < 16:
+            raise DataError("too few")
+        return [0, 15]
+
+    frames = read_frames(path, choose, lambda frame: frame)
+    assert counts[-1] == 16
+    np.testing.assert_allclose([frame.mean() for frame in frames], [0, 150], atol=3)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no video file .*gone\.mp4"):
+        count_frames(tmp_path / "gone.mp4")
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_mp4_without_its_index_is_called_truncated(write_video: VideoWriter, share: float) -> None:
+    path = write_video(frames=moving())
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(DataError, match=r"clip\.mp4 is truncated: .*moov"):
+        count_frames(path)
+
+
+@pytest.mark.parametrize("share", [0.4, 0.7, 0.9])
+def test_mp4_that_ends_early_is_called_truncated(write_video: VideoWriter, share: float) -> None:
+    path = write_video(frames=moving())
+    data = index_first(path)
+    path.write_bytes(data)
+    assert count_frames(path) == 48
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(DataError, match=r"clip\.mp4 is truncated or damaged: \d+ of 48 frames decode"):
+        count_frames(path)
+    with pytest.raises(DataError, match="truncated or damaged"):
+        list(iterate_frames(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "fourcc"), [("a.avi", "XVID"), ("a.avi", "MJPG"), ("a.mkv", "mp4v"), ("a.webm", "VP80")]
+)
+def test_other_containers_that_end_early(write_video: VideoWriter, name: str, fourcc: str) -> None:
+    path = write_video(name, frames=moving(), fourcc=fourcc)
+    assert count_frames(path) == 48
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match="is truncated"):
+        count_frames(path)
+
+
+def test_other_files_named_mp4_and_silence(write_video: VideoWriter, capfd: pytest.CaptureFixture[str]) -> None:
+    """FFmpeg and OpenCV write nothing, whatever the file holds: text, nothing, half a video, flipped bits."""
+    path = write_video(frames=moving())
+    whole = path.read_bytes()
+    capfd.readouterr()
+    path.write_text("no video\n" * 100)
+    with pytest.raises(DataError, match=r"clip\.mp4 is not a video"):
+        count_frames(path)
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"clip\.mp4 is empty"):
+        count_frames(path)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError):
+        count_frames(path)
+    damaged = bytearray(whole)
+    for place in np.random.default_rng(1).integers(len(whole) // 4, len(whole) * 3 // 4, 200):
+        damaged[place] ^= 0xFF
+    path.write_bytes(damaged)
+    with pytest.raises(DataError, match="truncated or damaged"):
+        count_frames(path)
+    assert capfd.readouterr() == ("", "")
