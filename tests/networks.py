@@ -1,4 +1,4 @@
-"""A network with one of each operator that S3D-G is made of, small enough to be lowered in seconds, in all its forms."""
+"""A network with one of each operator that S3D-G is made of, small enough to be lowered in seconds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from d3d_edge.models.layers import MaxPool, SeparableConv, SpatialConv, clip_view
+from d3d_edge.models.recogniser import OFFSET, SCALE
 from d3d_edge.quantize import pt2e
 from d3d_edge.quantize.scheme import Observer, Scheme
 
@@ -31,7 +32,7 @@ class Small(nn.Module):
         self.logits = nn.Conv2d(32, CLASSES, 1)
 
     def forward(self, clip: Tensor) -> Tensor:
-        frames = clip.float() / 127.5 - 1.0
+        frames = clip.float() * SCALE + OFFSET
         frames = self.pool(self.stem(frames.permute(0, 3, 1, 2)))
         left = self.temporal(frames, self.clips)
         right = self.pointwise(self.branch_pool(frames, self.clips), self.clips)

@@ -24,7 +24,6 @@ def command(run: Path, cache_dir: Path, workers: int, strict: bool) -> None:
     d3d-edge quantize run
     """
     from d3d_edge.pipeline.quantize import quantize
-    from d3d_edge.runs import Run
 
     report = quantize(Run.open(run), cache_dir=cache_dir, workers=workers, strict=strict, progress=TerminalProgress())
     print_report(report, None)

@@ -20,7 +20,7 @@ from d3d_edge.video.datasets import Batch
 
 LOG_NAME = "log.jsonl"
 WARM_UP_SHARE = 0.1
-"""Share of the steps in which the learning rate rises. With PyTorch's 0.3, a run of a few hundred steps spends them rising."""
+"""Share of the steps in which the learning rate rises. PyTorch's 0.3 is much of a run of a few hundred steps."""
 _EVALUATIONS = 10  # Times top-1 is measured in a run: enough to see a curve, little beside the training itself.
 
 
@@ -96,7 +96,7 @@ def _optimizer(model: nn.Module, spec: TrainSpec) -> torch.optim.Optimizer:
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": spec.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=spec.learning_rate)
+    return torch.optim.AdamW(groups, lr=spec.learning_rate, fused=True)
 
 
 def _restore(

@@ -78,7 +78,7 @@ def conv2d(
     *,
     bias: bool = True,
 ) -> nn.Conv2d:
-    """A convolution initialised as slim initialises gates and classifier: weights from a normal truncated at two deviations, biases zero."""
+    """A convolution initialised as slim's gates and classifier: a normal truncated at two deviations, biases zero."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=bias)
     nn.init.trunc_normal_(conv.weight, std=INIT_STD, a=-2 * INIT_STD, b=2 * INIT_STD)
     if conv.bias is not None:

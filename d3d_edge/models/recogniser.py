@@ -7,11 +7,16 @@ from torch import Tensor, nn
 
 from d3d_edge.models.s3dg import S3DG
 
+SCALE = 1 / 128
+OFFSET = -127.5 / 128
+"""Bytes to +-255/256. Not the usual [-1, 1]: both constants, and all 256 results, are exact in float16, which Core ML
+computes in, so every runtime quantizes the same numbers."""
+
 
 class Recogniser(nn.Module):
     """`net` behind its own normalisation, x * scale + offset, for a fixed number of clips.
 
-    `scale` and `offset` are one number, or one per channel; the defaults take bytes to [-1, 1]. For a mean
+    `scale` and `offset` are one number, or one per channel. For a mean
     and a standard deviation of values in [0, 1] they are 1 / (255 * std) and -mean / std.
 
     Keep the weights in PyTorch's default memory format: XNNPACK lowering refuses channels-last weights. The
@@ -26,8 +31,8 @@ class Recogniser(nn.Module):
         net: S3DG,
         clips: int = 1,
         *,
-        scale: float | Sequence[float] = 1 / 127.5,
-        offset: float | Sequence[float] = -1.0,
+        scale: float | Sequence[float] = SCALE,
+        offset: float | Sequence[float] = OFFSET,
     ) -> None:
         super().__init__()
         self.net = net

@@ -20,7 +20,7 @@ from d3d_edge.distill.loop import Job
 from d3d_edge.errors import DataError
 from d3d_edge.harness import accuracy
 from d3d_edge.models.build import network
-from d3d_edge.models.recogniser import Recogniser
+from d3d_edge.models.recogniser import OFFSET, SCALE, Recogniser
 from d3d_edge.models.s3dg import S3DG
 from d3d_edge.pipeline.data import RunData, batch_size, prepare
 from d3d_edge.pipeline.environment import environment
@@ -107,8 +107,8 @@ def frames_of_flow(flow: Tensor) -> Tensor:
 
 
 def frames_of_clip(clip: Tensor) -> Tensor:
-    """Clips uint8 [B, T, H, W, 3] as frames [B*T, 3, H, W] in [-1, 1], channels-last."""
-    return clip.flatten(0, 1).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+    """Clips uint8 [B, T, H, W, 3] as frames [B*T, 3, H, W], normalised as the exported model does, channels-last."""
+    return clip.flatten(0, 1).permute(0, 3, 1, 2).float().mul_(SCALE).add_(OFFSET)
 
 
 def rgb_logits(net: S3DG) -> Callable[[Batch], Tensor]:

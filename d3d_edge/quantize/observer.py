@@ -1,4 +1,7 @@
-"""A moving average of ranges that is right for tensors sharing one scale. Knows no network."""
+"""Observers whose scales every runtime can hold, and a moving average that is right for tensors sharing a scale.
+
+Knows no network.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,56 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torchao.quantization.pt2e import FakeQuantizeBase, MovingAverageMinMaxObserver
+from torchao.quantization.pt2e import (
+    FakeQuantizeBase,
+    HistogramObserver,
+    MinMaxObserver,
+    MovingAverageMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+    PerChannelMinMaxObserver,
+)
 
 
-class GroupMovingAverage(MovingAverageMinMaxObserver):  # type: ignore[misc]
+class _Portable:
+    """A mixin: the observed range gives a scale that is exact in float16, and its ends are no ties.
+
+    Core ML stores scales in float16; rounded only there, they would be another grid. And a range of 255 steps has its
+    ends between two steps of a symmetric scale, where runtimes differ in where a value goes; bytes are met at the ends
+    all the time. With TensorRT's range of 254 steps, extreme / 127, they lie on a step.
+    """
+
+    quant_min: int
+    quant_max: int
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point."""
+        scale, zero_point = super().calculate_qparams()  # type: ignore[misc]
+        # 1 for weights, whose range has 254 steps already.
+        scale = scale * ((self.quant_max - self.quant_min) / (2 * self.quant_max))
+        return scale.half().to(scale.dtype), zero_point
+
+
+class MinMax(_Portable, MinMaxObserver):  # type: ignore[misc]
+    """All-time extremes."""
+
+
+class Histogram(_Portable, HistogramObserver):  # type: ignore[misc]
+    """The clipped range with least error."""
+
+
+class PerChannelMinMax(_Portable, PerChannelMinMaxObserver):  # type: ignore[misc]
+    """All-time extremes of each channel."""
+
+
+class PerChannelNewest(_Portable, MovingAveragePerChannelMinMaxObserver):  # type: ignore[misc]
+    """Extremes of each channel; with an averaging constant of 1, those of the newest weights."""
+
+
+class GroupMovingAverage(_Portable, MovingAverageMinMaxObserver):  # type: ignore[misc]
     """One step of the average per pass of the graph, towards the range of all tensors of the group together.
 
-    The inputs and the output of a concatenation share one observer. torchao's takes a step per tensor, so it ends between the
-    ranges of the branches and cuts off the widest one.
+    The inputs and the output of a concatenation share one observer. torchao's takes a step per tensor, so it ends
+    between the ranges of the branches and cuts off the widest one.
     """
 
     uses = 1

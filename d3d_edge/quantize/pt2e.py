@@ -1,13 +1,14 @@
 """A float network in, an INT8 graph out: prepare, calibrate or train, convert. Chooses no recipe and trains nothing.
 
 Batch norms are folded into their convolutions before anything is quantized, in calibration and in training alike.
-torchao's own way for training keeps them, but replaces their epsilon by 1e-5 and their momentum by 0.1 on the way (torchao
-0.18, `_get_qat_conv_bn_pattern`: "TODO: allow setting eps"), so a network with another epsilon would start training as
+torchao's own way for training keeps them, but replaces their epsilon by 1e-5 and their momentum by 0.1 (torchao 0.18,
+`_get_qat_conv_bn_pattern`: "TODO: allow setting eps"), so a network with another epsilon would start training as
 another function. Folding is exact, is what is deployed, and makes a training step cheaper. So there are no batch norm
 statistics to freeze: `freeze_observers` is the whole end phase.
 
-A prepared graph is an ordinary module. `state_dict()` holds weights, observed ranges and whether observers are on, so training
-resumes from a checkpoint by preparing again and loading it. Its clip count is static: train N clips, then `transfer` to one.
+A prepared graph is an ordinary module. `state_dict()` holds weights, observed ranges and whether observers are on, so
+training resumes from a checkpoint by preparing again and loading it. Its clip count is static: train it for N clips,
+then `transfer` to a graph of one.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
+from torch.fx.traceback import NodeSource
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchao.quantization.pt2e import FakeQuantizeBase, disable_observer
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
@@ -48,7 +51,7 @@ def prepare(model: nn.Module, sample: Tensor, *, scheme: Scheme, observer: Obser
     fold_batch_norms(graph)
     quantizer = EdgeQuantizer(scheme, observer, qat=qat)
     with _quiet():
-        prepared = prepare_qat_pt2e(graph, quantizer) if qat else prepare_pt2e(graph, quantizer)
+        prepared: GraphModule = (prepare_qat_pt2e if qat else prepare_pt2e)(graph, quantizer)
     count_uses(prepared)
     return prepared
 
@@ -119,6 +122,7 @@ def convert(prepared: GraphModule, sample: Tensor) -> ExportedProgram:
         converted = convert_pt2e(converted)
     _drop_identities(converted)
     _drop_unread(converted)
+    _round_biases(converted)
     return _program(converted, sample)
 
 
@@ -154,7 +158,8 @@ def load(path: Path) -> ExportedProgram:
 def logit_step(program: ExportedProgram) -> float | None:
     """Quantization step of the logits: the scale of the last tensor quantized, the classifier's output. None if float.
 
-    Means over time follow in float, so logits of runtimes that round one classifier output differently differ by at most it.
+    A mean over time follows in float, so runtimes that round one output of the classifier differently differ by at most
+    this.
     """
     scales = [float(node.args[1]) for node in program.graph.nodes if node.target is _QUANTIZE]
     return scales[-1] if scales else None
@@ -162,7 +167,8 @@ def logit_step(program: ExportedProgram) -> float | None:
 
 def fold_batch_norms(graph: GraphModule) -> None:
     """Fold each batch norm that follows a convolution into it, exactly, with its own epsilon. Changes `graph`."""
-    for norm in graph.graph.find_nodes(op="call_function", target=_aten.batch_norm.default):
+    norms: list[Any] = graph.graph.find_nodes(op="call_function", target=_aten.batch_norm.default)
+    for norm in norms:
         conv = norm.args[0]
         if conv.target not in CONVOLUTIONS or len(conv.users) != 1:
             continue
@@ -174,10 +180,10 @@ def fold_batch_norms(graph: GraphModule) -> None:
     graph.recompile()
 
 
-def _fold(graph: GraphModule, conv: Node, norm: Node) -> None:
+def _fold(graph: GraphModule, conv: Any, norm: Any) -> None:
     gamma, beta, mean, variance = (operator.attrgetter(arg.target)(graph) for arg in norm.args[1:5])
     weight_node = conv.args[1]
-    owner = graph.get_submodule(weight_node.target.rpartition(".")[0])
+    owner: Any = graph.get_submodule(weight_node.target.rpartition(".")[0])
     bias = getattr(owner, "bias", None)
     weight, bias = fuse_conv_bn_weights(owner.weight, bias, mean, variance, norm.args[7], gamma, beta)
     owner.weight, owner.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
@@ -190,13 +196,13 @@ def _fold(graph: GraphModule, conv: Node, norm: Node) -> None:
 def _export(model: nn.Module, sample: Tensor) -> GraphModule:
     model = copy.deepcopy(model).to("cpu").eval()
     with _quiet():
-        return torch.export.export(model, (sample.cpu(),), strict=False).module()
+        return torch.export.export(model, (sample.cpu().contiguous(),), strict=False).module()
 
 
 def _program(graph: GraphModule, sample: Tensor) -> ExportedProgram:
     graph.requires_grad_(False)
     with _quiet():
-        program = torch.export.export(graph, (sample.cpu(),), strict=False)
+        program = torch.export.export(graph, (sample.cpu().contiguous(),), strict=False)
     # Where each operator stood in whose source: of no use to a runtime, larger than the weights, and private.
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
@@ -207,7 +213,7 @@ def _program(graph: GraphModule, sample: Tensor) -> ExportedProgram:
 
 
 def _drop_identities(graph: GraphModule) -> None:
-    """Remove dropout, which is nothing outside training, and a second rounding to the same scale that it stood before."""
+    """Remove dropout, which is nothing outside training, and the second rounding to the same scale around it."""
     for node in graph.graph.find_nodes(op="call_function", target=_aten.dropout.default):
         node.replace_all_uses_with(node.args[0])
         graph.graph.erase_node(node)
@@ -217,6 +223,15 @@ def _drop_identities(graph: GraphModule) -> None:
             node.replace_all_uses_with(rounded.args[0])
     graph.graph.eliminate_dead_code()
     graph.recompile()
+
+
+def _round_biases(graph: GraphModule) -> None:
+    """Round the biases of convolutions to float16, which Core ML stores them in: every runtime then adds the same."""
+    for node in graph.graph.nodes:
+        if node.target in CONVOLUTIONS and len(node.args) > 2 and node.args[2] is not None:
+            owner, _, attribute = str(node.args[2].target).rpartition(".")
+            bias = getattr(graph.get_submodule(owner), attribute)
+            bias.data = bias.data.half().to(bias.dtype)
 
 
 def _drop_unread(graph: GraphModule) -> None:
@@ -229,13 +244,30 @@ def _drop_unread(graph: GraphModule) -> None:
 
 
 @contextmanager
+def origins_shared() -> Iterator[None]:
+    """Trace graphs without copying, for every node of every pass, the chain of nodes that it came from.
+
+    torch 2.13 deep-copies these `NodeSource`s, a fifth of the time to lower a network. Nothing changes one once it is
+    made, so sharing them is the same.
+    """
+    if "__deepcopy__" in vars(NodeSource):
+        yield
+        return
+    NodeSource.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del NodeSource.__deepcopy__  # type: ignore[attr-defined]
+
+
+@contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the notes that torch and torchao address to their own developers, and the traceback that `load` raises anyway."""
+    """Without torch's and torchao's notes to their own developers, and the log of what `load` raises anyway."""
     log = logging.getLogger("torch.export")
     level = log.level
     log.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), origins_shared():
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
             yield

@@ -6,14 +6,14 @@ XNNPACKQuantizer, so that quantization-aware training imports no runtime, and be
 * a weight is quantized per output channel, an activation per tensor, and a bias not at all (runtimes derive it);
 * every input of a convolution, of a concatenation and of a gate's product is quantized, and every output of one,
   which for a convolution followed by a ReLU is the ReLU's: nothing stands between the two;
-* tensors that differ in order or selection only (views, permutations, max pools, zero pads, slices) share one scale, and so
-  do the inputs and the output of a concatenation: no value is rounded twice;
+* tensors that differ in order or selection only (views, permutations, max pools, zero pads, slices) share one scale,
+  and so do the inputs and the output of a concatenation: no value is rounded twice;
 * a mean has a scale of its own, as averages are far smaller than what they average; a sigmoid is computed in float;
 * what comes before the first convolution (normalising the uint8 frames) and after the last one (averaging the
   classifier's output over time) stays float.
 
-Schemes: `symmetric` has zero point 0 everywhere, which TensorRT demands. `affine` gives activations a zero point, and with it
-twice the resolution after a ReLU.
+Schemes: `symmetric` has zero point 0 everywhere, which TensorRT demands. `affine` gives activations a zero point, and
+with it twice the resolution after a ReLU.
 """
 
 from __future__ import annotations
@@ -22,13 +22,7 @@ from typing import Any, Literal
 
 import torch
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e import (
-    FakeQuantize,
-    HistogramObserver,
-    MinMaxObserver,
-    MovingAveragePerChannelMinMaxObserver,
-    PerChannelMinMaxObserver,
-)
+from torchao.quantization.pt2e import FakeQuantize
 from torchao.quantization.pt2e.quantizer import (
     QuantizationAnnotation,
     QuantizationSpec,
@@ -37,7 +31,7 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 
-from d3d_edge.quantize.observer import GroupMovingAverage
+from d3d_edge.quantize.observer import GroupMovingAverage, Histogram, MinMax, PerChannelMinMax, PerChannelNewest
 
 Scheme = Literal["symmetric", "affine"]
 Observer = Literal["minmax", "moving_average", "histogram"]
@@ -46,7 +40,7 @@ ANNOTATION = "quantization_annotation"
 """Where torchao looks for a node's annotation, in `Node.meta`."""
 
 ACTIVATION_STEP_MIN = 2.0**-12
-"""Smallest scale of an activation; ExecuTorch's XNNPACK quantizer has the same, as XNNPACK limits the ratio of scales."""
+"""Smallest scale of an activation, as in ExecuTorch's XNNPACK quantizer: XNNPACK limits the ratio of scales."""
 WEIGHT_STEP_MIN = 2.0**-20
 """Smallest scale of a weight. Larger would cost precision: a folded kernel may be as small as 1e-2 throughout."""
 
@@ -77,11 +71,11 @@ _REARRANGING = frozenset(
 """Operators whose output values are input values, or zero. A ReLU that follows a convolution is not treated as one."""
 
 
-class EdgeQuantizer(Quantizer):
+class EdgeQuantizer(Quantizer):  # type: ignore[misc]
     """Annotates a graph by the rules above.
 
-    `observer` is how an activation's range is found. Under `qat` it is `minmax` or, for the other two, the moving average: a
-    histogram would be searched anew at every step.
+    `observer` is how an activation's range is found. Under `qat` it is `minmax` or, for the other two, the moving
+    average: a histogram would be searched anew at every step.
     """
 
     def __init__(self, scheme: Scheme, observer: Observer, *, qat: bool) -> None:
@@ -147,9 +141,9 @@ def _between_convolutions(model: GraphModule) -> set[Node]:
 
 def _activation_spec(scheme: Scheme, observer: Observer, qat: bool) -> QuantizationSpec:
     classes = {
-        "minmax": MinMaxObserver,
+        "minmax": MinMax,
         "moving_average": GroupMovingAverage,
-        "histogram": GroupMovingAverage if qat else HistogramObserver,
+        "histogram": GroupMovingAverage if qat else Histogram,
     }
     chosen = classes[observer]
     # Not FusedMovingAvgObsFakeQuantize: its kernel gives a range without negative values (after a ReLU) the zero point
@@ -170,11 +164,9 @@ def _activation_spec(scheme: Scheme, observer: Observer, qat: bool) -> Quantizat
 
 def _weight_spec(qat: bool) -> QuantizationSpec:
     constructor = (
-        FakeQuantize.with_args(
-            observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0, eps=WEIGHT_STEP_MIN
-        )
+        FakeQuantize.with_args(observer=PerChannelNewest, averaging_constant=1.0, eps=WEIGHT_STEP_MIN)
         if qat
-        else PerChannelMinMaxObserver.with_args(eps=WEIGHT_STEP_MIN)
+        else PerChannelMinMax.with_args(eps=WEIGHT_STEP_MIN)
     )
     return QuantizationSpec(
         dtype=torch.int8,

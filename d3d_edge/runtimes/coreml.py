@@ -12,7 +12,6 @@ import copy
 import io
 import json
 import platform
-import sys
 import uuid
 import warnings
 from collections import Counter
@@ -119,7 +118,7 @@ class CoreML:
             BundleError: the package is damaged, does not take the bundle's clips, or holds an unknown operator.
         """
         ct = coremltools()
-        if sys.platform == "darwin":
+        if platform.system() == "Darwin":
             runtime = f"Core ML (macOS {platform.mac_ver()[0]})"
             return CoreMLRunner(bundle, _by_core_ml(ct, bundle), Where.HOST_RUNTIME, runtime, threads=0)
         predict = _by_interpreter(bundle)
@@ -269,13 +268,17 @@ def _by_interpreter(bundle: Bundle) -> Predict:
 
 def _by_core_ml(ct: ModuleType, bundle: Bundle) -> Predict:
     try:
-        with quiet():
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)  # coremltools only warns where Core ML refuses a package.
             model = ct.models.MLModel(str(bundle.model_path))
-    except READ_ERRORS as error:
+    except (*READ_ERRORS, RuntimeWarning) as error:
         reason = " ".join(str(error).split())
         raise BundleError(f"{bundle.model_path} cannot be loaded: {reason}", hint="export the bundle again") from error
+    if model.__proxy__ is None:  # It says nothing at all where the package is newer than the system.
+        raise BundleError(f"{bundle.model_path} is newer than this macOS", hint="iOS17 needs macOS 14, iOS18 macOS 15")
 
     def predict(clip: NDArray[Any]) -> NDArray[Any]:
+        # coremltools takes float32 for a float16 feature, and lets Core ML round it.
         logits: NDArray[Any] = model.predict({INPUT: clip.astype(np.float32)})[OUTPUT]
         return logits
 

@@ -1,11 +1,12 @@
 """ExecuTorch: lowers to a .pte file for Android, computed by XNNPACK; runs it on this machine by the same kernels.
 
-A graph that XNNPACK takes in part would still be written by ExecuTorch, and fail on the phone or be slow: it is refused here.
+A graph that XNNPACK takes in part would still be written, and fail on the phone or be slow there: it is refused.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from torch.export import ExportedProgram
 from d3d_edge.bundle import Bundle
 from d3d_edge.errors import BundleError, DataError, LoweringError, MissingDependency
 from d3d_edge.files import size_of
+from d3d_edge.quantize.pt2e import origins_shared
 from d3d_edge.runner import TensorSpec, Where
 from d3d_edge.runtimes import Lowered
 from d3d_edge.target import Target
@@ -34,8 +36,19 @@ _EXTRA = "android"
 MAX_RANK = 4
 """XNNPACK's convolutions and pools are 2D. A rank-5 one is lowered without an error and cannot run."""
 
-HEAVY = ("convolution", "conv", "pool", "linear", "mm", "matmul")
-"""Parts of names of operators that must not be left to ExecuTorch's portable kernels, which are slow or missing."""
+_HEAVY = re.compile(r"conv|pool|linear|bmm|\bmm\b|addmm|matmul")
+"""Operators that must not be left to ExecuTorch's portable kernels, which are slow or missing."""
+
+_PASSES_FOR = {
+    "ConvertToUpsampleBilinear2d": "upsample",
+    "ConvertToLinearPass": "linear|mm|matmul",
+    "ConvertToSDPAPass": "softmax|attention",
+    "FuseBatchNormPass": "batch_norm",
+    "DecomposeBatchNorm": "batch_norm",
+    "Conv1dUnsqueezePass": "conv1d|convolution",
+    "PReLUReshapePass": "prelu",
+}
+"""XNNPACK's passes that only look for some operators, by class name, and those operators."""
 
 _DTYPES = {0: "uint8", 1: "int8", 3: "int32", 4: "int64", 6: "float32"}
 """ExecuTorch's ScalarType codes."""
@@ -63,7 +76,7 @@ class ExecuTorch:
 
         Raises:
             MissingDependency: executorch is missing.
-            LoweringError: a tensor has five axes or more, XNNPACK does not take every convolution and pool, or ExecuTorch fails.
+            LoweringError: a tensor has five axes, XNNPACK leaves out a convolution or pool, or ExecuTorch fails.
         """
         self.check_lower()
         _check_rank(program)
@@ -72,7 +85,8 @@ class ExecuTorch:
             from executorch.exir import to_edge_transform_and_lower
 
             try:
-                edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+                with _idle_passes_left_out(program):
+                    edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
                 facts = _facts(edge.exported_program())
                 lowered = edge.to_executorch()
             except (RuntimeError, ValueError, AssertionError, NotImplementedError, KeyError) as error:
@@ -161,16 +175,42 @@ def _facts(program: ExportedProgram) -> dict[str, int | float | str | bool]:
     delegates = sum("call_delegate" in name for name in names)
     outside = Counter(name for name in names if "call_delegate" not in name and name != "getitem")
     for name in outside:
-        if any(
-            part in name.replace(".", "_").split("_") or name.split(".")[-2:-1] == [part] or part in name
-            for part in HEAVY
-        ):
+        if _HEAVY.search(name):
             raise _error("XNNPACK does not take the operator", "delegate", name)
     return {
         "delegates": delegates,
         "undelegated_operators": sum(outside.values()),
         "undelegated_names": " ".join(sorted(outside)),
     }
+
+
+@contextmanager
+def _idle_passes_left_out(program: ExportedProgram) -> Iterator[None]:
+    """Lower without those of XNNPACK's passes that look for operators which `program` does not have.
+
+    Each pass traces the whole graph anew even if it changes nothing; these are a fifth of the time to lower, and the
+    file is the same. For executorch 1.4; of a version that names its passes otherwise, all run.
+    """
+    from executorch.backends.xnnpack import xnnpack_preprocess
+
+    operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    manager = xnnpack_preprocess.XNNPACKPassManager
+
+    def without_idle(exported: ExportedProgram, passes: list[type] | None = None) -> Any:
+        made = manager(exported, passes)
+        made.passes = [kind for kind in made.passes if _is_needed(kind.__name__, operators)]
+        return made
+
+    xnnpack_preprocess.XNNPACKPassManager = without_idle
+    try:
+        yield
+    finally:
+        xnnpack_preprocess.XNNPACKPassManager = manager
+
+
+def _is_needed(name: str, operators: set[str]) -> bool:
+    wanted = _PASSES_FOR.get(name)
+    return wanted is None or any(re.search(wanted, operator) for operator in operators)
 
 
 def _error(message: str, stage: str, operator: str = "") -> LoweringError:
@@ -194,7 +234,7 @@ def _quiet() -> Iterator[None]:
     level = partitioner.level
     partitioner.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), origins_shared():
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
             # ExperimentalWarning of executorch.extension.pybindings derives from Warning itself.

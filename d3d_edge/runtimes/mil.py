@@ -7,6 +7,7 @@ Whatever it does not know is refused by name when the package is loaded, never w
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -95,14 +96,15 @@ class Feature:
 class MilProgram:
     """The function `main` of a .mlpackage, ready to run."""
 
-    def __init__(self, function: Any) -> None:
-        """`function` is coremltools' own form of it.
+    def __init__(self, function: Any, *, float16: bool = False) -> None:
+        """`function` is coremltools' own form of it; `float16` is as in `load`.
 
         Raises:
             BundleError: an operator, an argument or a type is not known here; the message names it.
         """
         self.inputs = tuple(_feature(var) for var in function.inputs.values())
         self.outputs = tuple(_feature(var) for var in function.outputs)
+        self._float16 = float16
         self._constants: dict[str, Any] = {}
         self._steps: list[_Step] = []
         steps = []
@@ -110,7 +112,7 @@ class MilProgram:
             if op.op_type == "const":
                 self._constants[op.outputs[0].name] = _constant(op.outputs[0].val)
                 continue
-            step = _step(op)
+            step = _step(op, float16)
             if op.op_type.startswith("constexpr_"):
                 self._run_step(step, self._constants)
             else:
@@ -118,14 +120,19 @@ class MilProgram:
         self._steps = self._with_lifetimes(steps)
 
     @classmethod
-    def load(cls, package: Path) -> MilProgram:
+    def load(cls, package: Path, *, float16: bool = False) -> MilProgram:
         """The program saved at `package`.
+
+        Its float16 values are held in float32, which checks the program. With `float16` each is rounded after every
+        operator, as a chip that stores them between operators would: this shows what such rounding may cost.
 
         Raises:
             MissingDependency: coremltools is missing.
             BundleError: the package is damaged, or holds something that is not known here.
         """
         ct = coremltools()
+        # Derived from Exception itself. Not imported by name, as its package has no type information.
+        decode_error = importlib.import_module("google.protobuf.message").DecodeError
         try:
             with quiet():
                 from coremltools.converters.mil.frontend.milproto.load import load
@@ -133,16 +140,18 @@ class MilProgram:
                 model = ct.models.MLModel(str(package), skip_model_load=True)
                 spec = model.get_spec()
                 function = load(spec, spec.specificationVersion, model.weights_dir or "").functions["main"]
-        except READ_ERRORS as error:
+        except (*READ_ERRORS, decode_error) as error:
             reason = " ".join(str(error).split())
             raise BundleError(f"{package} cannot be read: {reason}", hint="export the bundle again") from error
-        return cls(function)
+        return cls(function, float16=float16)
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Output arrays by name. Inputs are cast to their declared types; their shapes must be the declared ones."""
         values = dict(self._constants)
         for feature in self.inputs:
-            values[feature.name] = torch.from_numpy(np.ascontiguousarray(inputs[feature.name])).to(feature.dtype)
+            values[feature.name] = torch.from_numpy(np.ascontiguousarray(inputs[feature.name])).to(
+                _held(feature.dtype, self._float16)
+            )
         with torch.inference_mode():
             for step in self._steps:
                 self._run_step(step, values)
@@ -177,7 +186,7 @@ def _names(source: str | tuple[str, ...]) -> tuple[str, ...]:
     return (source,) if isinstance(source, str) else source
 
 
-def _step(op: Any) -> _Step:
+def _step(op: Any, float16: bool) -> _Step:
     compute = OPERATORS.get(op.op_type)
     if compute is None:
         raise BundleError(
@@ -192,7 +201,11 @@ def _step(op: Any) -> _Step:
         if allowed is not None and value.val not in allowed:
             raise BundleError(f"the reference interpreter does not know {name}={value.val} of {op.op_type} ({op.name})")
         arguments[name] = tuple(one.name for one in value) if isinstance(value, (list, tuple)) else value.name
-    return _Step(compute, arguments, tuple((var.name, _dtype(var)) for var in op.outputs), ())
+    return _Step(compute, arguments, tuple((var.name, _held(_dtype(var), float16)) for var in op.outputs), ())
+
+
+def _held(dtype: torch.dtype, float16: bool) -> torch.dtype:
+    return torch.float32 if dtype == torch.float16 and not float16 else dtype
 
 
 def _feature(var: Any) -> Feature:

@@ -1,8 +1,8 @@
 """The operators of an ML Program that the reference interpreter knows, over PyTorch. Knows no file and no program.
 
 Semantics are those of coremltools' operator documentation (`coremltools.converters.mil.mil.ops.defs`), and of its own
-constant folding where the documentation leaves a choice. A float16 result is the float32 one rounded once: PyTorch
-does so for element-wise operators, and those that sum are widened here. A device may sum in float16; this does not.
+constant folding where the documentation leaves a choice. Sums of float16 values are float32 sums; the interpreter
+decides whether a float16 result is rounded or held in float32. A device may sum in float16; this does not.
 
 An operator takes its arguments by their MIL names. A constant scalar is a Python value, all else is a tensor of the
 declared type. Its result is cast to the declared type by the interpreter, which is all there is to `cast`.

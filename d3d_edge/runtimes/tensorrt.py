@@ -1,4 +1,4 @@
-"""TensorRT: lowers to an ONNX file with explicit INT8 quantization (Q/DQ) for a Jetson; runs the file by ONNX Runtime here.
+"""TensorRT: lowers to an ONNX file with explicit INT8 quantization (Q/DQ) for a Jetson; runs it by ONNX Runtime here.
 
 The engine is built from the file on the device, to whose GPU and TensorRT version it is tied. What TensorRT asks of
 such a file is checked here: zero points 0, static shapes, four axes at most, and quantized inputs of every convolution.
@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from d3d_edge.bundle import Bundle
-from d3d_edge.errors import BundleError, DataError, LoweringError, MissingDependency
+from d3d_edge.errors import BundleError, DataError, LoweringError, MissingDependency, RecipeError
 from d3d_edge.files import size_of
+from d3d_edge.quantize.pt2e import origins_shared
 from d3d_edge.runner import TensorSpec, Where
 from d3d_edge.runtimes import Lowered
 from d3d_edge.target import Target
@@ -65,15 +66,18 @@ class TensorRT:
         return {name: metadata.version(name) for name in (*_LOWERING, "torch")}
 
     def lower(self, program: ExportedProgram, folder: Path, target: Target) -> Lowered:
-        """Write `model.onnx`, of input `clip: uint8 [T, H, W, C]` and output `logits: float32 [1, classes]`, weights inside.
+        """Write `model.onnx`, weights inside, of `clip: uint8 [T, H, W, C]` to `logits: float32 [1, classes]`.
 
         Raises:
             MissingDependency: onnx or onnxscript is missing.
+            RecipeError: the target's options are wrong.
             LoweringError: a zero point is not 0 (scheme affine), or the file breaks another rule of TensorRT's.
         """
         self.check_lower()
         _refuse_zero_points(program)
-        opset = int(target.options.get("opset", OPSET))
+        opset = target.options.get("opset", OPSET)
+        if isinstance(opset, bool) or not isinstance(opset, int):
+            raise RecipeError(f"the target {target.name}: options.opset is {opset!r}, not a number")
         model = _to_onnx(program, opset)
         check(model)
         path = folder / MODEL
@@ -113,8 +117,8 @@ class OnnxRunner:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
-        # What the file says, computed in float between the rounded values. ONNX Runtime's own INT8 kernels round products and
-        # means otherwise, which is several steps of the logits away from the graph and is not TensorRT's rounding either.
+        # What the file says, computed in float between the rounded values. ONNX Runtime's INT8 kernels round products
+        # and means otherwise: several steps of the logits away from the graph, and not as TensorRT rounds either.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         unreadable = tuple(
             getattr(errors, name)
@@ -264,7 +268,7 @@ def _quiet() -> Iterator[None]:
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), origins_shared():
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
             yield

@@ -1,8 +1,8 @@
 """A labelled set of small rendered videos whose classes differ by motion alone, to try the whole tool on.
 
 By construction one frame has the same distribution in every class: the place is uniform on a torus (what leaves on one
-side comes in on the other), the logarithm of the size is uniform on a circle (what has grown full begins anew), the
-angle is uniform, and shape, textures and background are drawn without looking at the class. Knows nothing of training.
+side comes in on the other), the angle is uniform, the size is that of a random moment of a growth, and shape, textures
+and background are drawn without looking at the class. Knows nothing of training.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from d3d_edge.progress import Progress
 from d3d_edge.video.decode import Frame, count_frames
 
 FRAME_RATE_HZ = 25.0
-_RADIUS = (0.16, 0.46)
+_RADIUS = (0.13, 0.46)
 """Smallest and largest radius of the object, in sides of the frame. Below 0.5, or it would meet itself on the torus."""
 _SPRITE_PX = 128
 
@@ -34,7 +34,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the object is: everything modulo 1, so that adding a motion to a uniform start leaves it uniform."""
+    """Where the object is. Place and angle are modulo 1, so adding a motion to a uniform start leaves it uniform."""
 
     x: Floats
     """Sides of the frame, to the right; one value a frame, as in the other fields."""
@@ -43,7 +43,7 @@ class Pose:
     turn: Floats
     """Full turns, clockwise."""
     size: Floats
-    """Place between the smallest (0) and the largest (1) radius, on a logarithmic scale."""
+    """Place between the smallest (0) and the largest (1) radius."""
 
 
 Path1D = Callable[[Floats, np.random.Generator], Floats]
@@ -59,18 +59,25 @@ def _swing(time: Floats, rng: np.random.Generator) -> Floats:
     return rng.uniform(0.1, 0.18) * np.sin(2 * np.pi * (time * rng.uniform(1.5, 3) + rng.uniform()))
 
 
-_MOTIONS: dict[str, tuple[str, Path1D]] = {
-    "grow": ("size", _steady(0.8, 1.2)),
+def _growth(time: Floats, rng: np.random.Generator) -> Floats:
+    """From small to large, slower first or last at random, so that no moment has a size of its own."""
+    small, large = rng.uniform(0, 0.2), rng.uniform(0.8, 1)
+    return small + (large - small) * time ** (2 ** rng.uniform(-1, 1))
+
+
+_MOTIONS: dict[str, tuple[str, Path1D | None]] = {
+    "grow": ("size", None),
     "move_down": ("y", _steady(0.4, 0.9)),
     "move_left": ("x", _steady(-0.9, -0.4)),
     "move_right": ("x", _steady(0.4, 0.9)),
     "move_up": ("y", _steady(-0.9, -0.4)),
-    "rotate_left": ("turn", _steady(-1.0, -0.5)),
-    "rotate_right": ("turn", _steady(0.5, 1.0)),
-    "shrink": ("size", _steady(-1.2, -0.8)),
+    "rotate_left": ("turn", _steady(-0.6, -0.3)),
+    "rotate_right": ("turn", _steady(0.3, 0.6)),
+    "shrink": ("size", None),
     "swing_horizontal": ("x", _swing),
     "swing_vertical": ("y", _swing),
 }
+"""What changes in each class, and how; None is growth."""
 CLASSES = tuple(_MOTIONS)
 """Names of the classes, sorted."""
 
@@ -106,10 +113,17 @@ def render_clip(name: str, number: int, *, seed: int, size_px: int, frames: int)
     rng = np.random.default_rng([seed, CLASSES.index(name), number])
     background = _texture(size_px, int(rng.integers(4, 9)), rng)
     sprite = _sprite(rng)
-    start = dict(zip(("x", "y", "turn", "size"), rng.uniform(size=4), strict=True))
-    course = {axis: np.full(frames, value) for axis, value in start.items()}
+    time = np.linspace(0, 1, frames)
+    x, y, turn, moment = rng.uniform(size=4)
+    course = {axis: np.full(frames, value) for axis, value in (("x", x), ("y", y), ("turn", turn))}
+    growth = _growth(time, rng)
+    # A class without growth keeps a size that growth would have at some moment.
+    course["size"] = np.full(frames, np.interp(moment, time, growth))
     axis, motion = _MOTIONS[name]
-    course[axis] = (course[axis] + motion(np.linspace(0, 1, frames), rng)) % 1
+    if motion is None:
+        course[axis] = growth if name == "grow" else growth[::-1]
+    else:
+        course[axis] = (course[axis] + motion(time, rng)) % 1
     pose = Pose(**course)
     return [_drawn(background, sprite, pose, at) for at in range(frames)]
 
@@ -118,7 +132,7 @@ def _drawn(background: npt.NDArray[np.float32], sprite: npt.NDArray[np.float32],
     """The object over the background, wrapped around the borders."""
     side = len(background)
     smallest, largest = _RADIUS
-    radius = side * smallest * (largest / smallest) ** pose.size[at]
+    radius = side * (smallest + (largest - smallest) * pose.size[at])
     # The sprite is turned and scaled about the middle of the frame, shifted by the fraction of a pixel there, and
     # rolled by whole pixels, which is what wraps it.
     x, y = pose.x[at] * side, pose.y[at] * side
@@ -134,7 +148,7 @@ def _drawn(background: npt.NDArray[np.float32], sprite: npt.NDArray[np.float32],
 def _sprite(rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """A textured shape with a soft edge: float32 [h, w, 4], RGB in 0 to 255 and alpha in 0 to 1."""
     angle = np.linspace(0, 2 * np.pi, 90, endpoint=False)
-    radius = 1 + rng.uniform(0, 0.3) * np.sin(rng.integers(2, 7) * angle + rng.uniform(0, 2 * np.pi))
+    radius = 1 + rng.uniform(0.15, 0.4) * np.sin(rng.integers(2, 5) * angle + rng.uniform(0, 2 * np.pi))
     radius *= 0.46 * _SPRITE_PX / radius.max()
     points = np.stack([np.cos(angle), np.sin(angle)], axis=1) * radius[:, None] + _SPRITE_PX / 2
     mask = np.zeros((_SPRITE_PX, _SPRITE_PX), np.float32)

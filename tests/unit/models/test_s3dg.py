@@ -199,7 +199,7 @@ def test_no_tensor_of_the_exported_graph_has_five_axes(clips: int, training: boo
 
 @pytest.mark.parametrize(
     ("options", "mean", "std"),
-    [({}, [0.5] * 3, [0.5] * 3), (None, [0.43, 0.39, 0.37], [0.23, 0.22, 0.21])],
+    [({}, [0.5] * 3, [128 / 255] * 3), (None, [0.43, 0.39, 0.37], [0.23, 0.22, 0.21])],
     ids=["default", "mean and std"],
 )
 def test_recogniser_normalises_bytes(options: dict[str, Any] | None, mean: list[float], std: list[float]) -> None:

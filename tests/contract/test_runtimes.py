@@ -1,0 +1,184 @@
+"""The contract that every runtime keeps: lower, open, run as the graph does, and refuse what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.export import ExportedProgram
+
+from d3d_edge import runtimes, target
+from d3d_edge.bundle import Bundle, Description
+from d3d_edge.clip import ClipSpec
+from d3d_edge.errors import BundleError, DataError
+from d3d_edge.files import files_below
+from d3d_edge.quantize import pt2e
+from d3d_edge.runner import Runner, TensorSpec, Where
+from tests import networks
+
+TARGETS = {"executorch": "android", "coreml": "ios", "tensorrt": "jetson", "eager": "host"}
+PACKAGES = {"executorch": "executorch", "coreml": "coremltools", "tensorrt": "onnxruntime", "eager": "torch"}
+PROGRAMS: dict[str, Callable[[], ExportedProgram]] = {
+    "int8": networks.quantized,
+    "float32": networks.float_program,
+}
+ROUNDING = {"coreml": 0.02}
+"""Beside the graph's own step: Core ML computes in float16, and its logits are float16."""
+SHAPE = (networks.FRAMES, networks.SIDE, networks.SIDE, 3)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", params=sorted(TARGETS))
+def runtime(request: pytest.FixtureRequest) -> str:
+    pytest.importorskip(PACKAGES[request.param])
+    return str(request.param)
+
+
+@pytest.fixture(scope="module", params=sorted(PROGRAMS))
+def precision(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def bundle(runtime: str, precision: str, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    work = tmp_path_factory.mktemp(f"{runtime}-{precision}")
+    found = target.load(TARGETS[runtime])
+    lowered = runtimes.get(runtime).lower(PROGRAMS[precision](), work, found)
+    clip = ClipSpec(
+        frames=SHAPE[0],
+        sampling="uniform",
+        short_clips="refuse",
+        short_side=networks.SIDE,
+        interpolation="area",
+        height=networks.SIDE,
+        width=networks.SIDE,
+        crop="center",
+        colour="rgb",
+        layout="THWC",
+        dtype="uint8",
+    )
+    description = Description(
+        name="contract",
+        target=found.name,
+        runtime=found.runtime,
+        precision="int8" if precision == "int8" else "float32",
+        scheme="symmetric" if precision == "int8" else None,
+        model=lowered.model,
+        clip=clip,
+        clip_hash=clip.hash(),
+        labels=tuple("abcde"),
+        input=TensorSpec(name="clip", dtype="uint8", shape=clip.shape),
+        output=TensorSpec(name="logits", dtype="float32", shape=(networks.CLASSES,)),
+        graph_sha256="0" * 64,
+        float_sha256="1" * 64,
+        logit_step=pt2e.logit_step(PROGRAMS[precision]()),
+        calibration_hash=None,
+        data_hash="2" * 64,
+        tools=runtimes.get(runtime).tools(),
+        lowering=lowered.facts,
+    )
+
+    def fill(folder: Path) -> None:
+        (work / lowered.model).rename(folder / lowered.model)
+
+    return Bundle.write(work / "bundle", description, fill)
+
+
+@pytest.fixture
+def runner(runtime: str, bundle: Bundle) -> Any:
+    with runtimes.get(runtime).open(bundle, threads=1) as opened:
+        yield opened
+
+
+def test_a_runtime_is_ready_where_its_packages_are(runtime: str) -> None:
+    runtimes.get(runtime).check_lower()
+    runtimes.get(runtime).check_run()
+    assert all(version for version in runtimes.get(runtime).tools().values())
+
+
+def test_facts_have_plain_values(bundle: Bundle) -> None:
+    assert bundle.manifest.lowering
+    assert bundle.model_size_bytes > 0
+
+
+def test_input_and_output_are_those_of_the_bundle(runner: Runner) -> None:
+    assert [(spec.dtype, spec.shape) for spec in runner.inputs] == [("uint8", SHAPE)]
+    assert [(spec.dtype, spec.shape) for spec in runner.outputs] == [("float32", (networks.CLASSES,))]
+
+
+def test_a_runner_says_what_it_is_and_where_it_ran(runner: Runner, runtime: str) -> None:
+    assert any(character.isdigit() for character in runner.runtime)
+    assert runner.where in (Where.HOST_RUNTIME, Where.HOST_TORCH, Where.REFERENCE_INTERPRETER)
+    assert (runner.where == Where.HOST_TORCH) == (runtime == "eager")
+
+
+def test_logits_are_those_of_the_graph(runner: Runner, runtime: str, precision: str) -> None:
+    program = PROGRAMS[precision]()
+    step = pt2e.logit_step(program)
+    allowed = (step or 0.0) + ROUNDING.get(runtime, 1e-4)
+    for seed in (11, 12, 13):
+        clip = networks.clip(seed)
+        with torch.no_grad():
+            expected = program.module()(clip)[0].numpy()
+        logits = runner.run(clip.numpy())
+        assert logits.dtype == np.float32
+        assert logits.shape == (networks.CLASSES,)
+        assert np.abs(logits - expected).max() <= allowed
+
+
+def test_a_result_outlives_the_next_run(runner: Runner) -> None:
+    first = runner.run(networks.clip(1).numpy())
+    kept = first.copy()
+    runner.run(networks.clip(2).numpy())
+    assert np.array_equal(first, kept)
+
+
+def test_a_clip_need_not_be_contiguous(runner: Runner) -> None:
+    clip = networks.clip(3).numpy()
+    assert np.array_equal(runner.run(np.asfortranarray(clip)), runner.run(clip))
+
+
+@pytest.mark.parametrize(
+    "clip",
+    [
+        np.zeros((SHAPE[0] + 1, *SHAPE[1:]), np.uint8),
+        np.zeros((1, *SHAPE), np.uint8),
+        np.zeros(SHAPE, np.float32),
+        np.zeros(SHAPE, np.int8),
+    ],
+    ids=["frames", "batch axis", "float32", "int8"],
+)
+def test_a_wrong_clip_is_refused_in_one_line(runner: Runner, clip: np.ndarray[Any, Any]) -> None:
+    with pytest.raises(DataError) as caught:
+        runner.run(clip)
+    assert "\n" not in str(caught.value)
+    assert str(clip.dtype) in str(caught.value)
+
+
+def test_closing_twice_is_harmless(runtime: str, bundle: Bundle) -> None:
+    opened = runtimes.get(runtime).open(bundle)
+    with opened:
+        opened.run(networks.clip().numpy())
+    opened.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("left", [0, 64, 2000])
+def test_a_damaged_model_is_refused(runtime: str, bundle: Bundle, tmp_path: Path, left: int) -> None:
+    damaged = Bundle(tmp_path, bundle.manifest)
+    for file in files_below(bundle.model_path) if bundle.model_path.is_dir() else [bundle.model_path]:
+        copy = tmp_path / file.relative_to(bundle.path)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes()[:left])
+    with pytest.raises(BundleError) as caught:
+        runtimes.get(runtime).open(damaged)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_model_is_refused(runtime: str, bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(BundleError):
+        runtimes.get(runtime).open(Bundle(tmp_path, bundle.manifest))

@@ -1,0 +1,85 @@
+"""What is refused before a file is written that a phone could not run, and that the shortcuts change nothing."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from d3d_edge import target
+from d3d_edge.errors import LoweringError, MissingDependency
+from d3d_edge.runtimes import executorch
+from tests import networks
+
+pytest.importorskip("executorch")
+pytestmark = pytest.mark.slow
+
+ANDROID = target.load("android")
+
+
+class Rank5(nn.Module):
+    """A Conv3d, as most video networks have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(3, 4, 3)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return self.conv(clip.float().permute(3, 0, 1, 2).unsqueeze(0)).mean((2, 3, 4))
+
+
+class Undelegated(nn.Module):
+    """An average that counts its padding, which XNNPACK cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        frames = self.conv(clip.float().permute(0, 3, 1, 2))
+        return F.avg_pool2d(frames, 3, padding=1, count_include_pad=True).mean((2, 3)).mean(0, keepdim=True)
+
+
+def lower(model: nn.Module, folder: Path) -> None:
+    program = torch.export.export(model.eval(), (networks.clip(),), strict=False)
+    executorch.RUNTIME.lower(program, folder, ANDROID)
+
+
+def test_the_whole_network_is_one_delegate(tmp_path: Path) -> None:
+    for program in (networks.quantized(), networks.quantized("affine"), networks.float_program()):
+        facts = executorch.RUNTIME.lower(program, tmp_path, ANDROID).facts
+        assert facts["delegates"] == 1
+        # Bytes to floats is all that is left.
+        assert facts["undelegated_operators"] == 1
+        assert "_to_dim_order_copy" in str(facts["undelegated_names"])
+
+
+def test_five_axes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(LoweringError, match=r"5 axes.*operator") as caught:
+        lower(Rank5(), tmp_path)
+    assert caught.value.exit_code == 5
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_undelegated_pool_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(LoweringError, match="avg_pool2d"):
+        lower(Undelegated(), tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_leaving_out_idle_passes_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    executorch.RUNTIME.lower(networks.quantized(), tmp_path, ANDROID)
+    quick = (tmp_path / executorch.MODEL).read_bytes()
+    monkeypatch.setattr(executorch, "_idle_passes_left_out", lambda program: nullcontext())
+    executorch.RUNTIME.lower(networks.quantized(), tmp_path, ANDROID)
+    assert (tmp_path / executorch.MODEL).read_bytes() == quick
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executorch, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependency, match=r"d3d-edge\[android\]"):
+        executorch.RUNTIME.check_lower()
