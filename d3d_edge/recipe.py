@@ -84,6 +84,12 @@ class StudentSpec(Schema):
     """teacher: start from the teacher's weights, all but the first convolution (same network needed)."""
 
 
+class StillSpec(Schema):
+    """The student's network on single frames: near chance means that the classes differ by motion alone."""
+
+    train: TrainSpec
+
+
 class DistillSpec(Schema):
     """L = cross_entropy_weight x CE(student, label) + weight x MSE(student logits, teacher logits)."""
 
@@ -142,8 +148,8 @@ class Recipe(Schema):
     augment: AugmentSpec
     teacher: TeacherSpec
     student: StudentSpec
-    still_baseline: bool = False
-    """Also train the student on single frames: near chance means that the classes differ by motion alone."""
+    still: StillSpec | None = None
+    """A baseline to train beside the student; null for none."""
     distill: DistillSpec
     quantize: QuantizeSpec
     export: ExportSpec = ExportSpec()

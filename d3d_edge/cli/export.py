@@ -25,7 +25,8 @@ from d3d_edge.runs import Run
 )
 @click.option("--out", required=True, type=options.PATH, metavar="DIR", help="Bundles are written to DIR/<target>.")
 @click.option("--precision", type=click.Choice(["int8", "float32"]), default="int8", show_default=True)
-def command(run: Path, names: tuple[str, ...], out: Path, precision: Literal["int8", "float32"]) -> None:
+@options.workers
+def command(run: Path, names: tuple[str, ...], out: Path, precision: Literal["int8", "float32"], workers: int) -> None:
     """Lower the student of RUN to a bundle per target.
 
     Beside them go reference-float32 and reference-int8, the float student and the quantized graph, which `validate`
@@ -41,6 +42,6 @@ def command(run: Path, names: tuple[str, ...], out: Path, precision: Literal["in
         targets.load(name)
     from d3d_edge.pipeline.export import export
 
-    bundles = export(opened, wanted, out, precision=precision, progress=TerminalProgress())
+    bundles = export(opened, wanted, out, precision=precision, workers=workers, progress=TerminalProgress())
     shipped = " ".join(str(bundle.path) for bundle in bundles if not bundle.path.name.startswith("reference-"))
     click.echo(f"next: d3d-edge validate {shipped} --data DIR")

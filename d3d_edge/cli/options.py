@@ -28,9 +28,18 @@ def data(command: C) -> C:
 def decoding(command: C) -> C:
     """--cache, --workers and --strict, for commands that decode a whole data set."""
     command = click.option("--strict", is_flag=True, help="Stop at the first bad clip instead of skipping it.")(command)
-    command = click.option(
-        "--workers", type=click.IntRange(0), default=cpus(), show_default=True, help="Processes that decode."
+    return workers(cache(command))
+
+
+def workers(command: C) -> C:
+    """--workers."""
+    return click.option(
+        "--workers", type=click.IntRange(0), default=cpus(), show_default=True, help="Processes that share the work."
     )(command)
+
+
+def cache(command: C) -> C:
+    """--cache."""
     return click.option(
         "--cache",
         "cache_dir",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -13,6 +14,8 @@ from d3d_edge.report import Report, Row
 from d3d_edge.runner import Where
 
 TEXT_NAME = "report.txt"
+_WHERE = {Where.REFERENCE_INTERPRETER: "interpreter"}
+"""Shorter words, explained below the table."""
 
 
 def print_report(report: Report, path: Path | None) -> None:
@@ -25,7 +28,7 @@ def print_report(report: Report, path: Path | None) -> None:
 
 def text_of(report: Report) -> str:
     """The report as plain text."""
-    console = Console(width=140, file=None, record=True, quiet=True)
+    console = Console(width=100, file=io.StringIO(), record=True)
     console.print(_report(report))
     return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
 
@@ -50,24 +53,17 @@ def _report(report: Report) -> Group:
 
 
 def _rows(report: Report) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    # Narrow enough for a terminal of 80 columns: precision stands in the name, the runtime's version in the notes.
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     full = any(row.role == "bundle" for row in report.rows)
-    table.add_column("model")
-    table.add_column("type")
-    table.add_column("measured by")
-    for name in ("top-1", "top-5", *(("agree", "logit diff", "size MB", "p50 ms", "p90 ms") if full else ())):
-        table.add_column(name, justify="right")
+    table.add_column("model", no_wrap=True)
+    table.add_column("measured by", no_wrap=True)
+    for name in ("top-1", "top-5", *(("agree", "diff", "MB", "p50 ms", "p90 ms") if full else ())):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in report.rows:
-        table.add_row(
-            row.name, row.precision, _where(row), _share(row.top1), _share(row.top5), *(_more(row) if full else ())
-        )
+        shares = (_share(row.top1), _share(row.top5))
+        table.add_row(row.name, _WHERE.get(row.where, str(row.where)), *shares, *(_more(row) if full else ()))
     return table
-
-
-def _where(row: Row) -> str:
-    if row.where in (Where.HOST_TORCH, Where.NOT_RUN):
-        return str(row.where)
-    return f"{row.where}: {row.runtime}"
 
 
 def _more(row: Row) -> tuple[str, str, str, str, str]:
@@ -85,13 +81,25 @@ def _share(value: float | None) -> str:
 
 def _where_notes(report: Report) -> list[str]:
     notes = [f"{row.name} was not run: {row.note}" for row in report.rows if row.where == Where.NOT_RUN]
-    if any(row.where == Where.HOST_RUNTIME for row in report.rows):
+    hosted = [f"{row.name} by {row.runtime}" for row in report.rows if row.where == Where.HOST_RUNTIME]
+    if hosted:
+        processor = report.environment.processor
         notes.append(
-            f"host runtime: the target's file on this machine ({report.environment.processor}), not on a device"
+            f"host runtime: the target's file on this machine ({processor}), not on a device: " + ", ".join(hosted)
         )
-    if any(row.where == Where.REFERENCE_INTERPRETER for row in report.rows):
-        notes.append("reference interpreter: the target's file, checked for its answers; its time would say nothing")
+    interpreted = [row.name for row in report.rows if row.where == Where.REFERENCE_INTERPRETER]
+    if interpreted:
+        notes.append(
+            f"interpreter: the file of {', '.join(interpreted)} read by this project's reference interpreter, "
+            "which checks its answers; its time would say nothing"
+        )
     steps = {row.logit_step for row in report.rows if row.logit_step is not None}
     if len(steps) == 1:
-        notes.append(f"logit diff is against the quantized graph, whose logits have a step of {steps.pop():.3g}")
+        notes.append(
+            "agree and diff (largest difference of a logit) are against the quantized graph, and its own against "
+            f"the float student; a quantization step of the logits is {steps.pop():.3g}"
+        )
+    if sizes := [row for row in report.rows if row.latency]:
+        threads = sizes[0].latency.threads if sizes[0].latency else 0
+        notes.append(f"p50 and p90: the network alone, one clip, {threads or 'default'} threads; MB: the model file")
     return notes

@@ -15,7 +15,7 @@ from d3d_edge.runs import Run
 from d3d_edge.video import rendered
 
 RECIPE = "demo"
-CLIPS_PER_CLASS = 48
+CLIPS_PER_CLASS = 80
 SIZE_PX = 96
 FRAMES = 24
 SEED = 0
@@ -54,11 +54,15 @@ def demo(out: Path, *, workers: int, progress: Progress) -> Report:
     opened = Run.open(run)
     quantize(opened, cache_dir=cache, workers=workers, strict=True, progress=progress)
     targets = opened.recipe.export.targets
-    made = export(opened, targets, bundles, precision="int8", progress=progress)
-    made += export(opened, ["android"], bundles, precision="float32", progress=progress)
-    shipped = dict.fromkeys(bundle.path for bundle in made)
+    made = export(opened, targets, bundles, precision="int8", workers=workers, progress=progress)
     report = validate(
-        list(shipped), clips, split="test", strict=True, threads=0, report_path=out / FILE_NAME, progress=progress
+        [bundle.path for bundle in made],
+        clips,
+        split="test",
+        strict=True,
+        threads=0,
+        report_path=out / FILE_NAME,
+        progress=progress,
     )
     before = tuple(row for row in trained.rows if row.role in ("teacher", "still"))
     whole = report.model_copy(update={"rows": before + report.rows})

@@ -26,7 +26,7 @@ from d3d_edge.pipeline.data import RunData, batch_size, prepare
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.progress import Progress
 from d3d_edge.quantize import pt2e
-from d3d_edge.recipe import NetworkSpec, Recipe, TrainSpec
+from d3d_edge.recipe import NetworkSpec, Recipe, StillSpec, TrainSpec
 from d3d_edge.report import FILE_NAME, Report, Role, Row
 from d3d_edge.runner import Where
 from d3d_edge.runs import Run, Stage, fingerprint
@@ -66,8 +66,8 @@ def distill(
     run_data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
     rows = [_teacher(run, run_data, progress), _student(run, run_data, progress)]
     _write_graph(run)
-    if recipe.still_baseline:
-        rows.append(_still(run, run_data, progress))
+    if recipe.still:
+        rows.append(_still(run, run_data, recipe.still, progress))
     report = Report(
         title=recipe.name,
         classes=len(run_data.labels),
@@ -155,12 +155,12 @@ def _write_graph(run: Run) -> None:
         pt2e.save(pt2e.export_float(Recogniser(net), torch.zeros(run.recipe.clip.shape, dtype=torch.uint8)), path)
 
 
-def _still(run: Run, data: RunData, progress: Progress) -> Row:
-    """The student's network on single frames, trained as long as the student but without a teacher."""
-    spec = run.recipe.student
+def _still(run: Run, data: RunData, spec: StillSpec, progress: Progress) -> Row:
+    """The student's network on single frames, without a teacher."""
     torch.manual_seed(run.recipe.seed + 2)
-    net = network(spec.network, len(data.labels), in_channels=3)
-    mark = fingerprint("still", _base_mark(run, data), spec.model_dump(mode="json"))
+    net = network(run.recipe.student.network, len(data.labels), in_channels=3)
+    parts = [part.model_dump(mode="json") for part in (spec, run.recipe.student.network)]
+    mark = fingerprint("still", _base_mark(run, data), parts)
     cross_entropy = loss.cross_entropy(spec.train.label_smoothing)
     job = _job("one frame (RGB)", net, rgb_logits(net), data, spec.train, cross_entropy, still=True)
     return _stage(run, "still", "one-frame student", job, data, mark, progress)

@@ -6,8 +6,9 @@ import io
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,10 +29,22 @@ from d3d_edge.runs import Run
 from d3d_edge.runtimes import Lowered
 from d3d_edge.target import Target
 from d3d_edge.video.preprocess import load_clip
+from d3d_edge.workers import mapper
 
 Precision = Literal["int8", "float32"]
 REFERENCES: dict[Precision, str] = {"float32": "reference-float32", "int8": "reference-int8"}
 """Bundles of the float student and of the quantized graph, written beside the others: `validate` compares with them."""
+
+
+_DIED = LoweringError("a process that lowered a graph died", stage="lower", hint="out of memory? try --workers 1")
+
+
+class _Wanted(NamedTuple):
+    """A bundle to make."""
+
+    target: Target
+    folder: str
+    precision: Precision
 
 
 @dataclass(frozen=True)
@@ -62,9 +75,11 @@ class Source:
 
 
 def export(
-    run: Run, target_names: Iterable[str], out: Path, *, precision: Precision, progress: Progress
+    run: Run, target_names: Iterable[str], out: Path, *, precision: Precision, workers: int, progress: Progress
 ) -> tuple[Bundle, ...]:
     """Write a bundle per target to `out`/<target>, and the two references beside them; finished ones are kept.
+
+    `workers` processes lower at once: it is Python, so one graph keeps one core busy.
 
     Raises:
         RecipeError: there is no such target.
@@ -72,20 +87,31 @@ def export(
         LoweringError: the graph cannot be lowered, or would not run there.
         StorageError: a bundle cannot be written.
     """
-    wanted = [(found, _folder(found.name, precision), precision) for found in map(target.load, target_names)]
-    for found, _, _ in wanted:
-        _check(run, found, precision)
+    wanted = [_Wanted(found, _folder(found.name, precision), precision) for found in map(target.load, target_names)]
+    for one in wanted:
+        _check(run, one.target, precision)
     host = target.load("host")
     precisions: tuple[Precision, ...] = ("float32", "int8") if precision == "int8" else ("float32",)
-    wanted += [(host, REFERENCES[kind], kind) for kind in precisions]
+    wanted += [_Wanted(host, REFERENCES[kind], kind) for kind in precisions]
+    for kind in precisions:
+        Source.of(run, kind)
     golden = _golden(run)
-    bundles = []
-    with progress.task("export", len(wanted)) as task:
-        for found, folder, kind in wanted:
-            task.advance(0, f"{found.name} {kind}")
-            bundles.append(_export(run, found, out / folder, Source.of(run, kind), golden, progress))
-            task.advance(1, "")
+    work = partial(_export, run, out, golden)
+    bundles: list[Bundle] = []
+    with (
+        progress.task("export", len(wanted)) as task,
+        mapper(min(workers, len(wanted)), prepare=_one_thread, died=_DIED) as mapped,
+    ):
+        for bundle, kept in mapped(work, wanted):
+            done = "exported before" if kept else f"{bundle.model_size_bytes / 1e6:.2f} MB"
+            progress.note(f"{bundle.manifest.target} {bundle.manifest.precision}: {done} -> {bundle.path}")
+            bundles.append(bundle)
+            task.advance(1, bundle.path.name)
     return tuple(bundles)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
 
 
 def _folder(name: str, precision: Precision) -> str:
@@ -144,14 +170,12 @@ def _describe(run: Run, found: Target, source: Source, program: ExportedProgram,
     )
 
 
-def _export(
-    run: Run, found: Target, path: Path, source: Source, golden: NDArray[np.uint8], progress: Progress
-) -> Bundle:
-    """One bundle; kept as it is when the one at `path` was made from the same graph by the same tools."""
+def _export(run: Run, out: Path, golden: NDArray[np.uint8], wanted: _Wanted) -> tuple[Bundle, bool]:
+    """One bundle, and whether the one that was there, made from the same graph by the same tools, was kept."""
+    found, source, path = wanted.target, Source.of(run, wanted.precision), out / wanted.folder
     kept = _kept(path, found, source)
     if kept:
-        progress.note(f"{found.name} {source.precision}: exported before -> {path}")
-        return kept
+        return kept, True
     program = pt2e.load(source.path)
     scratch = path.parent / f".{path.name}.lowering"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -170,8 +194,7 @@ def _export(
         bundle = Bundle.write(path, _describe(run, found, source, program, lowered), fill)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    progress.note(f"{found.name} {source.precision}: {bundle.model_size_bytes / 1e6:.2f} MB -> {path}")
-    return bundle
+    return bundle, False
 
 
 def _kept(path: Path, found: Target, source: Source) -> Bundle | None:

@@ -6,15 +6,9 @@ Crops and augmentations come after it (`datasets`). Must not know labels' indice
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import threading
 import tokenize
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +25,7 @@ from d3d_edge.manifest import Clip
 from d3d_edge.progress import Progress
 from d3d_edge.video.flow import flow_of_frames
 from d3d_edge.video.preprocess import centre_crop, load_frames, naming
+from d3d_edge.workers import mapper
 
 _FORMAT = 1
 """Raised when the same specs would give other bytes, so that old entries are not found."""
@@ -76,6 +71,10 @@ class Prepared:
     """Entries that were not in the cache, or were damaged there."""
 
 
+_DIED = DataError(
+    "a process that prepared clips died",
+    hint="out of memory, or a video crashes the decoder; run again with one worker, finished clips are kept",
+)
 _Outcome = tuple[CachedClip, bool] | DataError
 _Work = Callable[[Clip], _Outcome]
 
@@ -100,7 +99,7 @@ def prepare(
     """Decode `clips` and compute their flow, as far as the cache does not hold them yet.
 
     Every entry is written whole or not at all, so a run that was killed goes on where it stood. `workers` processes
-    share the work (0: this process does it).
+    share the work (0 or 1: this process does it).
 
     Raises:
         DataError: a clip cannot be used and `strict` is set; or a worker process died.
@@ -110,7 +109,10 @@ def prepare(
     ready: list[CachedClip] = []
     skipped: list[Skipped] = []
     computed = 0
-    with progress.task("prepare clips", total=len(clips)) as task, _mapper(min(workers, len(clips))) as mapped:
+    with (
+        progress.task("prepare clips", total=len(clips)) as task,
+        mapper(min(workers, len(clips)), prepare=_one_thread, died=_DIED) as mapped,
+    ):
         for clip, outcome in zip(clips, mapped(work, clips), strict=True):
             if not isinstance(outcome, DataError):
                 ready.append(outcome[0])
@@ -123,37 +125,8 @@ def prepare(
     return Prepared(tuple(ready), tuple(skipped), computed)
 
 
-@contextmanager
-def _mapper(workers: int) -> Iterator[Callable[[_Work, Sequence[Clip]], Iterable[_Outcome]]]:
-    """`map` over `workers` processes, results in the order of the clips; leaving it drops what has not begun."""
-    if workers == 0:
-        yield map
-        return
-    # spawn: a forked copy of a process in which torch or OpenCV has threads can lock up.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    try:
-        yield pool.map
-    except BrokenProcessPool as error:
-        raise DataError(
-            "a process that prepared clips died",
-            hint="out of memory, or a video crashes the decoder; run again with one worker, finished clips are kept",
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
+def _one_thread() -> None:
     cv2.setNumThreads(1)  # there is a process per core already
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A pool's worker whose parent was killed would wait for work for ever."""
-    if parent := multiprocessing.parent_process():
-        parent.join()
-        os._exit(1)
 
 
 def _prepare_one(clip: Clip, clip_spec: ClipSpec, flow_spec: FlowSpec, cache_dir: Path) -> _Outcome:

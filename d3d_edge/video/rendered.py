@@ -25,7 +25,7 @@ from d3d_edge.progress import Progress
 from d3d_edge.video.decode import Frame, count_frames
 
 FRAME_RATE_HZ = 25.0
-_RADIUS = (0.13, 0.46)
+_RADIUS = (0.1, 0.48)
 """Smallest and largest radius of the object, in sides of the frame. Below 0.5, or it would meet itself on the torus."""
 _SPRITE_PX = 128
 
@@ -55,14 +55,14 @@ def _steady(slowest: float, fastest: float) -> Path1D:
 
 
 def _swing(time: Floats, rng: np.random.Generator) -> Floats:
-    """1.5 to 3 swings to and fro over the whole video, each as wide as 0.1 to 0.18 sides either way."""
-    return rng.uniform(0.1, 0.18) * np.sin(2 * np.pi * (time * rng.uniform(1.5, 3) + rng.uniform()))
+    """1 to 1.75 swings to and fro over the whole video, each as wide as 0.14 to 0.22 sides either way."""
+    return rng.uniform(0.14, 0.22) * np.sin(2 * np.pi * (time * rng.uniform(1, 1.75) + rng.uniform()))
 
 
 def _growth(time: Floats, rng: np.random.Generator) -> Floats:
-    """From small to large, slower first or last at random, so that no moment has a size of its own."""
-    small, large = rng.uniform(0, 0.2), rng.uniform(0.8, 1)
-    return small + (large - small) * time ** (2 ** rng.uniform(-1, 1))
+    """From small to large, more or less of the growth in the beginning, so that no moment has a size of its own."""
+    small, large = rng.uniform(0, 0.1), rng.uniform(0.9, 1)
+    return small + (large - small) * time ** (2 ** rng.uniform(-2, -0.5))
 
 
 _MOTIONS: dict[str, tuple[str, Path1D | None]] = {
@@ -71,8 +71,8 @@ _MOTIONS: dict[str, tuple[str, Path1D | None]] = {
     "move_left": ("x", _steady(-0.9, -0.4)),
     "move_right": ("x", _steady(0.4, 0.9)),
     "move_up": ("y", _steady(-0.9, -0.4)),
-    "rotate_left": ("turn", _steady(-0.6, -0.3)),
-    "rotate_right": ("turn", _steady(0.3, 0.6)),
+    "rotate_left": ("turn", _steady(-0.6, -0.35)),
+    "rotate_right": ("turn", _steady(0.35, 0.6)),
     "shrink": ("size", None),
     "swing_horizontal": ("x", _swing),
     "swing_vertical": ("y", _swing),

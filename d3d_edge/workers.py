@@ -1,0 +1,54 @@
+"""A pool of processes that share work and end with their parent. Knows nothing of the work."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any
+
+from d3d_edge.errors import D3DEdgeError
+
+Mapper = Callable[..., Any]
+"""As the built-in `map`: results come in the order of the work."""
+
+
+@contextmanager
+def mapper(workers: int, *, prepare: Callable[[], None], died: D3DEdgeError) -> Iterator[Mapper]:
+    """Yield a `map` whose work is shared by `workers` processes; 0 or 1 leaves it to this one.
+
+    `prepare` is called once in each process before any work. What the work raises is raised here.
+
+    Raises:
+        D3DEdgeError: `died`, when a process was killed, by the system for want of memory for example.
+    """
+    if workers < 2:
+        yield map
+        return
+    # spawn: a forked copy of a process in which torch or OpenCV has threads can lock up.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(prepare,))
+    try:
+        yield pool.map
+    except BrokenProcessPool as error:
+        raise died from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start(prepare: Callable[[], None]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    prepare()
+
+
+def _end_with_parent() -> None:
+    """A pool's worker whose parent was killed would wait for work for ever."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
