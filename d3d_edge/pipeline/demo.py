@@ -15,7 +15,7 @@ from d3d_edge.runs import Run
 from d3d_edge.video import rendered
 
 RECIPE = "demo"
-CLIPS_PER_CLASS = 80
+CLIPS_PER_CLASS = 72
 SIZE_PX = 96
 FRAMES = 24
 SEED = 0

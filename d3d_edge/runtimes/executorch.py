@@ -186,26 +186,38 @@ def _facts(program: ExportedProgram) -> dict[str, int | float | str | bool]:
 
 @contextmanager
 def _idle_passes_left_out(program: ExportedProgram) -> Iterator[None]:
-    """Lower without those of XNNPACK's passes that look for operators which `program` does not have.
+    """Lower without the passes that would change nothing, each of which traces the whole graph anew.
 
-    Each pass traces the whole graph anew even if it changes nothing; these are a fifth of the time to lower, and the
-    file is the same. For executorch 1.4; of a version that names its passes otherwise, all run.
+    These are XNNPACK's passes that look for operators which `program` does not have, and decompositions of graphs that
+    hold nothing to decompose: four tenths of the time to lower, and the file is the same. For executorch 1.4; of a
+    version that names its passes otherwise, all run.
     """
     from executorch.backends.xnnpack import xnnpack_preprocess
 
     operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     manager = xnnpack_preprocess.XNNPACKPassManager
+    decompose = ExportedProgram.run_decompositions
 
     def without_idle(exported: ExportedProgram, passes: list[type] | None = None) -> Any:
         made = manager(exported, passes)
         made.passes = [kind for kind in made.passes if _is_needed(kind.__name__, operators)]
         return made
 
+    def where_needed(exported: ExportedProgram, table: dict[Any, Any] | None = None, **options: Any) -> ExportedProgram:
+        targets = {node.target for node in exported.graph.nodes if node.op == "call_function"}
+        mutable = any(getattr(getattr(target, "_schema", None), "is_mutable", False) for target in targets)
+        if table is None or mutable or not targets.isdisjoint(table):
+            decomposed: ExportedProgram = decompose(exported, table, **options)
+            return decomposed
+        return exported
+
     xnnpack_preprocess.XNNPACKPassManager = without_idle
+    ExportedProgram.run_decompositions = where_needed  # type: ignore[method-assign]
     try:
         yield
     finally:
         xnnpack_preprocess.XNNPACKPassManager = manager
+        ExportedProgram.run_decompositions = decompose  # type: ignore[method-assign]
 
 
 def _is_needed(name: str, operators: set[str]) -> bool:

@@ -1,0 +1,72 @@
+"""The README's commands run, in its order, and its table is one that `d3d-edge demo` could have printed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from d3d_edge.report import Report
+from tests.cli.conftest import TINY
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(block: str) -> list[list[str]]:
+    return [shlex.split(line, comments=True) for line in block.splitlines() if line.strip()]
+
+
+ALL = [command for block in BLOCKS for command in commands(block)]
+
+
+def test_every_command_is_of_a_kind_that_is_tried_here() -> None:
+    assert {command[0] for command in ALL} == {"make", "pip", "d3d-edge"}
+
+
+@pytest.mark.parametrize("target", [command[1] for command in ALL if command[0] == "make"])
+def test_make_targets_exist(target: str) -> None:
+    # Run whole by the continuous integration; here, that make knows what to do.
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", [command for command in ALL if command[0] == "pip"], ids=" ".join)
+def test_pip_can_resolve_what_it_is_told_to_install(command: list[str]) -> None:
+    dry = [sys.executable, "-m", "pip", *command[1:], "--dry-run", "--no-deps", "--no-build-isolation", "--quiet"]
+    done = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_commands_by_hand(clips: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(clips, tmp_path / "clips")
+    (tmp_path / "clips" / "rendered.json").unlink()
+    (tmp_path / "clips" / "move_left").rename(tmp_path / "clips" / "wave")
+    (tmp_path / "clips" / "wave" / "0000.mp4").rename(tmp_path / "clips" / "wave" / "01.mp4")
+    monkeypatch.setenv("D3D_EDGE_CACHE", str(cache))
+    for _, *words in [command for command in ALL if command[0] == "d3d-edge"]:
+        done = subprocess.run(
+            [sys.executable, "-m", "d3d_edge", *words], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
+        if words[:2] == ["recipes", "cp"]:
+            # From here on a smaller network and fewer epochs, so that it takes seconds.
+            (tmp_path / words[3]).write_text(TINY)
+
+
+def test_the_schema_in_the_docs_is_that_of_the_code() -> None:
+    import json
+
+    assert json.loads((ROOT / "docs" / "report.schema.json").read_text()) == Report.model_json_schema()
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)\)", README))
+def test_links_lead_somewhere(link: str) -> None:
+    assert (ROOT / link).exists()
