@@ -65,7 +65,6 @@ def distill(
     run = Run.start(out, recipe, clips)
     run_data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
     rows = [_teacher(run, run_data, progress), _student(run, run_data, progress)]
-    _write_graph(run)
     if recipe.still:
         rows.append(_still(run, run_data, recipe.still, progress))
     report = Report(
@@ -149,10 +148,9 @@ def _student(run: Run, data: RunData, progress: Progress) -> Row:
 
 def _write_graph(run: Run) -> None:
     """The student as one graph, uint8 [T, H, W, C] -> float32 [1, classes], next to its checkpoint."""
-    path = run.folder("student") / GRAPH_NAME
-    if not path.is_file():
-        net = load_network(run, "student", run.recipe.student.network, in_channels=3)
-        pt2e.save(pt2e.export_float(Recogniser(net), torch.zeros(run.recipe.clip.shape, dtype=torch.uint8)), path)
+    net = load_network(run, "student", run.recipe.student.network, in_channels=3)
+    program = pt2e.export_float(Recogniser(net), torch.zeros(run.recipe.clip.shape, dtype=torch.uint8))
+    pt2e.save(program, run.folder("student") / GRAPH_NAME)
 
 
 def _still(run: Run, data: RunData, spec: StillSpec, progress: Progress) -> Row:
@@ -230,6 +228,8 @@ def _stage(run: Run, stage: Stage, name: str, job: Job, data: RunData, mark: str
             "clips": len(labels),
             "seconds": round(time.monotonic() - began, 1),
         }
+        if stage == "student":
+            _write_graph(run)
         run.finish(stage, mark, **done)
         progress.note(f"{job.title}: top-1 {done['top1']:.3f} on {done['clips']} test clips -> {run.folder(stage)}")
     else:

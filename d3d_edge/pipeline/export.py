@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 
 from d3d_edge import runtimes, target
 from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, Bundle, Description
-from d3d_edge.errors import BundleError, DataError, LoweringError
+from d3d_edge.errors import BundleError, DataError, LoweringError, StorageError
 from d3d_edge.files import sha256_of_file, write_text
 from d3d_edge.manifest import Clip
 from d3d_edge.pipeline.distill import GRAPH_NAME
@@ -192,6 +192,8 @@ def _export(run: Run, out: Path, golden: NDArray[np.uint8], wanted: _Wanted) -> 
             _save(folder / GOLDEN_LOGITS, _logits(program, golden))
 
         bundle = Bundle.write(path, _describe(run, found, source, program, lowered), fill)
+    except OSError as error:
+        raise StorageError.of(path, error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return bundle, False

@@ -14,6 +14,7 @@ then `transfer` to a graph of one.
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import operator
 import warnings
@@ -33,6 +34,7 @@ from torchao.quantization.pt2e import FakeQuantizeBase, disable_observer
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 
 from d3d_edge.errors import BundleError
+from d3d_edge.files import atomic_file
 from d3d_edge.quantize.observer import count_uses
 from d3d_edge.quantize.scheme import CONVOLUTIONS, EdgeQuantizer, Observer, Scheme
 
@@ -135,9 +137,17 @@ def export_float(model: nn.Module, sample: Tensor) -> ExportedProgram:
 
 
 def save(program: ExportedProgram, path: Path) -> None:
-    """Write `program` as a .pt2 file."""
-    with _quiet(), path.open("wb") as file:
-        torch.export.save(program, file)
+    """Write `program` as a .pt2 file, whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    # torch.export.save to a path hides a full disk; through memory the file system's own error comes.
+    buffer = io.BytesIO()
+    with _quiet():
+        torch.export.save(program, buffer)
+    with atomic_file(path) as partial:
+        partial.write_bytes(buffer.getbuffer())
 
 
 def load(path: Path) -> ExportedProgram:

@@ -6,7 +6,9 @@ A graph that XNNPACK takes in part would still be written, and fail on the phone
 from __future__ import annotations
 
 import logging
+import os
 import re
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -112,7 +114,7 @@ class ExecuTorchRunner:
     where = Where.HOST_RUNTIME
 
     def __init__(self, path: Path, threads: int) -> None:
-        with _quiet():
+        with _quiet(), _native_notes_dropped():
             from executorch.extension.pybindings import portable_lib
             from executorch.runtime import Runtime
 
@@ -254,6 +256,20 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         partitioner.setLevel(level)
+
+
+@contextmanager
+def _native_notes_dropped() -> Iterator[None]:
+    """Without what ExecuTorch's native code writes about the processor when it is loaded; its errors are raised."""
+    sys.stderr.flush()
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
 
 
 RUNTIME = ExecuTorch()

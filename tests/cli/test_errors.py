@@ -110,7 +110,7 @@ def test_one_class_only(d3d_edge: D3DEdge, own_clips: Path, recipe_file: Path, t
 
 def test_an_unknown_recipe_key_names_the_near_miss(d3d_edge: D3DEdge, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("extends: demo\nstudent:\n  initialize: scratch\n")
+    path.write_text("extends: compact\nstudent:\n  initialize: scratch\n")
     refused(d3d_edge("recipes", "check", path), 2, "mine.yaml:3", "'student.initialize'", "did you mean 'initialise'?")
 
 
