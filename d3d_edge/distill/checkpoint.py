@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,9 @@ class Checkpoint:
         """
         # torch.save to a path hides a full disk in a RuntimeError; through memory the file system's own error comes.
         buffer = io.BytesIO()
-        torch.save(asdict(self), buffer)
+        # Not `asdict`: its copy of a state dict loses the version numbers in it, without which torchao's observers take
+        # the state for an old one and reset their smallest scale.
+        torch.save({field.name: getattr(self, field.name) for field in fields(self)}, buffer)
         with atomic_file(folder / FILE_NAME) as partial:
             partial.write_bytes(buffer.getbuffer())
 

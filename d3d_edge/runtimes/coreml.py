@@ -28,7 +28,7 @@ from torch.export import ExportedProgram
 
 from d3d_edge import __version__
 from d3d_edge.bundle import Bundle
-from d3d_edge.errors import BundleError, DataError, LoweringError, RecipeError
+from d3d_edge.errors import BundleError, DataError, LoweringError, RecipeError, StorageError
 from d3d_edge.files import size_of
 from d3d_edge.runner import Where
 from d3d_edge.runtimes import Lowered
@@ -87,6 +87,7 @@ class CoreML:
             MissingDependency: coremltools is missing.
             RecipeError: the target's options are wrong.
             LoweringError: a tensor has more than four axes or no static shape, or coremltools cannot convert it.
+            StorageError: coremltools cannot write its temporary files.
         """
         ct = coremltools()
         deployment = _deployment_target(ct, target)
@@ -196,6 +197,10 @@ def _convert(ct: ModuleType, program: ExportedProgram, deployment: Any) -> Any:
             version = f"coremltools {ct.__version__}"
             # Without the traceback, whose frames would keep coremltools' temporary folder.
             cause = error.with_traceback(None)
+            if isinstance(error, OSError) or "FileWriter" in reason:
+                raise StorageError(
+                    f"coremltools cannot write the weights: {reason}", hint="is the folder for temporary files full?"
+                ) from cause
             raise LoweringError(f"coremltools cannot convert it: {reason}", stage="convert", runtime=version) from cause
 
 

@@ -137,3 +137,12 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "last.pt").write_bytes(b"damaged")
     with pytest.raises(DataError, match=r"last\.pt is damaged"):
         Checkpoint.read(tmp_path)
+
+
+def test_a_checkpoint_keeps_the_version_numbers_of_a_state_dict(tmp_path: Path) -> None:
+    state = nn.Sequential(nn.BatchNorm2d(3)).state_dict()
+    Checkpoint("mark", 1, state, {}, {}, []).write(tmp_path)
+    read = Checkpoint.read(tmp_path)
+    assert read is not None
+    assert read.model._metadata == state._metadata  # type: ignore[attr-defined]
+    assert read.model._metadata["0"] == {"version": 2}  # type: ignore[attr-defined]
