@@ -241,12 +241,21 @@ class MaxPool(nn.Module):
 
     def forward(self, frames: Tensor, clips: int = 1) -> Tensor:
         """Float [N*T, C, H, W] to [N*T', C, H', W']."""
-        (taps, size), (time_stride, stride) = self.kernel, self.stride
-        frames = _max_pool(frames, self.padding, (size, size), (stride, stride))
-        if taps == 1:
+        frames = self._in_space(frames)
+        if self.kernel[0] == 1:
             return frames
-        clip = _max_pool(clip_view(frames, clips), self.padding, (taps, 1), (time_stride, 1))
-        return frame_view(clip, frames.shape[2], frames.shape[3])
+        return frame_view(self._in_time(clip_view(frames, clips)), frames.shape[2], frames.shape[3])
+
+    def as_clip(self, frames: Tensor, clips: int = 1) -> Tensor:
+        """The same, left in the clip view: float [N*T, C, H, W] to [N, C, T', H'*W']."""
+        return self._in_time(clip_view(self._in_space(frames), clips))
+
+    def _in_space(self, frames: Tensor) -> Tensor:
+        size, stride = self.kernel[1], self.stride[1]
+        return _max_pool(frames, self.padding, (size, size), (stride, stride))
+
+    def _in_time(self, clip: Tensor) -> Tensor:
+        return _max_pool(clip, self.padding, (self.kernel[0], 1), (self.stride[0], 1)) if self.kernel[0] > 1 else clip
 
 
 def sliding_mean(x: Tensor, kernel: tuple[int, int]) -> Tensor:
@@ -286,9 +295,17 @@ class SeparableConv(nn.Module):
         frames = self.spatial(frames)
         if self.temporal is None and self.self_gating is None:
             return frames
-        clip = clip_view(frames, clips)
+        return frame_view(self._in_time(clip_view(frames, clips)), frames.shape[2], frames.shape[3])
+
+    def as_clip(self, frames: Tensor, clips: int = 1) -> Tensor:
+        """The same, left in the clip view: float [N*T, I, H, W] to [N, O, T', H'*W']."""
+        return self._in_time(clip_view(self.spatial(frames), clips))
+
+    def on_clip(self, clip: Tensor) -> Tensor:
+        """The same of the clip view, for a unit of 1x1: float [N, I, T, H*W] to [N, O, T, H*W]."""
+        return self._in_time(self.spatial(clip))
+
+    def _in_time(self, clip: Tensor) -> Tensor:
         if self.temporal is not None:
             clip = self.temporal(clip)
-        if self.self_gating is not None:
-            clip = self.self_gating(clip)
-        return frame_view(clip, frames.shape[2], frames.shape[3])
+        return clip if self.self_gating is None else self.self_gating(clip)

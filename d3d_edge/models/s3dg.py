@@ -16,7 +16,7 @@ slower), and that `Logits/Conv2d_0c_1x1/{weights,biases}` are that module's own 
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from d3d_edge.models.layers import (
     StackedConv,
     clip_view,
     conv2d,
+    frame_view,
     sliding_mean,
 )
 
@@ -201,13 +202,22 @@ class Mixed(nn.Module):
 
     def forward(self, frames: Tensor, clips: int = 1) -> Tensor:
         """Float [N*T, inputs, H, W] to [N*T, channels, H, W]."""
-        outputs = []
-        for branch in (self.Branch_0, self.Branch_1, self.Branch_2, self.Branch_3):
-            x = frames
-            for layer in branch.values():
-                x = layer(x, clips)
-            outputs.append(x)
-        return torch.cat(outputs, dim=1)
+        height, width = frames.shape[2:]
+        pool = cast(MaxPool, self.Branch_3["MaxPool_0a_3x3"])
+        # Joined in the clip view, in which every branch ends: a change of view costs a copy in some runtimes.
+        outputs = [
+            _unit(self.Branch_0, "Conv2d_0a_1x1").as_clip(frames, clips),
+            *(
+                _unit(branch, "Conv2d_0b_3x3").as_clip(_unit(branch, "Conv2d_0a_1x1")(frames), clips)
+                for branch in (self.Branch_1, self.Branch_2)
+            ),
+            _unit(self.Branch_3, "Conv2d_0b_1x1").on_clip(pool.as_clip(frames, clips)),
+        ]
+        return frame_view(torch.cat(outputs, dim=1), height, width)
+
+
+def _unit(branch: nn.ModuleDict, name: str) -> SeparableConv:
+    return cast(SeparableConv, branch[name])
 
 
 def _check(width: float, **names: str) -> None:

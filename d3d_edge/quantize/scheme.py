@@ -9,8 +9,8 @@ XNNPACKQuantizer, so that quantization-aware training imports no runtime, and be
 * tensors that differ in order or selection only (views, permutations, max pools, zero pads, slices) share one scale,
   and so do the inputs and the output of a concatenation: no value is rounded twice;
 * a mean has a scale of its own, as averages are far smaller than what they average; a sigmoid is computed in float;
-* what comes before the first convolution (normalising the uint8 frames) and after the last one (averaging the
-  classifier's output over time) stays float.
+* normalising the uint8 frames is computed in float, and its result quantized at once, so that what stacks and pads
+  frames for the first convolution moves bytes; what comes after the last convolution stays float.
 
 Schemes: `symmetric` has zero point 0 everywhere, which TensorRT demands. `affine` gives activations a zero point, and
 with it twice the resolution after a ReLU.
@@ -18,6 +18,7 @@ with it twice the resolution after a ReLU.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
@@ -84,8 +85,10 @@ class EdgeQuantizer(Quantizer):  # type: ignore[misc]
 
     def annotate(self, model: GraphModule) -> GraphModule:
         """Annotate every node that is to be quantized. Returns `model`."""
-        inside = _between_convolutions(model)
+        entries, inside = _quantized_region(model)
         for node in model.graph.nodes:
+            if node in entries:
+                _annotate(node, {}, self.activation)
             if node not in inside or ANNOTATION in node.meta:
                 continue
             if node.target in CONVOLUTIONS:
@@ -125,18 +128,33 @@ def _is_quantized(node: Any) -> bool:
     return annotation is not None and annotation.output_qspec is not None
 
 
-def _between_convolutions(model: GraphModule) -> set[Node]:
-    """Nodes with a convolution before or at them, and one after or at them."""
-    nodes = list(model.graph.nodes)
-    after_one: set[Node] = set()
+def _quantized_region(model: GraphModule) -> tuple[set[Node], set[Node]]:
+    """The float nodes whose values reach the first convolution rearranged only; and the nodes to quantize after them.
+
+    Those have a convolution after or at them, and an entry or a convolution before or at them.
+    """
+    convolutions = {node for node in model.graph.nodes if node.target in CONVOLUTIONS}
+    sources: set[Node] = set()
+    pending = [node.args[0] for node in convolutions]
+    while pending:
+        node = pending.pop()
+        if node not in sources:
+            sources.add(node)
+            if node.target in _REARRANGING or node.target is _aten.cat.default:
+                pending.extend(node.all_input_nodes)
+    behind = _reached(model.graph.nodes, convolutions, lambda node: node.all_input_nodes)
+    entries = {node for node in sources if node.target in _PRODUCTS} - behind
+    behind |= _reached(model.graph.nodes, entries, lambda node: node.all_input_nodes) - entries
+    return entries, behind & _reached(reversed(model.graph.nodes), convolutions, lambda node: node.users)
+
+
+def _reached(nodes: Iterable[Node], starts: set[Node], neighbours: Callable[[Node], Iterable[Node]]) -> set[Node]:
+    """`starts`, and all of `nodes` that follow one by `neighbours`."""
+    reached = set(starts)
     for node in nodes:
-        if node.target in CONVOLUTIONS or not after_one.isdisjoint(node.all_input_nodes):
-            after_one.add(node)
-    before_one: set[Node] = set()
-    for node in reversed(nodes):
-        if node.target in CONVOLUTIONS or not before_one.isdisjoint(node.users):
-            before_one.add(node)
-    return after_one & before_one
+        if not reached.isdisjoint(neighbours(node)):
+            reached.add(node)
+    return reached
 
 
 def _activation_spec(scheme: Scheme, observer: Observer, qat: bool) -> QuantizationSpec:

@@ -28,7 +28,7 @@ from d3d_edge.errors import BundleError, DataError, LoweringError, MissingDepend
 from d3d_edge.files import size_of
 from d3d_edge.quantize.pt2e import origins_shared
 from d3d_edge.runner import TensorSpec, Where
-from d3d_edge.runtimes import Lowered
+from d3d_edge.runtimes import Lowered, xnnpack_graph
 from d3d_edge.target import Target
 
 MODEL = "model.pte"
@@ -87,7 +87,7 @@ class ExecuTorch:
             from executorch.exir import to_edge_transform_and_lower
 
             try:
-                with _idle_passes_left_out(program):
+                with _idle_passes_left_out(program), _delegates_made_small():
                     edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
                 facts = _facts(edge.exported_program())
                 lowered = edge.to_executorch()
@@ -220,6 +220,43 @@ def _idle_passes_left_out(program: ExportedProgram) -> Iterator[None]:
     finally:
         xnnpack_preprocess.XNNPACKPassManager = manager
         ExportedProgram.run_decompositions = decompose  # type: ignore[method-assign]
+
+
+@contextmanager
+def _delegates_made_small() -> Iterator[None]:
+    """Write delegates without idle moves of memory, and with their constants inside. For executorch 1.4.
+
+    It stores every constant as a segment of the program instead, named twice by the SHA-256 of its bytes, so that
+    several programs can share it; of a small network's many scales, the name is longer than the scale.
+    """
+    from executorch.backends.xnnpack import xnnpack_preprocess
+    from executorch.exir._serialize._named_data_store import NamedDataStore, NamedDataStoreOutput
+
+    serialize = xnnpack_preprocess.serialize_xnnpack_binary
+    stores: list[NamedDataStore] = []
+
+    class EmptiedStore(NamedDataStore):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            stores.append(self)
+
+        def get_named_data_store_output(self) -> NamedDataStoreOutput:
+            return NamedDataStore().get_named_data_store_output()
+
+    def serialize_small(graph: Any, constants: bytearray) -> bytes:
+        store = stores.pop()
+        xnnpack_graph.simplify(graph)
+        xnnpack_graph.embed(graph, {key: store.buffers[at] for key, at in store.key_to_buffer_idx.items()}, constants)
+        written: bytes = serialize(graph, constants)
+        return written
+
+    xnnpack_preprocess.serialize_xnnpack_binary = serialize_small
+    xnnpack_preprocess.NamedDataStore = EmptiedStore
+    try:
+        yield
+    finally:
+        xnnpack_preprocess.serialize_xnnpack_binary = serialize
+        xnnpack_preprocess.NamedDataStore = NamedDataStore
 
 
 def _is_needed(name: str, operators: set[str]) -> bool:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.nn import functional as F
 
 from d3d_edge import target
 from d3d_edge.errors import LoweringError, MissingDependency
-from d3d_edge.runtimes import executorch
+from d3d_edge.runtimes import executorch, xnnpack_graph
 from tests import networks
 
 pytest.importorskip("executorch")
@@ -83,3 +89,36 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executorch, "find_spec", lambda name: None)
     with pytest.raises(MissingDependency, match=r"d3d-edge\[android\]"):
         executorch.RUNTIME.check_lower()
+
+
+def test_changes_of_view_are_not_moves_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds: Counter[str] = Counter()
+    simplify = xnnpack_graph.simplify
+
+    def counted(graph: Any) -> None:
+        simplify(graph)
+        kinds.update(type(node.xnode_union).__name__ for node in graph.xnodes)
+
+    monkeypatch.setattr(xnnpack_graph, "simplify", counted)
+    executorch.RUNTIME.lower(networks.quantized(), tmp_path, ANDROID)
+    assert kinds["XNNConv2d"] == 6
+    assert kinds["XNNStaticReshape"]
+    # Of the logits, which have one position only.
+    assert kinds["XNNStaticTranspose"] == 1
+
+
+@pytest.mark.parametrize("make", [networks.quantized, networks.float_program])
+def test_a_small_delegate_gives_the_same_logits(
+    make: Callable[[], ExportedProgram], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def logits(folder: Path) -> tuple[NDArray[Any], int]:
+        folder.mkdir()
+        size = executorch.RUNTIME.lower(make(), folder, ANDROID).facts["size_bytes"]
+        with executorch.ExecuTorchRunner(folder / executorch.MODEL, 1) as runner:
+            return np.stack([runner.run(networks.clip(seed).numpy()) for seed in range(5)]), int(size)
+
+    small, small_size = logits(tmp_path / "small")
+    monkeypatch.setattr(executorch, "_delegates_made_small", nullcontext)
+    whole, whole_size = logits(tmp_path / "whole")
+    np.testing.assert_array_equal(small, whole)
+    assert small_size < whole_size

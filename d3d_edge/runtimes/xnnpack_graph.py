@@ -1,0 +1,107 @@
+"""Simplifies the graph of an XNNPACK delegate: moves of memory that undo each other are left out.
+
+ExecuTorch computes convolutions channels-last and, around every view, moves the tensor to channels-first and back. The
+rank-4 network's changes of view are such that all those moves cancel, and a reshape of the same bytes remains.
+Must not change a value that is computed. For executorch 1.4, whose own passes merge no two transposes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+ALIGNMENT = 16
+"""Bytes; executorch, `CONSTANT_TENSOR_ALIGNMENT`."""
+
+_MOVES = ("XNNStaticTranspose", "XNNStaticReshape")
+
+
+def simplify(graph: Any) -> None:
+    """Merge chains of transposes and of reshapes in an `XNNGraph`, in place, and drop what nothing uses then."""
+    values = {_tensor(value).id_out: value.xvalue_union for value in graph.xvalues}
+    producers: dict[int, Any] = {}
+    same: dict[int, int] = {}
+    for node in graph.xnodes:
+        call = node.xnode_union
+        for field in _inputs(call):
+            setattr(call, field, same.get(getattr(call, field), getattr(call, field)))
+        if _kind(call) in _MOVES:
+            _merge(call, producers.get(call.input_id), values)
+            if _is_idle(call, values):
+                same[call.output_id] = call.input_id
+        producers[call.output_id] = call
+    _drop_unused(graph, values)
+
+
+def embed(graph: Any, named: dict[str, bytes], constants: bytearray) -> None:
+    """Append the constants that an `XNNGraph` names to `constants`, in place, and let it refer to them by offset."""
+    offsets: dict[str, int] = {}
+    for entry in graph.constant_data:
+        if not entry.named_key:
+            continue
+        if entry.named_key not in offsets:
+            constants.extend(bytes(-len(constants) % ALIGNMENT))
+            offsets[entry.named_key] = len(constants)
+            constants.extend(named[entry.named_key])
+        entry.offset = offsets[entry.named_key]
+        entry.named_key = None
+
+
+def _merge(call: Any, before: Any, values: dict[int, Any]) -> None:
+    """Let `call` take the input of `before`, where both are moves of one kind."""
+    if before is None or _kind(before) != _kind(call) or not _alike(values, before.input_id, call.output_id):
+        return
+    if _kind(call) == "XNNStaticTranspose":
+        call.perm = [before.perm[axis] for axis in call.perm]
+    call.input_id = before.input_id
+
+
+def _is_idle(call: Any, values: dict[int, Any]) -> bool:
+    """Whether the output is the input, byte for byte. An output of the whole graph must be written all the same."""
+    if not _alike(values, call.input_id, call.output_id) or _is_external(values[call.output_id]):
+        return False
+    if _kind(call) == "XNNStaticTranspose":
+        return list(call.perm) == sorted(call.perm)
+    return list(_tensor_of(values[call.input_id]).dims) == list(_tensor_of(values[call.output_id]).dims)
+
+
+def _drop_unused(graph: Any, values: dict[int, Any]) -> None:
+    used = {value for value, union in values.items() if _is_external(union)}
+    kept = []
+    for node in reversed(graph.xnodes):
+        call = node.xnode_union
+        if call.output_id in used:
+            used.update(getattr(call, field) for field in _inputs(call))
+            kept.append(node)
+    graph.xnodes = kept[::-1]
+    graph.xvalues = [value for value in graph.xvalues if _tensor(value).id_out in used]
+
+
+def _alike(values: dict[int, Any], a: int, b: int) -> bool:
+    """Whether two values have the same type, scale and zero point."""
+    kinds = [(_tensor_of(union).datatype, getattr(union, "quant_params", None)) for union in (values[a], values[b])]
+    return bool(kinds[0] == kinds[1])
+
+
+def _is_external(union: Any) -> bool:
+    return bool(_tensor_of(union).flags)
+
+
+def _inputs(call: Any) -> Iterator[str]:
+    """Names of the fields in which a node refers to the values that it reads."""
+    for field in vars(call):
+        if field.endswith("_id") and field != "output_id":
+            yield field
+
+
+def _kind(call: Any) -> str:
+    return type(call).__name__
+
+
+def _tensor(value: Any) -> Any:
+    return _tensor_of(value.xvalue_union)
+
+
+def _tensor_of(union: Any) -> Any:
+    """The shape and type of a value, quantized or not."""
+    return getattr(union, "tensor_value", union)
