@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,9 @@ from d3d_edge import resources
 from d3d_edge.clip import ClipSpec, FlowSpec
 from d3d_edge.errors import RecipeError
 from d3d_edge.schema import Location, Schema, assign, build, merge, read_yaml
+
+STAGES = ("teacher", "student", "quantized", "probe")
+"""Folders of a run that are not baselines."""
 
 
 class SplitSpec(Schema):
@@ -84,20 +88,42 @@ class StudentSpec(Schema):
     """teacher: start from the teacher's weights, all but the first convolution (same network needed)."""
 
 
-class StillSpec(Schema):
-    """The student's network on single frames: near chance means that the classes differ by motion alone."""
+class BaselineSpec(Schema):
+    """The student's network trained on RGB without a teacher, to compare the student with."""
 
-    train: TrainSpec
+    frames: Literal["clip", "one"] = "clip"
+    """one: single frames instead of clips. Near chance means that the classes differ by motion alone."""
+    train: TrainSpec | None = None
+    """null: exactly as the student is trained, which makes the comparison one of equal budgets."""
+    initialise: Literal["scratch", "teacher"] = "scratch"
+    """As for the student. From the teacher's weights, but without distillation."""
 
 
 class DistillSpec(Schema):
-    """L = cross_entropy_weight x CE(student, label) + weight x MSE(student logits, teacher logits)."""
+    """What the student minimises: the weighted sum of cross-entropy and of its distances to the teacher.
 
+    D3D: MSE of the logits. MARS: MSE of the pooled features. Hinton: KL divergence of the softened answers.
+    """
+
+    teacher: Literal["flow", "two_stream"] = "flow"
+    """two_stream: the mean of the logits of the flow teacher and of the baseline `spatial`."""
     cross_entropy_weight: float = Field(default=1.0, ge=0)
     weight: float = Field(ge=0)
-    """Lambda of the MSE; 0 trains without the teacher."""
+    """Lambda, the weight of the MSE of the logits; 0 leaves it out."""
     reduction: Literal["mean", "sum"]
     """The MSE of one clip is the mean, or the sum, over its classes. A batch is always averaged."""
+    features_weight: float = Field(default=0.0, ge=0)
+    """Weight of the MSE of the pooled features, the mean over their channels. Where teacher and student have different
+    widths, a linear projection is trained beside the student and thrown away. Not in quantization-aware training."""
+    divergence_weight: float = Field(default=0.0, ge=0)
+    """Weight of temperature^2 x KL(teacher || student), both softened by the temperature."""
+    temperature: float = Field(default=4.0, gt=0)
+    """Logits are divided by it in the KL divergence."""
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether any of the distances to the teacher counts."""
+        return bool(self.weight or self.features_weight or self.divergence_weight)
 
 
 class QATSpec(Schema):
@@ -148,8 +174,8 @@ class Recipe(Schema):
     augment: AugmentSpec
     teacher: TeacherSpec
     student: StudentSpec
-    still: StillSpec | None = None
-    """A baseline to train beside the student; null for none."""
+    baselines: dict[str, BaselineSpec] = Field(default_factory=dict)
+    """Networks to train beside the student, by name. `spatial` is the RGB stream of `d3d-edge evaluate`."""
     distill: DistillSpec
     quantize: QuantizeSpec
     export: ExportSpec = ExportSpec()
@@ -210,18 +236,40 @@ def _extended(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
     return merge(base, data), lines
 
 
+def _check_stages(recipe: Recipe, path: Path) -> None:
+    """Names of baselines, which become folders, and what the teacher is made of."""
+    for name in recipe.baselines:
+        if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in STAGES:
+            raise RecipeError(
+                f"{path}: baselines: {name!r} cannot be a name; small letters, digits and _, but not "
+                + ", ".join(STAGES)
+            )
+    spatial = recipe.baselines.get("spatial")
+    if recipe.distill.teacher == "two_stream":
+        if spatial is None or spatial.frames != "clip":
+            raise RecipeError(
+                f"{path}: distill.teacher is 'two_stream', but there is no baseline 'spatial' on clips",
+                hint="add baselines: {spatial: {}}",
+            )
+        if recipe.distill.features_weight:
+            raise RecipeError(f"{path}: distill.features_weight needs the flow teacher: two streams share no features")
+
+
 def _check_names(recipe: Recipe, path: Path) -> None:
     """Names of targets and plans that ship with the package, checked before hours of training."""
     for target in recipe.export.targets:
         if not Path(target).is_dir():
             resources.find("targets", target)
+    _check_stages(recipe, path)
     plan = Path(recipe.quantize.calibration)
     if not plan.is_file() and not (path.parent / plan).is_file():
         resources.find("calibration", recipe.quantize.calibration)
-    if recipe.student.initialise == "teacher":
+    starts = {"student": recipe.student.initialise}
+    starts |= {f"baselines.{name}": spec.initialise for name, spec in recipe.baselines.items()}
+    for name in [name for name, start in starts.items() if start == "teacher"]:
         student = recipe.student.network.model_dump(exclude={"dropout"})
         if student != recipe.teacher.network.model_dump(exclude={"dropout"}):
             raise RecipeError(
-                f"{path}: student.initialise is 'teacher', but student.network and teacher.network differ",
+                f"{path}: {name}.initialise is 'teacher', but student.network and teacher.network differ",
                 hint="make the networks equal, or start the student from scratch",
             )

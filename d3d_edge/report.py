@@ -14,7 +14,7 @@ from d3d_edge.runner import Where
 from d3d_edge.schema import Schema
 
 FILE_NAME = "report.json"
-Role = Literal["teacher", "still", "float", "quantized", "bundle"]
+Role = Literal["teacher", "baseline", "float", "quantized", "bundle"]
 
 
 class Latency(Schema):

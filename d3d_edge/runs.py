@@ -5,14 +5,15 @@ RUN/
   data.csv        every clip with its label and split
   skipped.json    clips that could not be read, and why
   report.json     what was measured last
-  teacher/  student/  still/  quantized/      one folder a stage: checkpoint, log, results, and done.json at the end
+  teacher/  student/  quantized/  and one of each baseline's name
+                  one folder a stage: checkpoint, log, results, and done.json at the end
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from d3d_edge import manifest, recipe
 from d3d_edge.errors import DataError, RecipeError
@@ -21,7 +22,8 @@ from d3d_edge.manifest import Manifest
 from d3d_edge.recipe import Recipe
 from d3d_edge.report import SkippedClip
 
-Stage = Literal["teacher", "student", "still", "quantized"]
+Stage = str
+"""The name of a stage's folder: one of `recipe.STAGES`, or a baseline's name."""
 _DONE = "done.json"
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from d3d_edge.distill.checkpoint import Checkpoint
-from d3d_edge.distill.loss import Loss
+from d3d_edge.distill.loss import Loss, Outputs
 from d3d_edge.errors import DataError
 from d3d_edge.files import write_text
 from d3d_edge.progress import Progress, Task
@@ -30,10 +30,10 @@ class Job:
 
     title: str
     model: nn.Module
-    forward: Callable[[Batch], Tensor]
-    """Logits [B, classes] of a batch, through `model`."""
-    teacher: Callable[[Batch], Tensor] | None
-    """Logits [B, classes] to learn from, without gradient; None where there is no teacher."""
+    forward: Callable[[Batch], Outputs]
+    """What `model` says of a batch."""
+    teacher: Callable[[Batch], Outputs] | None
+    """What to learn from, without gradient; None where there is no teacher."""
     loss: Loss
     batches: Callable[[int], Iterable[Batch]]
     """The batches of an epoch; the same ones for the same epoch, so that a resumed run is the unbroken run."""

@@ -1,40 +1,65 @@
-"""What training minimises: cross-entropy, and the distance to the teacher's logits. Knows no network and no data."""
+"""What training minimises: cross-entropy, and distances to the teacher. Knows no network and no data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from d3d_edge.recipe import DistillSpec
 
-Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(logits [B, classes], labels int64 [B], teacher's logits [B, classes] or None) -> scalar."""
+
+class Outputs(NamedTuple):
+    """What a network says of B clips."""
+
+    logits: Tensor
+    """Float [B, classes]."""
+    features: Tensor | None = None
+    """Pooled features before the classifier, float [B, channels]; None where nothing looks at them."""
+
+
+Loss = Callable[[Outputs, Tensor, Outputs | None], Tensor]
+"""(student's outputs, labels int64 [B], teacher's outputs or None) -> scalar."""
 
 
 def cross_entropy(label_smoothing: float) -> Loss:
-    """Cross-entropy on labels alone; the teacher's logits are not looked at."""
+    """Cross-entropy on labels alone; the teacher is not looked at."""
 
-    def loss(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> Tensor:
-        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    def loss(student: Outputs, labels: Tensor, teacher: Outputs | None) -> Tensor:
+        return F.cross_entropy(student.logits, labels, label_smoothing=label_smoothing)
 
     return loss
 
 
-def d3d(spec: DistillSpec, label_smoothing: float) -> Loss:
-    """Cross-entropy plus `spec.weight` times the squared error to the teacher's pre-softmax outputs.
+def distillation(spec: DistillSpec, label_smoothing: float) -> Loss:
+    """Cross-entropy plus the weighted distances of `spec` to the teacher.
 
-    Source: Stroud et al., arXiv 1812.08249. Whether the published loss takes the mean or the sum over classes is not
-    known, and it scales the weight by the number of classes, so the recipe states it.
+    Sources. Logits: Stroud et al., arXiv 1812.08249; whether it takes the mean or the sum over classes is not known,
+    and it scales the weight by the number of classes, so the recipe states it. Features: Crasto et al., "MARS", CVPR
+    2019. Softened answers: Hinton et al., arXiv 1503.02531; the factor temperature^2 of its section 2 keeps the
+    gradient's size when the temperature changes.
+
+    The loss raises ValueError where `spec` weighs features and one side has none.
     """
 
-    def loss(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> Tensor:
-        total = spec.cross_entropy_weight * F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        if teacher_logits is None:
+    def loss(student: Outputs, labels: Tensor, teacher: Outputs | None) -> Tensor:
+        total = spec.cross_entropy_weight * F.cross_entropy(student.logits, labels, label_smoothing=label_smoothing)
+        if teacher is None:
             return total
-        squared = F.mse_loss(logits, teacher_logits, reduction="none")
-        per_clip = squared.mean(1) if spec.reduction == "mean" else squared.sum(1)
-        return total + spec.weight * per_clip.mean()
+        if spec.weight:
+            squared = F.mse_loss(student.logits, teacher.logits, reduction="none")
+            per_clip = squared.mean(1) if spec.reduction == "mean" else squared.sum(1)
+            total = total + spec.weight * per_clip.mean()
+        if spec.features_weight:
+            if student.features is None or teacher.features is None:
+                raise ValueError("the loss on features needs the features of both networks")
+            total = total + spec.features_weight * F.mse_loss(student.features, teacher.features)
+        if spec.divergence_weight:
+            ours, theirs = (F.log_softmax(o.logits / spec.temperature, dim=1) for o in (student, teacher))
+            divergence = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+            total = total + spec.divergence_weight * spec.temperature**2 * divergence
+        return total
 
     return loss

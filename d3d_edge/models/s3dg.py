@@ -144,6 +144,12 @@ class S3DG(nn.Module):
         logits: Tensor = self.Logits["Conv2d_0c_1x1"](pooled)
         return logits.flatten(1)
 
+    def outputs(self, frames: Tensor, clips: int = 1) -> tuple[Tensor, Tensor]:
+        """`forward` and `features` in one pass."""
+        pooled = self._pooled(frames, clips)
+        logits = self.Logits["Conv2d_0c_1x1"](self.dropout(pooled))
+        return logits.flatten(1), pooled.flatten(1)
+
     def features(self, frames: Tensor, clips: int = 1) -> Tensor:
         """Float [N*T, C, H, W] to what the classifier sees before dropout, float [N, feature_channels]."""
         return self._pooled(frames, clips).flatten(1)

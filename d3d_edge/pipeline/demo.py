@@ -24,7 +24,7 @@ SEED = 0
 def demo(out: Path, *, workers: int, progress: Progress) -> Report:
     """Render `out`/clips, train in `out`/run, write `out`/bundles and `out`/report.json; finished stages are kept.
 
-    The report has the rows of training (teacher, one-frame student) before those of the bundles.
+    The report has the rows of training (teacher, baselines) before those of the bundles.
 
     Raises:
         MissingDependency: a runtime's package is not installed.
@@ -64,7 +64,7 @@ def demo(out: Path, *, workers: int, progress: Progress) -> Report:
         report_path=out / FILE_NAME,
         progress=progress,
     )
-    before = tuple(row for row in trained.rows if row.role in ("teacher", "still"))
+    before = tuple(row for row in trained.rows if row.role in ("teacher", "baseline"))
     whole = report.model_copy(update={"rows": before + report.rows})
     whole.write(out / FILE_NAME)
     return whole

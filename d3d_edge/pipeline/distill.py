@@ -1,40 +1,46 @@
-"""d3d-edge distill: the flow teacher, then the RGB student that learns from it."""
+"""d3d-edge distill: the flow teacher, then the RGB student that learns from it, and what it is compared with."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import nn
 
 from d3d_edge import manifest
 from d3d_edge.distill import loop, loss
-from d3d_edge.distill.checkpoint import Checkpoint
 from d3d_edge.distill.loop import Job
+from d3d_edge.distill.loss import Loss, Outputs
 from d3d_edge.errors import DataError
 from d3d_edge.harness import accuracy
 from d3d_edge.models.build import network
-from d3d_edge.models.recogniser import OFFSET, SCALE, Recogniser
+from d3d_edge.models.recogniser import Recogniser
 from d3d_edge.models.s3dg import S3DG
 from d3d_edge.pipeline.data import RunData, batch_size, prepare
 from d3d_edge.pipeline.environment import environment
+from d3d_edge.pipeline.streams import (
+    Stream,
+    channels_last,
+    evaluate,
+    flow_stream,
+    load_rgb,
+    load_teacher,
+    rgb_stream,
+    teacher_of,
+    top1,
+)
 from d3d_edge.progress import Progress
 from d3d_edge.quantize import pt2e
-from d3d_edge.recipe import NetworkSpec, Recipe, StillSpec, TrainSpec
+from d3d_edge.recipe import BaselineSpec, Recipe, TrainSpec
 from d3d_edge.report import FILE_NAME, Report, Role, Row
 from d3d_edge.runner import Where
 from d3d_edge.runs import Run, Stage, fingerprint
-from d3d_edge.video.datasets import Batch, ClipDataset
+from d3d_edge.video.datasets import Batch
 
-EVALUATION_BATCH = 16
 GRAPH_NAME = "graph.pt2"
-_ROLE: dict[Stage, Role] = {"teacher": "teacher", "student": "float", "still": "still"}
 
 
 def distill(
@@ -64,9 +70,13 @@ def distill(
     )
     run = Run.start(out, recipe, clips)
     run_data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
-    rows = [_teacher(run, run_data, progress), _student(run, run_data, progress)]
-    if recipe.still:
-        rows.append(_still(run, run_data, recipe.still, progress))
+    # The spatial stream comes before the student, which may learn from it too.
+    baselines = sorted(recipe.baselines.items(), key=lambda item: item[0] != "spatial")
+    first = [item for item in baselines if item[0] == "spatial"]
+    rows = [_teacher(run, run_data, progress)]
+    rows += [_baseline(run, run_data, name, spec, progress) for name, spec in first]
+    rows.append(_student(run, run_data, progress))
+    rows += [_baseline(run, run_data, name, spec, progress) for name, spec in baselines[len(first) :]]
     report = Report(
         title=recipe.name,
         classes=len(run_data.labels),
@@ -80,88 +90,73 @@ def distill(
     return report
 
 
-def load_network(run: Run, stage: Stage, spec: NetworkSpec, *, in_channels: int) -> S3DG:
-    """The trained network of a finished stage, frozen and in evaluation mode."""
-    net = network(spec, len(run.data.labels), in_channels=in_channels)
-    checkpoint = Checkpoint.read(run.folder(stage))
-    if checkpoint is None:
-        raise DataError(f"{run.folder(stage)} has no checkpoint", hint="d3d-edge distill trains it again")
-    net.load_state_dict(checkpoint.model)
-    return net.eval().requires_grad_(False)
+class Projected(nn.Module):
+    """A network beside the linear map of its features to a teacher's. Only the network is used afterwards."""
 
+    def __init__(self, net: S3DG, channels: int) -> None:
+        super().__init__()
+        self.net = net
+        self.projection = nn.Linear(net.feature_channels, channels)
 
-def channels_last(net: S3DG) -> S3DG:
-    """`net`, its weights in channels-last memory: faster to run here, but not to be lowered."""
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    def stream(self) -> Stream:
+        """The network as a function of a batch, its features mapped."""
+        outputs = rgb_stream(self.net, features=True)
 
+        def mapped(batch: Batch) -> Outputs:
+            logits, features = outputs(batch)
+            return Outputs(logits, None if features is None else self.projection(features))
 
-def teacher_logits(teacher: S3DG) -> Callable[[Batch], Tensor]:
-    """The frozen teacher as a function of a batch: it sees the flow of the very clips the student sees."""
-    return lambda batch: teacher(frames_of_flow(batch.flow), len(batch.flow))
-
-
-def frames_of_flow(flow: Tensor) -> Tensor:
-    """Flow float [B, T, H, W, 2] as frames [B*T, 2, H, W], in channels-last memory without a copy."""
-    return flow.flatten(0, 1).permute(0, 3, 1, 2)
-
-
-def frames_of_clip(clip: Tensor) -> Tensor:
-    """Clips uint8 [B, T, H, W, 3] as frames [B*T, 3, H, W], normalised as the exported model does, channels-last."""
-    return clip.flatten(0, 1).permute(0, 3, 1, 2).float().mul_(SCALE).add_(OFFSET)
-
-
-def rgb_logits(net: S3DG) -> Callable[[Batch], Tensor]:
-    """An RGB network as a function of a batch."""
-    return lambda batch: net(frames_of_clip(batch.clip), len(batch.clip))
+        return mapped
 
 
 def _teacher(run: Run, data: RunData, progress: Progress) -> Row:
     spec = run.recipe.teacher
     torch.manual_seed(run.recipe.seed)
-    net = network(spec.network, len(data.labels), in_channels=2)
-    mark = _teacher_mark(run, data)
-    job = _job(
-        "teacher (flow)", net, teacher_logits(net), data, spec.train, loss.cross_entropy(spec.train.label_smoothing)
-    )
-    return _stage(run, "teacher", "flow teacher", job, data, mark, progress)
+    net = channels_last(network(spec.network, len(data.labels), in_channels=2))
+    minimised = loss.cross_entropy(spec.train.label_smoothing)
+    job = _job("teacher (flow)", net, flow_stream(net), data, spec.train, minimised)
+    return _stage(run, "teacher", "flow teacher", "teacher", job, data, _teacher_mark(run, data), progress)
 
 
 def _student(run: Run, data: RunData, progress: Progress) -> Row:
-    recipe = run.recipe
-    torch.manual_seed(recipe.seed + 1)
-    net = network(recipe.student.network, len(data.labels), in_channels=3)
-    teacher = channels_last(load_network(run, "teacher", recipe.teacher.network, in_channels=2))
-    if recipe.student.initialise == "teacher":
-        net.load_state_dict({k: v for k, v in teacher.state_dict().items() if not k.startswith("Conv2d_1a")}, False)
-    train = recipe.student.train
-    job = _job(
-        "student (RGB)",
-        net,
-        rgb_logits(net),
-        data,
-        train,
-        loss.d3d(recipe.distill, train.label_smoothing),
-        teacher_logits(teacher) if recipe.distill.weight else None,
-    )
-    return _stage(run, "student", "D3D student", job, data, student_mark(run, data), progress)
+    spec, train = run.recipe.distill, run.recipe.student.train
+    torch.manual_seed(run.recipe.seed + 1)
+    net = _rgb_network(run, data, run.recipe.student.initialise)
+    model: nn.Module = net
+    stream = rgb_stream(net, features=bool(spec.features_weight))
+    if spec.features_weight:
+        channels = load_teacher(run).feature_channels
+        if channels != net.feature_channels:
+            model = projected = Projected(net, channels)
+            stream = projected.stream()
+    minimised = loss.distillation(spec, train.label_smoothing)
+    job = _job("student (RGB)", model, stream, data, train, minimised, teacher_of(run))
+    return _stage(run, "student", "D3D student", "float", job, data, student_mark(run, data), progress)
+
+
+def _baseline(run: Run, data: RunData, name: str, spec: BaselineSpec, progress: Progress) -> Row:
+    torch.manual_seed(run.recipe.seed + 2)
+    net = _rgb_network(run, data, spec.initialise)
+    train = spec.train or run.recipe.student.train
+    minimised = loss.cross_entropy(train.label_smoothing)
+    job = _job(f"{name} (RGB)", net, rgb_stream(net), data, train, minimised, still=spec.frames == "one")
+    return _stage(run, name, name.replace("_", " "), "baseline", job, data, _baseline_mark(run, data, name), progress)
+
+
+def _rgb_network(run: Run, data: RunData, initialise: Literal["scratch", "teacher"]) -> S3DG:
+    """The student's network before training. Only the first convolution of a teacher sees another input."""
+    net = network(run.recipe.student.network, len(data.labels), in_channels=3)
+    if initialise == "teacher":
+        weights = load_teacher(run).state_dict()
+        net.load_state_dict({k: v for k, v in weights.items() if not k.startswith("Conv2d_1a")}, strict=False)
+    return channels_last(net)
 
 
 def _write_graph(run: Run) -> None:
     """The student as one graph, uint8 [T, H, W, C] -> float32 [1, classes], next to its checkpoint."""
-    net = load_network(run, "student", run.recipe.student.network, in_channels=3)
+    net = load_rgb(run, "student")
     program = pt2e.export_float(Recogniser(net), torch.zeros(run.recipe.clip.shape, dtype=torch.uint8))
     pt2e.save(program, run.folder("student") / GRAPH_NAME)
-
-
-def _still(run: Run, data: RunData, spec: StillSpec, progress: Progress) -> Row:
-    """The student's network on single frames, without a teacher."""
-    torch.manual_seed(run.recipe.seed + 2)
-    net = network(run.recipe.student.network, len(data.labels), in_channels=3)
-    parts = [part.model_dump(mode="json") for part in (spec, run.recipe.student.network)]
-    mark = fingerprint("still", _base_mark(run, data), parts)
-    cross_entropy = loss.cross_entropy(spec.train.label_smoothing)
-    job = _job("one frame (RGB)", net, rgb_logits(net), data, spec.train, cross_entropy, still=True)
-    return _stage(run, "still", "one-frame student", job, data, mark, progress)
 
 
 def _base_mark(run: Run, data: RunData) -> str:
@@ -175,39 +170,49 @@ def _teacher_mark(run: Run, data: RunData) -> str:
     return fingerprint("teacher", _base_mark(run, data), run.recipe.teacher.model_dump(mode="json"))
 
 
+def _baseline_mark(run: Run, data: RunData, name: str) -> str:
+    recipe = run.recipe
+    spec = recipe.baselines[name]
+    parts = [
+        part.model_dump(mode="json") for part in (spec, recipe.student.network, spec.train or recipe.student.train)
+    ]
+    start = _teacher_mark(run, data) if spec.initialise == "teacher" else _base_mark(run, data)
+    return fingerprint("baseline", start, parts)
+
+
 def student_mark(run: Run, data: RunData) -> str:
     """Hash of everything that decides the student's weights."""
     parts = [part.model_dump(mode="json") for part in (run.recipe.student, run.recipe.distill)]
-    return fingerprint("student", _teacher_mark(run, data), parts)
+    spatial = [_baseline_mark(run, data, "spatial")] if run.recipe.distill.teacher == "two_stream" else []
+    return fingerprint("student", _teacher_mark(run, data), parts, *spatial)
 
 
 def _job(
     title: str,
-    net: S3DG,
-    forward: Callable[[Batch], Tensor],
+    model: nn.Module,
+    stream: Stream,
     data: RunData,
     spec: TrainSpec,
-    minimised: loss.Loss,
-    teacher: Callable[[Batch], Tensor] | None = None,
+    minimised: Loss,
+    teacher: Stream | None = None,
     *,
     still: bool = False,
 ) -> Job:
-    channels_last(net)
     training = data.dataset("train", training=True, still=still)
     held_out = data.dataset("val", still=still)
     size = batch_size(training, spec)
     return Job(
         title=title,
-        model=net,
-        forward=forward,
+        model=model,
+        forward=stream,
         teacher=teacher,
         loss=minimised,
         batches=lambda epoch: training.batches(size, epoch=epoch, shuffle=True, drop_last=True, workers=1),
         batches_per_epoch=len(training) // size,
         spec=spec,
         seed=data.recipe.seed,
-        set_training=lambda mode: void(net.train(mode)),
-        evaluate=(lambda: top1(forward, held_out)) if len(held_out) else None,
+        set_training=lambda mode: void(model.train(mode)),
+        evaluate=(lambda: top1(stream, held_out)) if len(held_out) else None,
     )
 
 
@@ -215,13 +220,16 @@ def void(_: object) -> None:
     """Drop a value, where a callback must return nothing."""
 
 
-def _stage(run: Run, stage: Stage, name: str, job: Job, data: RunData, mark: str, progress: Progress) -> Row:
+def _stage(
+    run: Run, stage: Stage, name: str, role: Role, job: Job, data: RunData, mark: str, progress: Progress
+) -> Row:
     """Train a stage unless it is finished, measure it on the test split, and give its row."""
     done = run.results(stage, mark)
     if done is None:
         began = time.monotonic()
         loop.run(job, run.folder(stage), mark, progress)
-        logits, labels = evaluate(job.forward, data.dataset("test", still=stage == "still"))
+        still = stage in run.recipe.baselines and run.recipe.baselines[stage].frames == "one"
+        logits, labels = evaluate(job.forward, data.dataset("test", still=still))
         done = {
             "top1": accuracy.topk(logits, labels, 1),
             "top5": accuracy.topk(logits, labels, 5),
@@ -234,7 +242,7 @@ def _stage(run: Run, stage: Stage, name: str, job: Job, data: RunData, mark: str
         progress.note(f"{job.title}: top-1 {done['top1']:.3f} on {done['clips']} test clips -> {run.folder(stage)}")
     else:
         progress.note(f"{job.title}: finished before, top-1 {done['top1']:.3f} -> {run.folder(stage)}")
-    return trained_row(name, _ROLE[stage], "float32", done)
+    return trained_row(name, role, "float32", done)
 
 
 def trained_row(name: str, role: Role, precision: Literal["int8", "float32"], results: dict[str, Any]) -> Row:
@@ -249,15 +257,3 @@ def trained_row(name: str, role: Role, precision: Literal["int8", "float32"], re
         top1=results["top1"],
         top5=results["top5"],
     )
-
-
-@torch.no_grad()
-def evaluate(forward: Callable[[Batch], Tensor], dataset: ClipDataset) -> tuple[accuracy.Logits, NDArray[np.int64]]:
-    """Logits float32 [N, classes] and labels [N] of a data set, in order."""
-    pairs = [(forward(batch).numpy(), batch.label.numpy()) for batch in dataset.batches(EVALUATION_BATCH, workers=1)]
-    return np.concatenate([logits for logits, _ in pairs]), np.concatenate([labels for _, labels in pairs])
-
-
-def top1(forward: Callable[[Batch], Tensor], dataset: ClipDataset) -> float:
-    """Top-1 on a data set, 0 to 1."""
-    return accuracy.topk(*evaluate(forward, dataset), 1)

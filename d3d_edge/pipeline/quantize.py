@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,28 +15,20 @@ from d3d_edge import calibset
 from d3d_edge.calibset import CalibrationPlan, CalibrationSet
 from d3d_edge.distill import loop, loss
 from d3d_edge.distill.loop import Job
+from d3d_edge.distill.loss import Outputs
 from d3d_edge.files import sha256_of_file, write_json
 from d3d_edge.harness import accuracy
 from d3d_edge.models.recogniser import Recogniser
 from d3d_edge.pipeline.data import RunData, batch_size, prepare
-from d3d_edge.pipeline.distill import (
-    GRAPH_NAME,
-    channels_last,
-    evaluate,
-    load_network,
-    student_mark,
-    teacher_logits,
-    top1,
-    trained_row,
-)
+from d3d_edge.pipeline.distill import GRAPH_NAME, student_mark, trained_row
 from d3d_edge.pipeline.environment import environment
+from d3d_edge.pipeline.streams import Stream, evaluate, load_rgb, teacher_of, top1
 from d3d_edge.progress import Progress
 from d3d_edge.quantize import pt2e
 from d3d_edge.recipe import TrainSpec
 from d3d_edge.report import Report
 from d3d_edge.runs import Run, fingerprint
 from d3d_edge.video.cache import CachedClip
-from d3d_edge.video.datasets import Batch
 
 OBSERVING_SHARE = 0.5
 """Share of quantization-aware training in which ranges still follow the activations; then they are fixed, so that the
@@ -123,7 +115,7 @@ def _calibration_set(run: Run, data: RunData, plan: CalibrationPlan) -> list[Cac
 def _prepared(run: Run, data: RunData, plan: CalibrationPlan, *, clips: int) -> GraphModule:
     """The float student, prepared for `clips` clips at a time."""
     quantize = run.recipe.quantize
-    net = load_network(run, "student", run.recipe.student.network, in_channels=3).requires_grad_(True)
+    net = load_rgb(run, "student").requires_grad_(True)
     frames, height, width, colours = run.recipe.clip.shape
     sample = torch.zeros((clips * frames, height, width, colours), dtype=torch.uint8)
     return pt2e.prepare(
@@ -149,7 +141,6 @@ def _trained(
     graph = _prepared(run, data, plan, clips=size)
     pt2e.calibrate(graph, _batched(drawn, data, size))
     one = _prepared(run, data, plan, clips=1)
-    teacher = channels_last(load_network(run, "teacher", recipe.teacher.network, in_channels=2))
 
     def held_out_top1() -> float:
         pt2e.transfer(graph, one)
@@ -162,9 +153,10 @@ def _trained(
     job = Job(
         title="quantization-aware training",
         model=graph,
-        forward=lambda batch: graph(batch.clip.flatten(0, 1)),
-        teacher=teacher_logits(teacher) if recipe.distill.weight else None,
-        loss=loss.d3d(recipe.distill, spec.label_smoothing),
+        forward=lambda batch: Outputs(graph(batch.clip.flatten(0, 1))),
+        teacher=teacher_of(run),
+        # A captured graph gives its logits only.
+        loss=loss.distillation(recipe.distill.model_copy(update={"features_weight": 0.0}), spec.label_smoothing),
         batches=lambda epoch: training.batches(size, epoch=epoch, shuffle=True, drop_last=True, workers=1),
         batches_per_epoch=len(training) // size,
         spec=spec,
@@ -194,6 +186,6 @@ def _batched(clips: Sequence[CachedClip], data: RunData, size: int) -> list[Tens
     return [torch.cat(decoded[start : start + size]) for start in range(0, len(decoded), size)]
 
 
-def _one_by_one(module: torch.nn.Module) -> Callable[[Batch], Tensor]:
+def _one_by_one(module: torch.nn.Module) -> Stream:
     """A graph captured for one clip, as a function of a batch."""
-    return lambda batch: torch.cat([module(clip) for clip in batch.clip])
+    return lambda batch: Outputs(torch.cat([module(clip) for clip in batch.clip]))

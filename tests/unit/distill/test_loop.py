@@ -14,6 +14,7 @@ from torch import nn
 from d3d_edge.distill import loop, loss
 from d3d_edge.distill.checkpoint import Checkpoint
 from d3d_edge.distill.loop import Job
+from d3d_edge.distill.loss import Outputs
 from d3d_edge.errors import DataError
 from d3d_edge.progress import Silent
 from d3d_edge.recipe import TrainSpec
@@ -40,9 +41,8 @@ def job(spec: TrainSpec = SPEC, seed: int = 0) -> Job:
         nn.Flatten(), nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2)
     )
 
-    def forward(batch: Batch) -> torch.Tensor:
-        logits: torch.Tensor = model(batch.clip.float() / 255)
-        return logits
+    def forward(batch: Batch) -> Outputs:
+        return Outputs(model(batch.clip.float() / 255))
 
     def set_training(mode: bool) -> None:
         model.train(mode)
@@ -112,7 +112,7 @@ def test_a_checkpoint_of_something_else_is_not_gone_on_with(tmp_path: Path) -> N
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_hint(tmp_path: Path) -> None:
-    broken = dataclasses.replace(job(), loss=lambda logits, labels, teacher: logits.sum() * float("nan"))
+    broken = dataclasses.replace(job(), loss=lambda student, labels, teacher: student.logits.sum() * float("nan"))
     with pytest.raises(DataError, match="lower learning_rate"):
         loop.run(broken, tmp_path, "mark", Silent())
     assert not (tmp_path / "last.pt").exists()

@@ -2,42 +2,75 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from d3d_edge.distill import loss
+from d3d_edge.distill.loss import Outputs
 from d3d_edge.recipe import DistillSpec
 
-LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.0, 3.0]])
-TEACHER = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 4.0]])
+STUDENT = Outputs(torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.0, 3.0]]), torch.tensor([[1.0, 0.0], [2.0, 4.0]]))
+TEACHER = Outputs(torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 4.0]]), torch.tensor([[0.0, 0.0], [2.0, 1.0]]))
 LABELS = torch.tensor([0, 1])
 
 
-def cross_entropy() -> float:
-    logits = LOGITS.double().numpy()
-    log_softmax = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    return float(-log_softmax[[0, 1], LABELS.numpy()].mean())
+def log_softmax(logits: torch.Tensor, temperature: float = 1.0) -> NDArray[Any]:
+    scaled = logits.double().numpy() / temperature
+    return np.asarray(scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True)))
+
+
+CROSS_ENTROPY = float(-log_softmax(STUDENT.logits)[[0, 1], LABELS.numpy()].mean())
+
+
+def found(teacher: Outputs | None = TEACHER, student: Outputs = STUDENT, **spec: Any) -> float:
+    whole = DistillSpec.model_validate({"weight": 0.0, "reduction": "mean", **spec})
+    return loss.distillation(whole, 0.0)(student, LABELS, teacher).item()
 
 
 @pytest.mark.parametrize(("reduction", "divisor"), [("mean", 6), ("sum", 2)])
 @pytest.mark.parametrize("weight", [0.0, 1.0, 0.1])
-def test_d3d_is_cross_entropy_plus_weighted_squared_error(reduction: str, divisor: int, weight: float) -> None:
-    spec = DistillSpec.model_validate({"weight": weight, "reduction": reduction})
-    squared = float(((LOGITS - TEACHER) ** 2).sum()) / divisor
-    found = loss.d3d(spec, 0.0)(LOGITS, LABELS, TEACHER)
-    assert found.item() == pytest.approx(cross_entropy() + weight * squared, rel=1e-6)
+def test_logits(reduction: str, divisor: int, weight: float) -> None:
+    squared = float(((STUDENT.logits - TEACHER.logits) ** 2).sum()) / divisor
+    assert found(weight=weight, reduction=reduction) == pytest.approx(CROSS_ENTROPY + weight * squared, rel=1e-6)
 
 
-def test_d3d_without_a_teacher_is_cross_entropy() -> None:
-    spec = DistillSpec(weight=1.0, reduction="mean")
-    assert loss.d3d(spec, 0.0)(LOGITS, LABELS, None).item() == pytest.approx(cross_entropy(), rel=1e-6)
+@pytest.mark.parametrize("weight", [0.5, 2.0])
+def test_features(weight: float) -> None:
+    assert found(features_weight=weight) == pytest.approx(CROSS_ENTROPY + weight * 10 / 4, rel=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_softened_answers(temperature: float) -> None:
+    ours, theirs = (log_softmax(outputs.logits, temperature) for outputs in (STUDENT, TEACHER))
+    divergence = float((np.exp(theirs) * (theirs - ours)).sum() / 2)
+    expected = CROSS_ENTROPY + 8 * temperature**2 * divergence
+    assert found(divergence_weight=8, temperature=temperature) == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_add() -> None:
+    parts = ({"weight": 1.0}, {"features_weight": 2.0}, {"divergence_weight": 3.0})
+    together = found(**{key: value for part in parts for key, value in part.items()})
+    apart = sum(found(**part) - CROSS_ENTROPY for part in parts)
+    assert together == pytest.approx(CROSS_ENTROPY + apart, rel=1e-5)
+
+
+def test_without_a_teacher_it_is_cross_entropy() -> None:
+    assert found(None, weight=1.0, features_weight=1.0, divergence_weight=1.0) == pytest.approx(CROSS_ENTROPY, rel=1e-6)
+
+
+def test_features_that_nobody_gave_are_an_error() -> None:
+    with pytest.raises(ValueError, match="features of both"):
+        found(student=Outputs(STUDENT.logits), features_weight=1.0)
 
 
 def test_cross_entropy_does_not_look_at_the_teacher() -> None:
-    assert loss.cross_entropy(0.0)(LOGITS, LABELS, TEACHER * 100).item() == pytest.approx(cross_entropy(), rel=1e-6)
+    teacher = Outputs(TEACHER.logits * 100)
+    assert loss.cross_entropy(0.0)(STUDENT, LABELS, teacher).item() == pytest.approx(CROSS_ENTROPY, rel=1e-6)
 
 
 def test_the_cross_entropy_weight_scales_cross_entropy_alone() -> None:
-    spec = DistillSpec(cross_entropy_weight=0.0, weight=1.0, reduction="sum")
-    assert loss.d3d(spec, 0.0)(TEACHER, LABELS, TEACHER).item() == 0.0
+    assert found(TEACHER, TEACHER, cross_entropy_weight=0.0, weight=1.0, reduction="sum") == 0.0
