@@ -19,6 +19,7 @@ _COMMANDS = {
     "targets": "List and show targets.",
     "doctor": "Say what each runtime and device tool still needs.",
     "distill": "Train the flow teacher and distil the RGB student from it.",
+    "evaluate": "Measure the networks of a run as the paper's systems: one stream, two streams, D3D.",
     "quantize": "Make the student of a run INT8: calibration and quantization-aware training.",
     "export": "Lower the student of a run to bundles for devices.",
     "validate": "Measure accuracy, agreement, size and latency of bundles.",

@@ -44,6 +44,25 @@ def topk(logits: Logits, labels: NDArray[np.int64], k: int) -> float:
     return float((not_below <= k).mean())
 
 
+def mean_class(logits: Logits, labels: NDArray[np.int64]) -> float:
+    """Top-1 of each class that `labels` holds, averaged: every class counts the same, however many clips it has."""
+    return float(np.mean([topk(logits[labels == label], labels[labels == label], 1) for label in np.unique(labels)]))
+
+
+def wilson(right: int, clips: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of the share `right` of `clips`, without continuity correction."""
+    from scipy.stats import binomtest  # takes half a second, and only evaluation needs it
+
+    interval = binomtest(right, clips).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def softmax(logits: Logits) -> Logits:
+    """Rows of `logits` as probabilities."""
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
 def agreement(logits: Logits, reference: Logits) -> float:
     """Share of clips with the same first answer."""
     return float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -23,11 +23,24 @@ _INTERPOLATION = {"area": cv2.INTER_AREA, "bilinear": cv2.INTER_LINEAR}
 Scalar = TypeVar("Scalar", bound="np.generic[Any]")
 
 
-def frame_indices(count: int, spec: ClipSpec) -> list[int]:
+class Part(NamedTuple):
+    """Which of several clips of one video."""
+
+    number: int
+    """From 0."""
+    of: int
+
+
+WHOLE = Part(0, 1)
+
+
+def frame_indices(count: int, spec: ClipSpec, part: Part = WHOLE) -> list[int]:
     """Which T frames of a video with `count` frames make the clip, in rising order.
 
     uniform: the centres of T equal parts, floor((i + 0.5) * count / T). dense: every stride-th frame, the run centred.
     A video with too few frames is read from its start, and its last frame is held, where the spec allows it.
+    Of several clips, uniform ones lie between one another's frames, each over the whole video; dense ones are spread
+    over the video, (number + 0.5) / of of the way.
 
     Raises:
         DataError: there are no frames, or too few and the spec refuses short clips.
@@ -43,8 +56,9 @@ def frame_indices(count: int, spec: ClipSpec) -> list[int]:
             )
         return [min(i * step, count - 1) for i in range(spec.frames)]
     if spec.stride is None:
-        return [(2 * i + 1) * count // (2 * spec.frames) for i in range(spec.frames)]
-    start = (count - spec.frames_needed) // 2
+        places = range(part.number, spec.frames * part.of, part.of)
+        return [(2 * place + 1) * count // (2 * spec.frames * part.of) for place in places]
+    start = (count - spec.frames_needed) * (2 * part.number + 1) // (2 * part.of)
     return [start + i * step for i in range(spec.frames)]
 
 
@@ -81,7 +95,7 @@ def mirrored(frames: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
     return cast("npt.NDArray[Scalar]", cv2.flip(rows, 1)).reshape(frames.shape)
 
 
-def load_frames(path: Path, spec: ClipSpec) -> npt.NDArray[np.uint8]:
+def load_frames(path: Path, spec: ClipSpec, part: Part = WHOLE) -> npt.NDArray[np.uint8]:
     """The sampled frames, resized and not cropped: uint8 [T, h, w, 3], where h or w is the short side.
 
     Raises:
@@ -91,7 +105,7 @@ def load_frames(path: Path, spec: ClipSpec) -> npt.NDArray[np.uint8]:
 
     def indices(count: int) -> list[int]:
         with naming(path):
-            return frame_indices(count, spec)
+            return frame_indices(count, spec, part)
 
     frames = decode.read_frames(path, indices, lambda frame: resize_short_side(frame, spec))
     if len({frame.shape for frame in frames}) > 1:

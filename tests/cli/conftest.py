@@ -24,6 +24,7 @@ clip: {frames: 4, short_side: 36, height: 32, width: 32}
 flow: {preset: ultrafast}
 teacher: {train: {epochs: 2, batch_size: 8}}
 student: {train: {epochs: 2, batch_size: 8}}
+baselines: {spatial: {}}
 quantize: {qat: {train: {epochs: 2, batch_size: 8}}}
 export: {golden_clips: 2}
 gates: {top1_drop_points_max: 100, agreement_min: 0, size_bytes_max: 4000000}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from d3d_edge.bundle import Bundle
+from d3d_edge.evaluation import Evaluation
 from d3d_edge.report import Report
 from d3d_edge.runner import Where
 from tests.cli.conftest import D3DEdge
@@ -19,7 +20,7 @@ TARGETS = ("android", "ios", "jetson")
 def test_help_names_every_command(d3d_edge: D3DEdge) -> None:
     result = d3d_edge("--help")
     assert result.code == 0
-    for command in ("demo", "recipes", "targets", "doctor", "distill", "quantize", "export", "validate", "benchmark"):
+    for command in ("demo", "recipes", "distill", "evaluate", "quantize", "export", "validate", "benchmark", "predict"):
         assert command in result.out
         helped = d3d_edge(command, "--help")
         assert helped.code == 0
@@ -152,6 +153,29 @@ def test_moving_the_data_does_not_change_the_split(made: Path, clips: Path, d3d_
     result = d3d_edge("validate", made / "bundles" / "jetson", "--data", moved, "--out", tmp_path)
     assert result.code == 0, result.err
     assert not Report.read(tmp_path / "report.json").notes
+
+
+@pytest.mark.parametrize("options", [(), ("--clips", 3, "--fusion", "softmax")])
+def test_evaluate(options: tuple[object, ...], made: Path, cache: Path, d3d_edge: D3DEdge) -> None:
+    result = d3d_edge("evaluate", made / "run", "--cache", cache, "--workers", 0, "--json", *options)
+    assert result.code == 0, result.err
+    found = Evaluation.model_validate_json(result.out)
+    assert found == Evaluation.model_validate_json((made / "run" / "evaluation.json").read_text())
+    systems = {system.name: system for system in found.systems}
+    assert list(systems) == ["spatial stream", "temporal stream", "two-stream", "D3D", "D3D + spatial stream"]
+    assert systems["D3D"].inputs == ("RGB",)
+    assert systems["two-stream"].inputs == ("RGB", "flow")
+    assert systems["two-stream"].parameters > systems["D3D"].parameters
+    for system in systems.values():
+        assert system.top1_low <= system.top1 <= system.top1_high
+        assert system.right == pytest.approx(system.top1 * found.videos)
+
+
+def test_one_clip_evaluates_as_training_did(made: Path, cache: Path, d3d_edge: D3DEdge) -> None:
+    result = d3d_edge("evaluate", made / "run", "--cache", cache, "--workers", 0)
+    student = json.loads((made / "run" / "student" / "done.json").read_text())
+    d3d = next(line for line in result.out.splitlines() if line.startswith(" D3D ") or line.startswith("D3D "))
+    assert f"{student['top1']:.1%}" in d3d
 
 
 def test_benchmark(made: Path, d3d_edge: D3DEdge) -> None:

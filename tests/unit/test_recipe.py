@@ -146,6 +146,27 @@ def test_a_student_that_starts_from_its_teacher_is_the_same_network(path: Path) 
         recipe.load(str(path), [start, "student.network.width=0.5"])
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("baselines.student={}", "'student' cannot be a name"),
+        ("baselines.Spatial={}", "'Spatial' cannot be a name"),
+        ("distill.teacher=two_stream", "no baseline 'spatial'"),
+        ("baselines.spatial={initialise: teacher}", "baselines.spatial.initialise is 'teacher'"),
+    ],
+)
+def test_baselines_are_checked(path: Path, setting: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        recipe.load(str(path), [setting, "teacher.network.width=0.5"])
+
+
+def test_two_streams_share_no_features(path: Path) -> None:
+    settings = ["baselines.spatial={}", "distill.teacher=two_stream", "distill.features_weight=1"]
+    assert recipe.load(str(path), settings[:2]).distill.uses_teacher
+    with pytest.raises(RecipeError, match="needs the flow teacher"):
+        recipe.load(str(path), settings)
+
+
 def test_a_recipe_is_a_value(recipe_data: dict[str, Any]) -> None:
     assert Recipe(**recipe_data) == Recipe(**recipe_data)
     assert Recipe(**recipe_data).hash() == Recipe(**recipe_data).hash()

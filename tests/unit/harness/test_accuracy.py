@@ -22,6 +22,24 @@ def test_a_tie_is_not_an_answer() -> None:
     assert accuracy.topk(np.zeros((4, 3), np.float32), LABELS, 1) == 0.0
 
 
+def test_mean_class_counts_every_class_alike() -> None:
+    assert accuracy.mean_class(LOGITS, LABELS) == pytest.approx((1 / 3 + 1) / 2)
+
+
+@pytest.mark.parametrize(
+    ("right", "clips", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (9, 10, 0.5958, 0.9821), (50, 100, 0.4038, 0.5962), (10, 10, 0.7225, 1.0)],
+)
+def test_wilson(right: int, clips: int, low: float, high: float) -> None:
+    assert accuracy.wilson(right, clips) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_softmax() -> None:
+    shares = accuracy.softmax(LOGITS * 100)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-6)
+    assert (shares.argmax(axis=1) == LOGITS.argmax(axis=1)).all()
+
+
 def test_agreement_and_largest_difference() -> None:
     other = LOGITS.copy()
     other[0] = [1, 5, 0]

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from d3d_edge.clip import ClipSpec
 from d3d_edge.errors import DataError
-from d3d_edge.video.preprocess import centre_crop, frame_indices, load_clip, load_frames, mirrored, resize_short_side
+from d3d_edge.video.preprocess import (
+    Part,
+    centre_crop,
+    frame_indices,
+    load_clip,
+    load_frames,
+    mirrored,
+    resize_short_side,
+)
 from tests.unit.video.samples import VideoWriter, spec_of, textured
 
 
@@ -29,6 +37,14 @@ def test_a_short_video_is_refused_or_held() -> None:
     assert frame_indices(3, spec_of(frames=5, short_clips="repeat_last")) == [0, 1, 2, 2, 2]
     dense = spec_of(frames=4, sampling="dense", stride=3, short_clips="repeat_last")
     assert frame_indices(6, dense) == [0, 3, 5, 5]
+
+
+def test_uniform_clips_interleave_and_dense_ones_spread() -> None:
+    uniform = [frame_indices(24, spec_of(frames=4), Part(number, 3)) for number in range(3)]
+    assert sorted(index for clip in uniform for index in clip) == frame_indices(24, spec_of(frames=12))
+    assert uniform[1] == frame_indices(24, spec_of(frames=4))
+    dense = spec_of(frames=4, sampling="dense", stride=2)
+    assert [frame_indices(47, dense, Part(number, 2))[0] for number in range(2)] == [10, 30]
 
 
 @given(count=st.integers(1, 5000), frames=st.integers(1, 64), stride=st.none() | st.integers(1, 9))
