@@ -19,6 +19,12 @@ from d3d_edge.report import FILE_NAME
 @click.option("--out", required=True, type=options.PATH, metavar="RUN", help="The run folder.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting, e.g. seed=1.")
 @click.option("--resume", is_flag=True, help="Only go on with a run that exists; never begin a new one.")
+@click.option(
+    "--teacher",
+    type=options.PATH,
+    metavar="RUN",
+    help="Take the flow teacher of another run instead of training it again: same data, same teacher in the recipe.",
+)
 @options.decoding
 def command(
     recipe: str,
@@ -26,6 +32,7 @@ def command(
     out: Path,
     settings: tuple[str, ...],
     resume: bool,
+    teacher: Path | None,
     cache_dir: Path,
     workers: int,
     strict: bool,
@@ -38,6 +45,7 @@ def command(
     \b
     d3d-edge distill compact --data clips/ --out run
     d3d-edge distill mine.yaml --data clips.csv --out run --set student.train.epochs=100
+    d3d-edge distill mine.yaml --data clips.csv --out other --set distill.weight=0.3 --teacher run
     """
     loaded = recipes.load(recipe, settings)
     from d3d_edge.pipeline.distill import distill
@@ -51,6 +59,7 @@ def command(
         strict=strict,
         resume=resume,
         progress=TerminalProgress(),
+        teacher=teacher,
     )
     print_report(report, out / FILE_NAME)
     click.echo(f"next: d3d-edge quantize {out}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,8 @@ from d3d_edge import manifest
 from d3d_edge.distill import loop, loss
 from d3d_edge.distill.loop import Job
 from d3d_edge.distill.loss import Loss, Outputs
-from d3d_edge.errors import DataError
+from d3d_edge.errors import DataError, RecipeError
+from d3d_edge.files import atomic_folder
 from d3d_edge.harness import accuracy
 from d3d_edge.models.build import network
 from d3d_edge.models.recogniser import Recogniser
@@ -53,11 +55,14 @@ def distill(
     strict: bool,
     resume: bool,
     progress: Progress,
+    teacher: Path | None = None,
 ) -> Report:
     """Train teacher and student of `recipe` on `data`, in the run folder `out`; finished stages are kept.
 
+    `teacher` is a run with the same data and flow teacher, which is copied instead of trained again.
+
     Raises:
-        RecipeError: `out` was begun with another recipe or other data.
+        RecipeError: `out` was begun with another recipe or other data, or the teacher of `teacher` is another one.
         DataError: the data cannot be used; or `resume` is given and there is nothing to go on with.
         StorageError: the run or the cache cannot be written.
     """
@@ -70,6 +75,8 @@ def distill(
     )
     run = Run.start(out, recipe, clips)
     run_data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
+    if teacher:
+        _copy_teacher(Run.open(teacher), run, run_data)
     # The spatial stream comes before the student, which may learn from it too.
     baselines = sorted(recipe.baselines.items(), key=lambda item: item[0] != "spatial")
     first = [item for item in baselines if item[0] == "spatial"]
@@ -88,6 +95,20 @@ def distill(
     )
     report.write(out / FILE_NAME)
     return report
+
+
+def _copy_teacher(source: Run, run: Run, data: RunData) -> None:
+    mark = _teacher_mark(run, data)
+    if run.results("teacher", mark) is not None:
+        return
+    source.need("teacher", f"d3d-edge distill ... --out {source.path}")
+    if source.results("teacher", mark) is None:
+        raise RecipeError(
+            f"the teacher of {source.path} was trained by another recipe, or on other data or another seed",
+            hint="leave out --teacher to train one",
+        )
+    with atomic_folder(run.folder("teacher")) as folder:
+        shutil.copytree(source.folder("teacher"), folder, dirs_exist_ok=True)
 
 
 class Projected(nn.Module):

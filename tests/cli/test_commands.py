@@ -12,7 +12,7 @@ from d3d_edge.bundle import Bundle
 from d3d_edge.evaluation import Evaluation
 from d3d_edge.report import Report
 from d3d_edge.runner import Where
-from tests.cli.conftest import D3DEdge
+from tests.cli.conftest import D3DEdge, Result
 
 TARGETS = ("android", "ios", "jetson")
 
@@ -196,6 +196,24 @@ def test_predict_needs_a_bundle_and_a_video_only(name: str, made: Path, clips: P
     shares = [float(line.split()[-1].rstrip("%")) for line in lines[:5]]
     assert shares == sorted(shares, reverse=True)
     assert "network" in lines[5]
+
+
+def test_a_teacher_is_taken_from_another_run(
+    made: Path, clips: Path, recipe_file: Path, cache: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    def distill(*options: object) -> Result:
+        common = ("--data", clips, "--cache", cache, "--workers", 0, "--teacher", made / "run")
+        return d3d_edge("distill", recipe_file, "--out", tmp_path / "run", *common, *options)
+
+    refused = distill("--set", "teacher.train.epochs=1")
+    assert refused.code == 2
+    assert "trained by another recipe" in refused.err
+    shutil.rmtree(tmp_path / "run")
+    taken = distill("--set", "student.train.epochs=1", "--set", "baselines={}")
+    assert taken.code == 0, taken.err
+    assert "teacher (flow): finished before" in taken.err
+    names = [tmp_path / "run" / "teacher" / "last.pt", made / "run" / "teacher" / "last.pt"]
+    assert names[0].read_bytes() == names[1].read_bytes()
 
 
 def test_doing_a_stage_again_keeps_what_is_finished(
