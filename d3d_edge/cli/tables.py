@@ -54,11 +54,11 @@ def _report(report: Report) -> Group:
 
 def _rows(report: Report) -> Table:
     # Narrow enough for a terminal of 80 columns: precision stands in the name, the runtime's version in the notes.
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     full = any(row.role == "bundle" for row in report.rows)
     table.add_column("model", no_wrap=True)
     table.add_column("measured by", no_wrap=True)
-    for name in ("top-1", "top-5", *(("agree", "diff", "MB", "p50 ms", "p90 ms") if full else ())):
+    for name in ("top-1", "top-5", *(("agree", "diff", "MB", "p50", "p90") if full else ())):
         table.add_column(name, justify="right", no_wrap=True)
     for row in report.rows:
         shares = (_share(row.top1), _share(row.top5))
@@ -101,5 +101,8 @@ def _where_notes(report: Report) -> list[str]:
         )
     if sizes := [row for row in report.rows if row.latency]:
         threads = sizes[0].latency.threads if sizes[0].latency else 0
-        notes.append(f"p50 and p90: the network alone, one clip, {threads or 'default'} threads; MB: the model file")
+        notes.append(
+            f"p50 and p90: milliseconds of the network alone, one clip, {threads or 'default'} threads; "
+            "MB: the model file"
+        )
     return notes

@@ -155,6 +155,14 @@ def test_moving_the_data_does_not_change_the_split(made: Path, clips: Path, d3d_
     assert not Report.read(tmp_path / "report.json").notes
 
 
+@pytest.mark.slow
+def test_the_int8_pte_is_at_most_0_3_of_the_float_one(made: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
+    words = ("export", made / "run", "--target", "android", "--precision", "float32", "--out", tmp_path)
+    assert d3d_edge(*words).code == 0
+    sizes = [(folder / "android" / "model.pte").stat().st_size for folder in (made / "bundles", tmp_path)]
+    assert sizes[0] <= 0.3 * sizes[1]
+
+
 @pytest.mark.parametrize("options", [(), ("--clips", 3, "--fusion", "softmax")])
 def test_evaluate(options: tuple[object, ...], made: Path, cache: Path, d3d_edge: D3DEdge) -> None:
     result = d3d_edge("evaluate", made / "run", "--cache", cache, "--workers", 0, "--json", *options)
