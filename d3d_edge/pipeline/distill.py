@@ -22,6 +22,7 @@ from d3d_edge.harness import accuracy
 from d3d_edge.models.build import network
 from d3d_edge.models.recogniser import OFFSET, SCALE, Recogniser
 from d3d_edge.models.s3dg import S3DG
+from d3d_edge.pipeline import weights
 from d3d_edge.pipeline.data import RunData, batch_size, prepare
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.progress import Progress
@@ -51,18 +52,20 @@ def distill(
     """Train teacher and student of `recipe` on `data`, in the run folder `out`; finished stages are kept.
 
     Raises:
-        RecipeError: `out` was begun with another recipe or other data.
+        RecipeError: `out` was begun with another recipe or other data, or published weights are of another network.
         DataError: the data cannot be used; or `resume` is given and there is nothing to go on with.
         StorageError: the run or the cache cannot be written.
     """
     started = datetime.now(UTC)
     if resume and not (out / "recipe.yaml").is_file():
         raise DataError(f"{out} is not a run, so there is nothing to resume", hint="leave out --resume to begin")
+    hashes = weights.check(recipe)
     split = recipe.split
     clips = manifest.with_split(
         manifest.load(data), val_share=split.val_share, test_share=split.test_share, seed=split.seed
     )
     run = Run.start(out, recipe, clips)
+    weights.record(run, hashes)
     run_data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
     rows = [_teacher(run, run_data, progress), _student(run, run_data, progress)]
     if recipe.still:
@@ -119,6 +122,7 @@ def _teacher(run: Run, data: RunData, progress: Progress) -> Row:
     spec = run.recipe.teacher
     torch.manual_seed(run.recipe.seed)
     net = network(spec.network, len(data.labels), in_channels=2)
+    weights.start(net, run, "teacher", progress)
     mark = _teacher_mark(run, data)
     job = _job(
         "teacher (flow)", net, teacher_logits(net), data, spec.train, loss.cross_entropy(spec.train.label_smoothing)
@@ -130,6 +134,7 @@ def _student(run: Run, data: RunData, progress: Progress) -> Row:
     recipe = run.recipe
     torch.manual_seed(recipe.seed + 1)
     net = network(recipe.student.network, len(data.labels), in_channels=3)
+    weights.start(net, run, "student", progress)
     teacher = channels_last(load_network(run, "teacher", recipe.teacher.network, in_channels=2))
     if recipe.student.initialise == "teacher":
         net.load_state_dict({k: v for k, v in teacher.state_dict().items() if not k.startswith("Conv2d_1a")}, False)
@@ -157,8 +162,9 @@ def _still(run: Run, data: RunData, spec: StillSpec, progress: Progress) -> Row:
     """The student's network on single frames, without a teacher."""
     torch.manual_seed(run.recipe.seed + 2)
     net = network(run.recipe.student.network, len(data.labels), in_channels=3)
+    weights.start(net, run, "student", progress)
     parts = [part.model_dump(mode="json") for part in (spec, run.recipe.student.network)]
-    mark = fingerprint("still", _base_mark(run, data), parts)
+    mark = fingerprint("still", _base_mark(run, data), parts, *weights.mark(run, "student"))
     cross_entropy = loss.cross_entropy(spec.train.label_smoothing)
     job = _job("one frame (RGB)", net, rgb_logits(net), data, spec.train, cross_entropy, still=True)
     return _stage(run, "still", "one-frame student", job, data, mark, progress)
@@ -172,13 +178,14 @@ def _base_mark(run: Run, data: RunData) -> str:
 
 
 def _teacher_mark(run: Run, data: RunData) -> str:
-    return fingerprint("teacher", _base_mark(run, data), run.recipe.teacher.model_dump(mode="json"))
+    spec = run.recipe.teacher.model_dump(mode="json", exclude={"weights"})
+    return fingerprint("teacher", _base_mark(run, data), spec, *weights.mark(run, "teacher"))
 
 
 def student_mark(run: Run, data: RunData) -> str:
     """Hash of everything that decides the student's weights."""
-    parts = [part.model_dump(mode="json") for part in (run.recipe.student, run.recipe.distill)]
-    return fingerprint("student", _teacher_mark(run, data), parts)
+    parts = [part.model_dump(mode="json", exclude={"weights"}) for part in (run.recipe.student, run.recipe.distill)]
+    return fingerprint("student", _teacher_mark(run, data), parts, *weights.mark(run, "student"))
 
 
 def _job(
