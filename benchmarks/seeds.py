@@ -32,7 +32,9 @@ def main(recipe: str, data: Path, seeds: int, out: Path, settings: tuple[str, ..
     evaluations = [Evaluation.model_validate_json((run / FILE_NAME).read_text(encoding="utf-8")) for run in runs]
     rows = summary(evaluations)
     (out / "seeds.json").write_text(
-        json.dumps({"settings": settings, "environment": evaluations[0].environment.model_dump(), "rows": rows}, indent=2)
+        json.dumps(
+            {"settings": settings, "environment": evaluations[0].environment.model_dump(), "rows": rows}, indent=2
+        )
     )
     click.echo(f"{'system':24}{'needs':12}{'mean':>7}{'sd':>7}  top-1 by seed")
     for row in rows:
@@ -47,9 +49,7 @@ def summary(evaluations: list[Evaluation]) -> list[dict[str, object]]:
         top1 = [evaluation.systems[place].top1 for evaluation in evaluations]
         spread = statistics.stdev(top1) if len(top1) > 1 else 0.0
         needs = " + ".join(system.inputs)
-        rows.append(
-            {"system": system.name, "needs": needs, "mean": statistics.mean(top1), "sd": spread, "top1": top1}
-        )
+        rows.append({"system": system.name, "needs": needs, "mean": statistics.mean(top1), "sd": spread, "top1": top1})
     return rows
 
 

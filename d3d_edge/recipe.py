@@ -1,4 +1,8 @@
-"""Recipe: what to train and ship, read from one YAML file. Data only; `pipeline` carries it out."""
+"""Recipe: what to train and ship, read from one YAML file. Data only; `pipeline` carries it out.
+
+Two keys at the top are not settings themselves: `extends` names a recipe, and `preset` a preset (module `presets`).
+What is said later wins: preset, the extended recipe, the recipe, `--set`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field
 
-from d3d_edge import resources
+from d3d_edge import presets, resources
 from d3d_edge.clip import ClipSpec, FlowSpec
 from d3d_edge.errors import RecipeError
 from d3d_edge.schema import Location, Schema, assign, build, merge, read_yaml
@@ -77,6 +81,8 @@ class TeacherSpec(Schema):
 
     network: NetworkSpec
     train: TrainSpec
+    weights: str | None = None
+    """Published checkpoint of flow to start from, a path (see `models.checkpoints`); null starts from scratch."""
 
 
 class StudentSpec(Schema):
@@ -86,6 +92,8 @@ class StudentSpec(Schema):
     train: TrainSpec
     initialise: Literal["scratch", "teacher"]
     """teacher: start from the teacher's weights, all but the first convolution (same network needed)."""
+    weights: str | None = None
+    """Published checkpoint of RGB to start from, a path; null for none. Baselines from scratch start there too."""
 
 
 class BaselineSpec(Schema):
@@ -209,19 +217,29 @@ def load(name_or_path: str, settings: Iterable[str] = ()) -> Recipe:
     path = find(name_or_path)
     data, lines = _extended(path)
     settings = tuple(settings)
-    recipe = build(Recipe, assign(data, settings), str(path) + (" with --set" if settings else ""), lines)
+    source = str(path) + (" with --set" if settings else "")
+    recipe = build(Recipe, presets.apply(assign(data, settings), source), source, lines)
     _check_names(recipe, path)
-    return _with_absolute_plan(recipe, path)
+    return _with_absolute_files(recipe, path)
 
 
-def _with_absolute_plan(recipe: Recipe, path: Path) -> Recipe:
-    """The recipe with a calibration plan given as a file made absolute: a run is opened from any folder."""
-    plan = Path(recipe.quantize.calibration)
-    for candidate in (path.parent / plan, plan):
-        if candidate.is_file():
-            quantize = recipe.quantize.model_copy(update={"calibration": str(candidate.resolve())})
-            return recipe.model_copy(update={"quantize": quantize})
-    return recipe
+def _with_absolute_files(recipe: Recipe, path: Path) -> Recipe:
+    """The recipe with a calibration plan and weights given as files made absolute: a run is opened from any folder.
+
+    A file that is not there stays as it is: a run whose weights are gone can still be exported.
+    """
+
+    def absolute(name: str | None) -> str | None:
+        candidates = (path.parent / name, Path(name)) if name else ()
+        return next((str(file.resolve()) for file in candidates if file.is_file()), name)
+
+    return recipe.model_copy(
+        update={
+            "teacher": recipe.teacher.model_copy(update={"weights": absolute(recipe.teacher.weights)}),
+            "student": recipe.student.model_copy(update={"weights": absolute(recipe.student.weights)}),
+            "quantize": recipe.quantize.model_copy(update={"calibration": absolute(recipe.quantize.calibration)}),
+        }
+    )
 
 
 def _extended(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
@@ -264,6 +282,11 @@ def _check_names(recipe: Recipe, path: Path) -> None:
     plan = Path(recipe.quantize.calibration)
     if not plan.is_file() and not (path.parent / plan).is_file():
         resources.find("calibration", recipe.quantize.calibration)
+    if recipe.student.initialise == "teacher" and recipe.student.weights:
+        raise RecipeError(
+            f"{path}: student.initialise is 'teacher', and student.weights is given: a student has one start",
+            hint="set student.initialise: scratch to start from the weights",
+        )
     starts = {"student": recipe.student.initialise}
     starts |= {f"baselines.{name}": spec.initialise for name, spec in recipe.baselines.items()}
     for name in [name for name, start in starts.items() if start == "teacher"]:

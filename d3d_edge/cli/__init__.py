@@ -16,6 +16,7 @@ from d3d_edge.errors import D3DEdgeError
 _COMMANDS = {
     "demo": "The whole pipeline on a rendered data set: three verified bundles and a table.",
     "recipes": "List, show, copy and check recipes.",
+    "models": "List presets, and show what networks cost: parameters, computation, memory.",
     "targets": "List and show targets.",
     "doctor": "Say what each runtime and device tool still needs.",
     "distill": "Train the flow teacher and distil the RGB student from it.",

@@ -54,6 +54,13 @@ def copy(name: str, file: Path) -> None:
 @click.argument("file")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting to change before the check.")
 def check(file: str, settings: tuple[str, ...]) -> None:
-    """Check the recipe FILE; all mistakes are shown at once, with their lines. Exit code 2 if there are any."""
+    """Check the recipe FILE; all mistakes are shown at once, with their lines. Exit code 2 if there are any.
+
+    Published weights that it names are read and held against its networks.
+    """
     loaded = recipe.load(file, settings)
+    if loaded.teacher.weights or loaded.student.weights:
+        from d3d_edge.pipeline import weights
+
+        weights.check(loaded)
     click.echo(f"{file}: recipe {loaded.name!r} is well-formed")

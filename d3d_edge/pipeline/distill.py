@@ -21,6 +21,7 @@ from d3d_edge.harness import accuracy
 from d3d_edge.models.build import network
 from d3d_edge.models.recogniser import Recogniser
 from d3d_edge.models.s3dg import S3DG
+from d3d_edge.pipeline import weights
 from d3d_edge.pipeline.data import RunData, batch_size, prepare
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.streams import (
@@ -62,18 +63,21 @@ def distill(
     `teacher` is a run with the same data and flow teacher, which is copied instead of trained again.
 
     Raises:
-        RecipeError: `out` was begun with another recipe or other data, or the teacher of `teacher` is another one.
+        RecipeError: `out` was begun with another recipe or other data, the teacher of `teacher` is another one, or
+            published weights are of another network.
         DataError: the data cannot be used; or `resume` is given and there is nothing to go on with.
         StorageError: the run or the cache cannot be written.
     """
     started = datetime.now(UTC)
     if resume and not (out / "recipe.yaml").is_file():
         raise DataError(f"{out} is not a run, so there is nothing to resume", hint="leave out --resume to begin")
+    hashes = weights.check(recipe)
     split = recipe.split
     clips = manifest.with_split(
         manifest.load(data), val_share=split.val_share, test_share=split.test_share, seed=split.seed
     )
     run = Run.start(out, recipe, clips)
+    weights.record(run, hashes)
     run_data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
     if teacher:
         _copy_teacher(Run.open(teacher), run, run_data)
@@ -133,7 +137,9 @@ class Projected(nn.Module):
 def _teacher(run: Run, data: RunData, progress: Progress) -> Row:
     spec = run.recipe.teacher
     torch.manual_seed(run.recipe.seed)
-    net = channels_last(network(spec.network, len(data.labels), in_channels=2))
+    net = network(spec.network, len(data.labels), in_channels=2)
+    weights.start(net, run, "teacher", progress)
+    channels_last(net)
     minimised = loss.cross_entropy(spec.train.label_smoothing)
     job = _job("teacher (flow)", net, flow_stream(net), data, spec.train, minimised)
     return _stage(run, "teacher", "flow teacher", "teacher", job, data, _teacher_mark(run, data), progress)
@@ -142,7 +148,7 @@ def _teacher(run: Run, data: RunData, progress: Progress) -> Row:
 def _student(run: Run, data: RunData, progress: Progress) -> Row:
     spec, train = run.recipe.distill, run.recipe.student.train
     torch.manual_seed(run.recipe.seed + 1)
-    net = _rgb_network(run, data, run.recipe.student.initialise)
+    net = _rgb_network(run, data, run.recipe.student.initialise, progress)
     model: nn.Module = net
     stream = rgb_stream(net, features=bool(spec.features_weight))
     if spec.features_weight:
@@ -157,19 +163,21 @@ def _student(run: Run, data: RunData, progress: Progress) -> Row:
 
 def _baseline(run: Run, data: RunData, name: str, spec: BaselineSpec, progress: Progress) -> Row:
     torch.manual_seed(run.recipe.seed + 2)
-    net = _rgb_network(run, data, spec.initialise)
+    net = _rgb_network(run, data, spec.initialise, progress)
     train = spec.train or run.recipe.student.train
     minimised = loss.cross_entropy(train.label_smoothing)
     job = _job(f"{name} (RGB)", net, rgb_stream(net), data, train, minimised, still=spec.frames == "one")
     return _stage(run, name, name.replace("_", " "), "baseline", job, data, _baseline_mark(run, data, name), progress)
 
 
-def _rgb_network(run: Run, data: RunData, initialise: Literal["scratch", "teacher"]) -> S3DG:
+def _rgb_network(run: Run, data: RunData, initialise: Literal["scratch", "teacher"], progress: Progress) -> S3DG:
     """The student's network before training. Only the first convolution of a teacher sees another input."""
     net = network(run.recipe.student.network, len(data.labels), in_channels=3)
     if initialise == "teacher":
-        weights = load_teacher(run).state_dict()
-        net.load_state_dict({k: v for k, v in weights.items() if not k.startswith("Conv2d_1a")}, strict=False)
+        taught = load_teacher(run).state_dict()
+        net.load_state_dict({k: v for k, v in taught.items() if not k.startswith("Conv2d_1a")}, strict=False)
+    else:
+        weights.start(net, run, "student", progress)
     return channels_last(net)
 
 
@@ -188,7 +196,8 @@ def _base_mark(run: Run, data: RunData) -> str:
 
 
 def _teacher_mark(run: Run, data: RunData) -> str:
-    return fingerprint("teacher", _base_mark(run, data), run.recipe.teacher.model_dump(mode="json"))
+    spec = run.recipe.teacher.model_dump(mode="json", exclude={"weights"})
+    return fingerprint("teacher", _base_mark(run, data), spec, *weights.mark(run, "teacher"))
 
 
 def _baseline_mark(run: Run, data: RunData, name: str) -> str:
@@ -197,15 +206,17 @@ def _baseline_mark(run: Run, data: RunData, name: str) -> str:
     parts = [
         part.model_dump(mode="json") for part in (spec, recipe.student.network, spec.train or recipe.student.train)
     ]
-    start = _teacher_mark(run, data) if spec.initialise == "teacher" else _base_mark(run, data)
-    return fingerprint("baseline", start, parts)
+    if spec.initialise == "teacher":
+        return fingerprint("baseline", _teacher_mark(run, data), parts)
+    return fingerprint("baseline", _base_mark(run, data), parts, *weights.mark(run, "student"))
 
 
 def student_mark(run: Run, data: RunData) -> str:
     """Hash of everything that decides the student's weights."""
-    parts = [part.model_dump(mode="json") for part in (run.recipe.student, run.recipe.distill)]
-    spatial = [_baseline_mark(run, data, "spatial")] if run.recipe.distill.teacher == "two_stream" else []
-    return fingerprint("student", _teacher_mark(run, data), parts, *spatial)
+    recipe = run.recipe
+    parts = [part.model_dump(mode="json", exclude={"weights"}) for part in (recipe.student, recipe.distill)]
+    spatial = [_baseline_mark(run, data, "spatial")] if recipe.distill.teacher == "two_stream" else []
+    return fingerprint("student", _teacher_mark(run, data), parts, *spatial, *weights.mark(run, "student"))
 
 
 def _job(

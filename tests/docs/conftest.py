@@ -1,5 +1,5 @@
-"""The README's commands are tried on the clips that the command-line tests use."""
+"""What the docs show is tried with what the command-line tests use."""
 
-from tests.cli.conftest import cache, clips
+from tests.cli.conftest import cache, clips, d3d_edge
 
-__all__ = ["cache", "clips"]
+__all__ = ["cache", "clips", "d3d_edge"]

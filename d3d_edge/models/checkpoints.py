@@ -1,0 +1,267 @@
+"""Published checkpoints read into the rank-4 `S3DG`. Downloads nothing, and changes nothing in a file.
+
+Three formats, told apart by their names:
+
+torchvision  a state dict of torchvision.models.video.s3d (torch.save)
+kylemin      a state dict of github.com/kylemin/S3D (torch.save), also with DataParallel's `module.` before each name
+slim         variables of TensorFlow slim's S3D-G, D3D's among them (.npz), also with scopes before `InceptionV1/`
+
+A TensorFlow checkpoint becomes an .npz by the command in `TO_NPZ`, wherever TensorFlow is installed.
+
+The two PyTorch forms have a batch norm behind each temporal convolution, which this network has not. It is folded into
+the convolution: exact in evaluation, and in training a fixed scale and a trained bias take its place. Their epsilon is
+1e-3, as here. kylemin averages all of a frame where torchvision and slim slide 7x7 pixels: the same at 224x224.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from d3d_edge.errors import DataError
+from d3d_edge.models import names
+from d3d_edge.models.layers import MaxPool
+from d3d_edge.models.names import CLASSIFIER, SLIM_SCOPE, Map
+from d3d_edge.models.recogniser import OFFSET, SCALE
+from d3d_edge.models.s3dg import MIXED, S3DG
+
+Format = Literal["torchvision", "kylemin", "slim"]
+
+TO_NPZ = (
+    'python -c "import sys, numpy, tensorflow as tf; r = tf.train.load_checkpoint(sys.argv[1]); '
+    'numpy.savez(sys.argv[2], **{n: r.get_tensor(n) for n in r.get_variable_to_shape_map()})" model.ckpt weights.npz'
+)
+"""The command that makes an .npz of the TensorFlow checkpoint model.ckpt, whose files are model.ckpt.index and more."""
+
+SHOWN = 4
+"""Names shown in a message; the others are counted."""
+
+_FRAMES: dict[Format, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "torchvision": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
+    "kylemin": ((0.5,) * 3, (0.5,) * 3),
+    "slim": ((0.5,) * 3, (0.5,) * 3),
+}
+"""Mean and standard deviation of bytes / 255 that RGB frames were normalised with. torchvision: the transform of its
+S3D weights (VideoClassification). The others: [-1, 1], by kylemin's `main.py` and the author of d3dhelper."""
+
+_LEFT_BY_TRAINING = re.compile(r"(\.num_batches_tracked|(^|/)global_step|/Momentum)$")
+"""Of no use here, and passed over."""
+
+_DAMAGED = (
+    *(OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError),
+    *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A checkpoint in the names and shapes of `S3DG`."""
+
+    path: Path
+    format: Format
+    options: dict[str, Any]
+    """The options of `S3DG` that the checkpoint implies, `in_channels` among them."""
+    classes: int
+    """Classes of the checkpoint's own classifier."""
+    state: dict[str, Tensor]
+    """For `S3DG.load_state_dict`, but the counters of the batch norms; without the classifier if it does not fit."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was loaded into a network."""
+
+    format: Format
+    classes: int
+    """Classes of the checkpoint's own classifier."""
+    tensors: int
+    """Tensors of the network that now hold the checkpoint's values."""
+    classifier_kept: bool
+    """Otherwise the class counts differ, and the classifier is left as it was."""
+
+
+def load(path: Path, format: Format | Literal["auto"] = "auto", classes: int | None = None) -> Published:
+    """The checkpoint at `path`; its classifier is left out if it has other than `classes` classes.
+
+    Raises:
+        DataError: there is no such file, it is damaged or of no known format, or names or shapes are not those of the
+            format (all of them are counted, the first few shown).
+    """
+    found = _read(path)
+    if format == "auto":
+        format = _format_of(found, path)
+    found = _bare(found, format, path)
+    made, options = _plan(found, format)
+    needed = {name for source in made.values() for name in source.names}
+    _refuse(f"{path} ({format})", missing=needed - found.keys(), unknown=found.keys() - needed)
+    state: dict[str, Tensor] = {}
+    for key, source in made.items():
+        try:
+            state[key] = source.of(*(found[name] for name in source.names))
+        except (ValueError, RuntimeError) as error:
+            raise DataError(f"{path} ({format}): {source.names[0]} {error}") from error
+    options |= _sizes(state, options)
+    total = len(state[f"{CLASSIFIER}.bias"])
+    try:
+        with torch.device("meta"):
+            shapes = {key: value.shape for key, value in S3DG(total, **options).state_dict().items()}
+    except ValueError as error:
+        raise DataError(f"{path} ({format}) implies no network known here: {error}") from error
+    for key, value in state.items():
+        if value.shape != shapes.get(key):
+            raise DataError(
+                f"{path} ({format}): {made[key].names[0]} makes {key} of shape {list(value.shape)}, "
+                f"where S3D-G of width {options['width']} has {list(shapes.get(key, ()))}"
+            )
+    published = Published(path, format, options, total, state)
+    return published if classes in (None, total) else _without_classifier(published)
+
+
+def load_into(
+    net: S3DG, path: Path, format: Format | Literal["auto"] = "auto", *, own_frames: bool = False
+) -> Imported:
+    """Put the checkpoint at `path` into `net`. Another class count keeps `net`'s classifier as it is.
+
+    own_frames    `net` is to take frames as `Recogniser` normalises them, not as the checkpoint's authors did. The
+                  difference goes into the first layer; it is exact but for a border of three pixels, whose padding is
+                  no longer the same colour. Flow is [-1, 1] everywhere.
+
+    Raises:
+        DataError: as `load`, or `net` is not the network of the checkpoint.
+    """
+    own = {key: value.shape for key, value in net.state_dict().items() if not _LEFT_BY_TRAINING.search(key)}
+    published = load(path, format, classes=own[f"{CLASSIFIER}.bias"].numel())
+    padding = cast(MaxPool, net.MaxPool_2a_3x3).padding
+    if padding != published.options["padding"]:
+        raise DataError(
+            f"{path} ({published.format}) does not fit the network: it pads {padding!r}",
+            hint=f"the checkpoint implies padding={published.options['padding']!r}",
+        )
+    kept = f"{CLASSIFIER}.weight" in published.state
+    missing = {key for key in own.keys() - published.state.keys() if kept or not key.startswith(CLASSIFIER)}
+    where = f"{path} ({published.format}) does not fit the network"
+    implied = "the checkpoint implies " + ", ".join(f"{name}={value!r}" for name, value in published.options.items())
+    _refuse(where, missing=missing, unknown=published.state.keys() - own.keys(), hint=implied)
+    for key, value in published.state.items():
+        if value.shape != own[key]:
+            raise DataError(f"{where}: {key} is {list(value.shape)}, not {list(own[key])}", hint=implied)
+    if own_frames:
+        published = _for_own_frames(published)
+    net.load_state_dict(published.state, strict=False)
+    return Imported(published.format, published.classes, len(published.state), kept)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if re.search(r"\.(index|data-\d+-of-\d+)$", path.name) or path.with_name(f"{path.name}.index").is_file():
+        raise DataError(f"{path} is a TensorFlow checkpoint, which is read as .npz", hint=TO_NPZ)
+    if not path.is_file():
+        raise DataError(f"there is no checkpoint {path}")
+    try:
+        if path.suffix == ".npz":
+            # Opened here, since numpy leaves a file open that it cannot read.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as variables:
+                return {name: torch.from_numpy(variables[name]) for name in variables.files}
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except _DAMAGED as error:
+        raise DataError(
+            f"{path} is damaged, or is neither .npz nor a state dict of tensors", hint="download or save it again"
+        ) from error
+    held = held.get("state_dict", held) if isinstance(held, dict) else held
+    if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
+        raise DataError(f"{path} holds no state dict", hint="torch.save(net.state_dict(), PATH) writes one")
+    return {str(name): value for name, value in held.items()}
+
+
+def _format_of(found: Iterable[str], path: Path) -> Format:
+    marks: dict[Format, str] = {
+        "torchvision": r"(module\.)?features\.",
+        "kylemin": r"(module\.)?base\.",
+        "slim": rf"(.*/)?{SLIM_SCOPE}/",
+    }
+    for format, mark in marks.items():
+        if any(re.match(mark, name) for name in found):
+            return format
+    raise DataError(
+        f"{path} is of no known format; it holds {_listed(found)}", hint=f"known formats: {', '.join(marks)}"
+    )
+
+
+def _bare(found: dict[str, Tensor], format: Format, path: Path) -> dict[str, Tensor]:
+    """`found` without what training left in it, and without what stands before the format's own names."""
+    found = {name: value for name, value in found.items() if not _LEFT_BY_TRAINING.search(name)}
+    if format != "slim":
+        return {name.removeprefix("module."): value for name, value in found.items()}
+    before = {name.partition(f"{SLIM_SCOPE}/")[0] for name in found if f"{SLIM_SCOPE}/" in name}
+    if len(before) > 1:
+        raise DataError(
+            f"{path} holds more than one network, below {_listed(before)}", hint="save the variables of one of them"
+        )
+    return {name.removeprefix(*before) if before else name: value for name, value in found.items()}
+
+
+def _plan(found: dict[str, Tensor], format: Format) -> tuple[Map, dict[str, Any]]:
+    """The map of the format, and the options of `S3DG` that names tell."""
+    if format == "slim":
+        made, options = names.slim(found), names.slim_options(found)
+        return made, options | {"padding": "same", "bn_scale": any(name.endswith("/gamma") for name in found)}
+    made = names.torchvision() if format == "torchvision" else names.kylemin()
+    return made, {"stem": "separable", "gating": False, "padding": "symmetric", "bn_scale": True}
+
+
+def _sizes(state: dict[str, Tensor], options: dict[str, Any]) -> dict[str, Any]:
+    """The options that shapes tell."""
+    # The widest layer: rounding a channel count down moves its ratio by less than half a hundredth.
+    full = MIXED["Mixed_5c"][0]
+    width = round(len(state["Mixed_5c.Branch_0.Conv2d_0a_1x1.spatial.bn.bias"]) / full, 2)
+    if "stem" in options:
+        return {"width": width, "in_channels": state["Conv2d_1a_7x7.spatial.conv.weight"].shape[1]}
+    inputs = state["Conv2d_1a_7x7.conv.weight"].shape[1]
+    # Taps are odd, and a frame has 3 channels or a flow field 2: 3, 9, 15, 21 or 2, 6, 10, 14.
+    channels = 2 if inputs % 2 == 0 else 3
+    return {"width": width, "in_channels": channels, "stem": f"conv3d_k{inputs // channels}"}
+
+
+def _without_classifier(published: Published) -> Published:
+    return replace(published, state={k: v for k, v in published.state.items() if not k.startswith(CLASSIFIER)})
+
+
+def _for_own_frames(published: Published) -> Published:
+    """`published` for RGB frames of byte * SCALE + OFFSET; what sees flow is unchanged."""
+    if published.options["in_channels"] != 3:
+        return published
+    mean, std = (torch.tensor(value, dtype=torch.float64) for value in _FRAMES[published.format])
+    # byte = (own - OFFSET) / SCALE, and theirs = (byte / 255 - mean) / std.
+    factor = 1 / (255 * SCALE * std)
+    offset = (-OFFSET / (255 * SCALE) - mean) / std
+    stem = "Conv2d_1a_7x7.spatial" if published.options["stem"] == "separable" else "Conv2d_1a_7x7"
+    kernel = published.state[f"{stem}.conv.weight"]
+    taps = kernel.double().reshape(len(kernel), -1, 3, *kernel.shape[2:])  # [O, k_t, 3, 7, 7]
+    constant = (taps * offset.reshape(1, 1, 3, 1, 1)).sum((1, 2, 3, 4))
+    running_mean = published.state[f"{stem}.bn.running_mean"]
+    changed = {
+        f"{stem}.conv.weight": (taps * factor.reshape(1, 1, 3, 1, 1)).flatten(1, 2).to(kernel.dtype),
+        f"{stem}.bn.running_mean": (running_mean.double() - constant).to(running_mean.dtype),
+    }
+    return replace(published, state=published.state | changed)
+
+
+def _refuse(where: str, *, missing: Iterable[str], unknown: Iterable[str], hint: str = "") -> None:
+    wrong = [f"{_listed(keys)} {what}" for keys, what in ((missing, "missing"), (unknown, "unknown")) if keys]
+    if wrong:
+        raise DataError(f"{where}: {'; '.join(wrong)}", hint=hint)
+
+
+def _listed(keys: Iterable[str]) -> str:
+    ordered = sorted(keys)
+    more = len(ordered) - SHOWN
+    return ", ".join(ordered[:SHOWN]) + (f" and {more} more" if more > 0 else "")

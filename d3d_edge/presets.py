@@ -1,0 +1,108 @@
+"""Presets: sizes of network and clip that go together, by name. Data only: what a recipe says wins over its preset.
+
+`nano`, `small` and `base` are chosen by computation and memory. They are not tuned yet by latency measured on a device,
+so measure yours. `paper` is the published network, and is not meant for a phone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from d3d_edge.errors import RecipeError
+from d3d_edge.resources import near_miss
+from d3d_edge.schema import Schema, merge
+
+
+class Preset(Schema):
+    """What a preset sets: clip, and the network of teacher and student alike."""
+
+    description: str
+    frames: int = Field(ge=1)
+    """T, the frames of a clip."""
+    short_side: int = Field(ge=8)
+    """Pixels of the shorter side after the resize, 8/7 of the crop as published (256 to 224)."""
+    side: int = Field(ge=8)
+    """Pixels of the square crop."""
+    width: float = Field(gt=0)
+    """Multiplier of every channel count."""
+    stem: Literal["conv3d_k1", "conv3d_k3", "conv3d_k5", "conv3d_k7", "separable"]
+    """First layer."""
+    temporal_from: str
+    """First layer whose separable convolutions have a temporal kernel."""
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """The settings of a recipe's network."""
+        return {"width": self.width, "stem": self.stem, "temporal_from": self.temporal_from}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of a recipe."""
+        return {
+            "clip": {
+                "frames": self.frames,
+                "short_side": self.short_side,
+                "height": self.side,
+                "width": self.side,
+            },
+            "teacher": {"network": self.network},
+            "student": {"network": self.network},
+        }
+
+
+PRESETS = {
+    "nano": Preset(
+        description="8 frames, 2D up to Mixed_3c: for continuous use, or small devices",
+        frames=8,
+        short_side=128,
+        side=112,
+        width=0.25,
+        stem="conv3d_k3",
+        temporal_from="Mixed_4b",
+    ),
+    "small": Preset(
+        description="16 frames, a quarter of the channels",
+        frames=16,
+        short_side=128,
+        side=112,
+        width=0.25,
+        stem="conv3d_k3",
+        temporal_from="Conv2d_2c_3x3",
+    ),
+    "base": Preset(
+        description="16 larger frames, half of the channels, first layers 2D",
+        frames=16,
+        short_side=184,
+        side=160,
+        width=0.5,
+        stem="conv3d_k3",
+        temporal_from="Mixed_3b",
+    ),
+    "paper": Preset(
+        description="S3D-G and D3D as published, in the form of TensorFlow's slim",
+        frames=64,
+        short_side=256,
+        side=224,
+        width=1.0,
+        stem="conv3d_k3",
+        temporal_from="Conv2d_2c_3x3",
+    ),
+}
+"""From the least computation to the most. No stem takes one frame: at stride 2 in time it would drop every other."""
+
+
+def apply(data: dict[str, Any], source: str) -> dict[str, Any]:
+    """The settings `data` of a recipe over those of the preset it names under `preset`, if any; that key is gone then.
+
+    Raises:
+        RecipeError: there is no such preset; the hint has the nearest one and the whole list.
+    """
+    name = data.get("preset")
+    settings = {key: value for key, value in data.items() if key != "preset"}
+    if name is None:
+        return settings
+    if str(name) not in PRESETS:
+        raise RecipeError(f"{source}: no preset named {str(name)!r}", hint=near_miss(str(name), list(PRESETS)))
+    return merge(PRESETS[str(name)].settings, settings)

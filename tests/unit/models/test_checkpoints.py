@@ -1,0 +1,360 @@
+"""Published checkpoints load into the rank-4 network and give the published network's logits; others are refused."""
+
+from __future__ import annotations
+
+import ast
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from d3d_edge.errors import DataError
+from d3d_edge.models import S3DG, checkpoints
+from d3d_edge.models.checkpoints import Imported
+from d3d_edge.models.recogniser import OFFSET, SCALE
+from tests.unit.models import published, reference
+
+CLASSES = 5
+WIDTH = 0.25
+TOLERANCE = 1e-9
+
+State = dict[str, Tensor]
+N = TypeVar("N", bound=nn.Module)
+
+
+@pytest.fixture(scope="module")
+def torchvision() -> published.Torchvision:
+    return torch_network(published.Torchvision(CLASSES, WIDTH))
+
+
+@pytest.fixture(scope="module")
+def kylemin() -> published.Kylemin:
+    return torch_network(published.Kylemin(CLASSES, WIDTH))
+
+
+@pytest.fixture(scope="module")
+def kylemin_file(kylemin: published.Kylemin, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("kylemin") / "s3d.pt"
+    torch.save(kylemin.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def slim_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("slim") / "s3dg.npz"
+    net = published.Slim(CLASSES, WIDTH)
+    net.logits(video(8, 32))
+    np.savez(path, **net.variables)
+    return path
+
+
+def torch_network(net: N) -> N:
+    torch.manual_seed(0)
+    published.randomise(net)
+    return net.double().eval()
+
+
+def video(frames: int, size: int, *, clips: int = 1, channels: int = 3) -> Tensor:
+    """Float [N, C, T, H, W]."""
+    return torch.randn(clips, channels, frames, size, size, dtype=torch.float64)
+
+
+def rank4(path: Path, **options: Any) -> tuple[S3DG, Imported]:
+    """The network that the checkpoint implies, with its weights."""
+    net = S3DG(CLASSES, **{**checkpoints.load(path).options, **options}).double().eval()
+    return net, checkpoints.load_into(net, path)
+
+
+@torch.no_grad()
+def assert_equal_logits(net: S3DG, expected: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    wanted = expected(x)
+    assert wanted.std() > 1e-3, "logits too small to tell anything"
+    actual = net(reference.frames_from_clips(x), len(x))
+    assert (actual - wanted).abs().max() < TOLERANCE * max(1, wanted.abs().max())
+
+
+class TestTorchvision:
+    def test_logits_are_those_of_the_published_network(
+        self, torchvision: published.Torchvision, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "s3d.pth"
+        torch.save(torchvision.state_dict(), path)
+        net, imported = rank4(path)
+        assert imported == Imported("torchvision", CLASSES, imported.tensors, classifier_kept=True)
+        assert imported.tensors == sum("num_batches" not in name for name in net.state_dict())
+        assert_equal_logits(net, torchvision, video(14, 224))
+
+    def test_the_published_parameter_count_is_found_again(self, tmp_path: Path) -> None:
+        with torch.device("meta"):
+            net = published.Torchvision(400, 1.0)
+        # As torchvision documents it: the names and shapes above are those of the real thing.
+        assert sum(p.numel() for p in net.parameters()) == 8_320_048
+
+    def test_options(self, torchvision: published.Torchvision, tmp_path: Path) -> None:
+        path = tmp_path / "s3d.pth"
+        torch.save({"state_dict": torchvision.state_dict()}, path)
+        loaded = checkpoints.load(path)
+        assert loaded.classes == CLASSES
+        assert loaded.options == {
+            "stem": "separable",
+            "gating": False,
+            "padding": "symmetric",
+            "bn_scale": True,
+            "width": WIDTH,
+            "in_channels": 3,
+        }
+
+    def test_frames_may_be_normalised_as_here(self, torchvision: published.Torchvision, tmp_path: Path) -> None:
+        path = tmp_path / "s3d.pth"
+        torch.save(torchvision.state_dict(), path)
+        net, _ = rank4(path)
+        own = S3DG(CLASSES, **checkpoints.load(path).options).double().eval()
+        checkpoints.load_into(own, path, own_frames=True)
+        pixels = torch.randint(0, 256, (4, 3, 40, 40)).double()
+        mean = torch.tensor([0.43216, 0.394666, 0.37645]).double().reshape(3, 1, 1)
+        std = torch.tensor([0.22803, 0.22145, 0.216989]).double().reshape(3, 1, 1)
+        with torch.no_grad():
+            theirs = net.Conv2d_1a_7x7((pixels / 255 - mean) / std)
+            ours = own.Conv2d_1a_7x7(pixels * SCALE + OFFSET)
+        difference = (theirs - ours).abs()
+        assert difference[:, :, 2:-2, 2:-2].max() < 1e-6 < theirs.std()
+        assert difference.max() > 1e-3, "the border is not exact, and is said not to be"
+
+
+class TestKylemin:
+    @pytest.mark.parametrize("clips", [1, 2])
+    def test_logits_are_those_of_the_published_network(
+        self, clips: int, kylemin: published.Kylemin, kylemin_file: Path
+    ) -> None:
+        net, imported = rank4(kylemin_file)
+        assert imported.format == "kylemin"
+        assert_equal_logits(net, kylemin, video(16, 64, clips=clips))
+
+    def test_an_old_file_of_a_parallel_network_without_counters(
+        self, kylemin: published.Kylemin, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "S3D_kinetics400.pt"
+        state = {f"module.{name}": v for name, v in kylemin.state_dict().items() if "num_batches" not in name}
+        torch.save(state, path, _use_new_zipfile_serialization=False)
+        net, _ = rank4(path)
+        assert_equal_logits(net, kylemin, video(16, 32))
+
+    def test_in_float32_and_at_full_width(self, tmp_path: Path) -> None:
+        net = torch_network(published.Kylemin(3, 1.0)).float()
+        path = tmp_path / "s3d.pt"
+        torch.save(net.state_dict(), path)
+        loaded = checkpoints.load(path)
+        assert loaded.options["width"] == 1.0
+        own = S3DG(3, **loaded.options).eval()
+        checkpoints.load_into(own, path)
+        x = video(16, 32).float()
+        with torch.no_grad():
+            wanted = net(x)
+            assert torch.allclose(own(reference.frames_from_clips(x)), wanted, atol=1e-4 * float(wanted.abs().max()))
+
+
+class TestSlim:
+    @pytest.mark.parametrize(
+        ("options", "channels", "implied"),
+        [
+            ({}, 3, {"stem": "conv3d_k3", "gating": True, "temporal_from": "Conv2d_2c_3x3"}),
+            ({"taps": 7}, 2, {"stem": "conv3d_k7", "in_channels": 2}),
+            ({"taps": 1, "temporal_from": "4b"}, 3, {"stem": "conv3d_k1", "temporal_from": "Mixed_4b"}),
+            ({"gating_from": "5b"}, 3, {"gating": True, "gating_from": "Mixed_5b"}),
+            ({"taps": 5, "gating_from": None, "gamma": True}, 3, {"gating": False, "bn_scale": True}),
+        ],
+        ids=str,
+    )
+    def test_logits_are_those_of_the_published_network(
+        self, options: dict[str, Any], channels: int, implied: dict[str, Any], tmp_path: Path
+    ) -> None:
+        slim = published.Slim(CLASSES, WIDTH, **options)
+        x = video(12, 40, clips=2, channels=channels)
+        slim.logits(x)
+        path = tmp_path / "s3dg.npz"
+        np.savez(path, **published.below("RGB/", slim.variables), global_step=np.int64(80_000))
+        loaded = checkpoints.load(path)
+        assert loaded.format == "slim"
+        assert implied.items() <= loaded.options.items()
+        net, _ = rank4(path)
+        assert_equal_logits(net, slim.logits, x)
+
+    @pytest.mark.parametrize("width", [0.25, 0.33, 0.35, 0.75, 1.0])
+    def test_width_is_told_by_the_channels(self, width: float, tmp_path: Path) -> None:
+        slim = published.Slim(2, width)
+        slim.logits(video(1, 1))
+        np.savez(tmp_path / "s3dg.npz", **slim.variables)
+        assert checkpoints.load(tmp_path / "s3dg.npz").options["width"] == width
+
+    def test_frames_may_be_normalised_as_here(self, slim_file: Path) -> None:
+        net, _ = rank4(slim_file)
+        own = S3DG(CLASSES, **checkpoints.load(slim_file).options).double().eval()
+        checkpoints.load_into(own, slim_file, own_frames=True)
+        pixels = torch.randint(0, 256, (8, 3, 32, 32)).double()
+        with torch.no_grad():
+            assert torch.allclose(own(pixels * SCALE + OFFSET), net(pixels / 127.5 - 1), rtol=1e-6)
+
+    def test_two_networks_in_one_file(self, slim_file: Path, tmp_path: Path) -> None:
+        variables = dict(np.load(slim_file))
+        path = tmp_path / "two.npz"
+        np.savez(path, **published.below("RGB/", variables), **published.below("Flow/", variables))
+        with pytest.raises(DataError, match=r"more than one network, below Flow/, RGB/"):
+            checkpoints.load(path)
+
+    def test_a_tensorflow_checkpoint_is_told_how_to_become_an_npz(self, tmp_path: Path) -> None:
+        (tmp_path / "model.ckpt.index").touch()
+        for name in ("model.ckpt", "model.ckpt.index", "model.ckpt.data-00000-of-00001"):
+            with pytest.raises(DataError, match=r"is a TensorFlow checkpoint") as caught:
+                checkpoints.load(tmp_path / name)
+            command = shlex.split(caught.value.hint)
+            assert command[:2] == ["python", "-c"]
+            ast.parse(command[2])
+
+
+class TestAnotherClassCount:
+    def test_keeps_the_trunk_and_leaves_the_classifier(self, kylemin_file: Path) -> None:
+        options = checkpoints.load(kylemin_file).options
+        net = S3DG(7, **options).double()
+        before = {name: value.clone() for name, value in net.state_dict().items()}
+        imported = checkpoints.load_into(net, kylemin_file)
+        assert (imported.classes, imported.classifier_kept) == (CLASSES, False)
+        unchanged = {name for name, value in net.state_dict().items() if torch.equal(value, before[name])}
+        assert {name for name in unchanged if "num_batches" not in name} == {
+            "Logits.Conv2d_0c_1x1.weight",
+            "Logits.Conv2d_0c_1x1.bias",
+        }
+
+    def test_is_left_out_of_the_state(self, kylemin_file: Path) -> None:
+        whole, trunk = (checkpoints.load(kylemin_file, classes=n).state for n in (CLASSES, 7))
+        assert whole.keys() - trunk.keys() == {"Logits.Conv2d_0c_1x1.weight", "Logits.Conv2d_0c_1x1.bias"}
+
+
+def with_unknown(state: State) -> None:
+    state["base.0.gate.weight"] = torch.zeros(1)
+
+
+def without_one(state: State) -> None:
+    del state["base.15.branch2.1.bn_t.running_var"]
+
+
+def without_many(state: State) -> None:
+    for name in [name for name in state if ".conv_t." in name]:
+        del state[name]
+
+
+def inflated(state: State) -> None:
+    state["base.3.conv_s.weight"] = state["base.3.conv_s.weight"].repeat(1, 1, 3, 1, 1)
+
+
+def cut(state: State) -> None:
+    state["base.3.bn_s.bias"] = state["base.3.bn_s.bias"][1:]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_unknown, r"base\.0\.gate\.weight unknown"),
+        (without_one, r"base\.15\.branch2\.1\.bn_t\.running_var missing"),
+        (without_many, r"base\.0\.conv_t\.weight, .* and 16 more missing"),
+        (inflated, r"base\.3\.conv_s\.weight has the shape \[48, 16, 3, 3, 3\]"),
+        (cut, r"base\.3\.bn_s\.bias makes Conv2d_2c_3x3\.spatial\.bn\.bias of shape \[47\], .* has \[48\]"),
+    ],
+)
+def test_names_and_shapes_must_be_those_of_the_format(
+    change: Callable[[State], None], message: str, kylemin: published.Kylemin, tmp_path: Path
+) -> None:
+    state = dict(kylemin.state_dict())
+    change(state)
+    torch.save(state, tmp_path / "s3d.pt")
+    with pytest.raises(DataError, match=message):
+        checkpoints.load(tmp_path / "s3d.pt")
+
+
+def test_a_format_that_is_not_the_files(kylemin_file: Path) -> None:
+    with pytest.raises(DataError, match=r"\(torchvision\): classifier\.1\.bias, .* more missing; base\.0.* unknown"):
+        checkpoints.load(kylemin_file, "torchvision")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:10])
+
+
+def text(path: Path) -> None:
+    path.write_text("404: not found\n")
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [truncate, cut_short, text, empty])
+@pytest.mark.parametrize("kind", ["new", "old", "npz"])
+def test_a_damaged_file(
+    damage: Callable[[Path], None], kind: str, kylemin_file: Path, slim_file: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / ("weights.npz" if kind == "npz" else "weights.pt")
+    path.write_bytes((slim_file if kind == "npz" else kylemin_file).read_bytes())
+    if kind == "old":
+        torch.save(torch.load(kylemin_file), path, _use_new_zipfile_serialization=False)
+    damage(path)
+    with pytest.raises(DataError, match=r"weights\.\w+ is damaged"):
+        checkpoints.load(path)
+
+
+class Code:
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return pytest.fail, ("code in a checkpoint was run",)
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        ({"weights": Code()}, "is damaged, or is neither"),
+        ([torch.zeros(1)], "holds no state dict"),
+        ({"epoch": 3}, "holds no state dict"),
+        ({"layer1.weight": torch.zeros(1)}, r"no known format; it holds layer1\.weight"),
+        ({}, "no known format"),
+    ],
+    ids=str,
+)
+def test_a_file_of_something_else(held: object, message: str, tmp_path: Path) -> None:
+    torch.save(held, tmp_path / "weights.pt")
+    with pytest.raises(DataError, match=message):
+        checkpoints.load(tmp_path / "weights.pt")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no checkpoint .*none\.pt"):
+        checkpoints.load(tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"padding": "same"}, "pads 'same'"),
+        ({"gating": True}, r"self_gating\.transformer_W\.weight, .* more missing"),
+        ({"stem": "conv3d_k7"}, r"Conv2d_1a_7x7\.bn\.bias, .*missing; Conv2d_1a_7x7\.spatial.*unknown"),
+        ({"temporal_from": "Mixed_4b"}, r"Conv2d_2c_3x3\.temporal\.conv\.bias, .* unknown"),
+        ({"width": 0.5}, r"Conv2d_1a_7x7\.spatial\.conv\.weight is \[16, 3, 7, 7\], not \[32, 3, 7, 7\]"),
+        ({"in_channels": 2}, r"Conv2d_1a_7x7\.spatial\.conv\.weight is \[16, 3, 7, 7\], not \[16, 2, 7, 7\]"),
+    ],
+    ids=str,
+)
+def test_a_network_of_other_options_is_refused_and_unchanged(
+    options: dict[str, Any], message: str, kylemin_file: Path
+) -> None:
+    net = S3DG(CLASSES, **{**checkpoints.load(kylemin_file).options, **options})
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(DataError, match=message) as caught:
+        checkpoints.load_into(net, kylemin_file)
+    assert "the checkpoint implies" in caught.value.hint
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
