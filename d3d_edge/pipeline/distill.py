@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from d3d_edge import manifest
-from d3d_edge.distill import loop, loss
+from d3d_edge.distill import distributed, log, loop, loss
 from d3d_edge.distill.checkpoint import Checkpoint
 from d3d_edge.distill.loop import Job
 from d3d_edge.errors import DataError
@@ -62,8 +62,9 @@ def distill(
     clips = manifest.with_split(
         manifest.load(data), val_share=split.val_share, test_share=split.test_share, seed=split.seed
     )
-    run = Run.start(out, recipe, clips)
-    run_data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
+    run = distributed.from_main(lambda: Run.start(out, recipe, clips))
+    log.note_what_is_missing(progress)
+    run_data = distributed.from_main(lambda: prepare(run, cache_dir, workers=workers, strict=strict, progress=progress))
     rows = [_teacher(run, run_data, progress), _student(run, run_data, progress)]
     if recipe.still:
         rows.append(_still(run, run_data, recipe.still, progress))
@@ -76,14 +77,15 @@ def distill(
         rows=tuple(rows),
         skipped=run.skipped(),
     )
-    report.write(out / FILE_NAME)
+    if distributed.is_main():
+        report.write(out / FILE_NAME)
     return report
 
 
 def load_network(run: Run, stage: Stage, spec: NetworkSpec, *, in_channels: int) -> S3DG:
     """The trained network of a finished stage, frozen and in evaluation mode."""
     net = network(spec, len(run.data.labels), in_channels=in_channels)
-    checkpoint = Checkpoint.read(run.folder(stage))
+    checkpoint = Checkpoint.kept(run.folder(stage))
     if checkpoint is None:
         raise DataError(f"{run.folder(stage)} has no checkpoint", hint="d3d-edge distill trains it again")
     net.load_state_dict(checkpoint.model)
@@ -91,13 +93,14 @@ def load_network(run: Run, stage: Stage, spec: NetworkSpec, *, in_channels: int)
 
 
 def channels_last(net: S3DG) -> S3DG:
-    """`net`, its weights in channels-last memory: faster to run here, but not to be lowered."""
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    """`net` on the device that trains, its weights in channels-last memory: faster to run, but not to be lowered."""
+    device = distributed.device()
+    return net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def teacher_logits(teacher: S3DG) -> Callable[[Batch], Tensor]:
     """The frozen teacher as a function of a batch: it sees the flow of the very clips the student sees."""
-    return lambda batch: teacher(frames_of_flow(batch.flow), len(batch.flow))
+    return lambda batch: teacher(frames_of_flow(_beside(teacher, batch.flow)), len(batch.flow))
 
 
 def frames_of_flow(flow: Tensor) -> Tensor:
@@ -112,7 +115,12 @@ def frames_of_clip(clip: Tensor) -> Tensor:
 
 def rgb_logits(net: S3DG) -> Callable[[Batch], Tensor]:
     """An RGB network as a function of a batch."""
-    return lambda batch: net(frames_of_clip(batch.clip), len(batch.clip))
+    return lambda batch: net(frames_of_clip(_beside(net, batch.clip)), len(batch.clip))
+
+
+def _beside(net: S3DG, data: Tensor) -> Tensor:
+    """`data` on the device of `net`."""
+    return data.to(next(net.parameters()).device)
 
 
 def _teacher(run: Run, data: RunData, progress: Progress) -> Row:
@@ -196,13 +204,14 @@ def _job(
     training = data.dataset("train", training=True, still=still)
     held_out = data.dataset("val", still=still)
     size = batch_size(training, spec)
+    share = (distributed.rank(), distributed.processes())
     return Job(
         title=title,
         model=net,
         forward=forward,
         teacher=teacher,
         loss=minimised,
-        batches=lambda epoch: training.batches(size, epoch=epoch, shuffle=True, drop_last=True, workers=1),
+        batches=lambda epoch: training.batches(size, epoch=epoch, shuffle=True, drop_last=True, workers=1, share=share),
         batches_per_epoch=len(training) // size,
         spec=spec,
         seed=data.recipe.seed,
@@ -217,24 +226,30 @@ def void(_: object) -> None:
 
 def _stage(run: Run, stage: Stage, name: str, job: Job, data: RunData, mark: str, progress: Progress) -> Row:
     """Train a stage unless it is finished, measure it on the test split, and give its row."""
-    done = run.results(stage, mark)
+    done = distributed.from_main(lambda: run.results(stage, mark))
     if done is None:
         began = time.monotonic()
         loop.run(job, run.folder(stage), mark, progress)
-        logits, labels = evaluate(job.forward, data.dataset("test", still=stage == "still"))
-        done = {
-            "top1": accuracy.topk(logits, labels, 1),
-            "top5": accuracy.topk(logits, labels, 5),
-            "clips": len(labels),
-            "seconds": round(time.monotonic() - began, 1),
-        }
-        if stage == "student":
-            _write_graph(run)
-        run.finish(stage, mark, **done)
+        done = distributed.from_main(lambda: _finish(run, stage, job, data, mark, began))
         progress.note(f"{job.title}: top-1 {done['top1']:.3f} on {done['clips']} test clips -> {run.folder(stage)}")
     else:
         progress.note(f"{job.title}: finished before, top-1 {done['top1']:.3f} -> {run.folder(stage)}")
     return trained_row(name, _ROLE[stage], "float32", done)
+
+
+def _finish(run: Run, stage: Stage, job: Job, data: RunData, mark: str, began: float) -> dict[str, Any]:
+    """Measure a trained stage on the test split, record that, and write what comes after it needs."""
+    logits, labels = evaluate(job.forward, data.dataset("test", still=stage == "still"))
+    done = {
+        "top1": accuracy.topk(logits, labels, 1),
+        "top5": accuracy.topk(logits, labels, 5),
+        "clips": len(labels),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    if stage == "student":
+        _write_graph(run)
+    run.finish(stage, mark, **done)
+    return done
 
 
 def trained_row(name: str, role: Role, precision: Literal["int8", "float32"], results: dict[str, Any]) -> Row:
@@ -254,7 +269,9 @@ def trained_row(name: str, role: Role, precision: Literal["int8", "float32"], re
 @torch.no_grad()
 def evaluate(forward: Callable[[Batch], Tensor], dataset: ClipDataset) -> tuple[accuracy.Logits, NDArray[np.int64]]:
     """Logits float32 [N, classes] and labels [N] of a data set, in order."""
-    pairs = [(forward(batch).numpy(), batch.label.numpy()) for batch in dataset.batches(EVALUATION_BATCH, workers=1)]
+    pairs = [
+        (forward(batch).cpu().numpy(), batch.label.numpy()) for batch in dataset.batches(EVALUATION_BATCH, workers=1)
+    ]
     return np.concatenate([logits for logits, _ in pairs]), np.concatenate([labels for _, labels in pairs])
 
 
