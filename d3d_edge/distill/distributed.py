@@ -124,18 +124,29 @@ def moved(batch: Batch, to: torch.device) -> Batch:
     return Batch(*((part.pin_memory() if pinned else part).to(to, non_blocking=pinned) for part in batch))
 
 
-def parallel(model: nn.Module, forward: Callable[[Batch], Tensor]) -> nn.Module:
-    """`forward`, which calls `model`, as a module that averages the gradients of all processes in the backward pass.
+class Forward(nn.Module):
+    """A function of a batch that calls `model`, as a module: DistributedDataParallel must be the one that is called."""
+
+    def __init__(self, model: nn.Module, function: Callable[[Batch], Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self._function = function
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self._function(batch)
+
+
+def parallel(forward: Forward) -> nn.Module:
+    """`forward`, averaging the gradients of all processes in the backward pass. Changes its model.
 
     Batch statistics are taken over all processes on GPUs, and by each process alone on CPUs, which PyTorch cannot
-    synchronise; there the main process's running statistics are the ones kept. Changes `model`.
+    synchronise; there the main process's running statistics are the ones kept.
     """
-    wrapped = _Forward(model, forward)
     if processes() == 1:
-        return wrapped
+        return forward
     if device().type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(wrapped)  # type: ignore[no-untyped-call]
-    return nn.parallel.DistributedDataParallel(wrapped)
+        nn.SyncBatchNorm.convert_sync_batchnorm(forward)  # type: ignore[no-untyped-call]
+    return nn.parallel.DistributedDataParallel(forward)
 
 
 def averaging(forward: nn.Module, wanted: bool) -> AbstractContextManager[None]:
@@ -143,15 +154,3 @@ def averaging(forward: nn.Module, wanted: bool) -> AbstractContextManager[None]:
     if wanted or not isinstance(forward, nn.parallel.DistributedDataParallel):
         return nullcontext()
     return forward.no_sync()
-
-
-class _Forward(nn.Module):
-    """A function that calls a module, as a module: DistributedDataParallel must be the one that is called."""
-
-    def __init__(self, model: nn.Module, forward: Callable[[Batch], Tensor]) -> None:
-        super().__init__()
-        self.model = model
-        self._function = forward
-
-    def forward(self, batch: Batch) -> Tensor:
-        return self._function(batch)

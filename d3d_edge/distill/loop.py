@@ -135,10 +135,10 @@ def _begin(job: Job, folder: Path, fingerprint: str) -> _State:
         job.model.load_state_dict(checkpoint.model)
         optimizer.load_state_dict(checkpoint.optimizer)
         schedule.load_state_dict(checkpoint.schedule)
+    forward = distributed.Forward(job.model, job.forward)
     if job.spec.compile and epoch < job.spec.epochs:
-        _compile(job.model)
-    forward = distributed.parallel(job.model, job.forward)
-    return _State(forward, parameters, optimizer, schedule, epoch, history)
+        _compile(forward)
+    return _State(distributed.parallel(forward), parameters, optimizer, schedule, epoch, history)
 
 
 def _found(folder: Path, fingerprint: str) -> Checkpoint | None:
@@ -150,8 +150,11 @@ def _found(folder: Path, fingerprint: str) -> Checkpoint | None:
     return None
 
 
-def _compile(model: nn.Module) -> None:
-    """Run `model` through torch.compile from now on; a trial says first whether that works here."""
+def _compile(forward: nn.Module) -> None:
+    """Run `forward` through torch.compile from now on; a trial says first whether that works here.
+
+    Evaluation calls the model itself, and so stays as it is: its batches have other shapes, and each would be compiled.
+    """
     try:
         torch.compile(torch.neg)(torch.zeros(2, device=distributed.device()))
     except (RuntimeError, ImportError, OSError) as error:
@@ -160,7 +163,7 @@ def _compile(model: nn.Module) -> None:
             f"torch.compile does not work here: {reason}",
             hint="it needs a C++ compiler, and Triton for a GPU; or set compile: false in the recipe",
         ) from error
-    model.compile()
+    forward.compile()
 
 
 def _train_epoch(job: Job, state: _State, log: Log, task: Task) -> float:

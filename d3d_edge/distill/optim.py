@@ -36,11 +36,14 @@ def optimizer_of(model: nn.Module, spec: TrainSpec) -> Optimizer:
 def schedule_of(optimizer: Optimizer, spec: TrainSpec, steps: int) -> LRScheduler:
     """The learning rate of each of a run's `steps`."""
     if spec.schedule == "one_cycle":
+        rising = WARM_UP_SHARE if spec.warm_up is None else spec.warm_up
+        if rising * steps == 1:
+            rising *= 1 - 1e-9  # A rise of exactly one step makes PyTorch divide by zero (seen in 2.13).
         return OneCycleLR(
             optimizer,
             spec.learning_rate,
             total_steps=steps,
-            pct_start=WARM_UP_SHARE if spec.warm_up is None else spec.warm_up,
+            pct_start=rising,
             # A momentum that falls while the rate rises is part of one_cycle, but the recipe's sgd has one momentum.
             cycle_momentum=spec.optimizer == "adamw",
         )
