@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from d3d_edge import presets, resources
 from d3d_edge.clip import ClipSpec, FlowSpec
@@ -68,12 +68,42 @@ class TrainSpec(Schema):
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
+    """Clips that one process takes at a time."""
+    accumulate: int = Field(default=1, ge=1)
+    """Batches whose gradients are averaged for one step, which so sees batch_size x accumulate x processes clips."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """sgd: momentum 0.9, without Nesterov's."""
     learning_rate: float = Field(gt=0)
-    """Peak of the one-cycle schedule."""
+    """The highest of the schedule. It is not scaled by the number of clips in a step."""
+    schedule: Literal["one_cycle", "cosine", "steps"] = "one_cycle"
+    """one_cycle: up and down along cosines. cosine: up along a line, down along a cosine. steps: a tenth from each
+    milestone on."""
+    warm_up: float | None = Field(default=None, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises; null: 0.1, and 0 for the schedule `steps`."""
+    milestones: tuple[float, ...] = ()
+    """Shares of the steps at which the schedule `steps` goes down, rising; the published S3D-G has [0.75, 0.875]."""
     weight_decay: float = Field(default=0.05, ge=0)
+    """adamw: decoupled from the gradient; sgd: added to it. The published S3D-G has 1e-7, with sgd."""
     gradient_clip: float = Field(default=5.0, gt=0)
     """Largest norm of the gradient."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: where autocast deems it safe; weights, loss and evaluation stay float32."""
+    compile: bool = False
+    """Whether the network runs through torch.compile, which takes minutes to start."""
+    keep: Literal["last", "best"] = "last"
+    """Weights that are measured and used further: the last, or those with the highest top-1 on the val split."""
+
+    @model_validator(mode="after")
+    def _milestones_belong_to_steps(self) -> Self:
+        shares = self.milestones
+        if (self.schedule == "steps") != bool(shares):
+            raise ValueError("the schedule 'steps' needs milestones, e.g. [0.75, 0.875], and no other takes them")
+        if any(not 0 < share < 1 for share in shares) or list(shares) != sorted(set(shares)):
+            raise ValueError("milestones are shares between 0 and 1, each larger than the one before")
+        if shares and (self.warm_up or 0.0) >= shares[0]:
+            raise ValueError("warm_up must end before the first milestone")
+        return self
 
 
 class TeacherSpec(Schema):
@@ -138,6 +168,13 @@ class QATSpec(Schema):
     """Quantization-aware training: the distillation loop on the fake-quantized student."""
 
     train: TrainSpec
+
+    @model_validator(mode="after")
+    def _in_float32(self) -> Self:
+        # The 8 bits of a bfloat16's fraction cannot tell the steps of an 8-bit grid apart.
+        if self.train.precision != "float32" or self.train.compile:
+            raise ValueError("quantization-aware training runs in float32 and is not compiled")
+        return self
 
 
 class QuantizeSpec(Schema):

@@ -10,6 +10,7 @@ from d3d_edge import recipe as recipes
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress
 from d3d_edge.cli.tables import print_report
+from d3d_edge.progress import Silent
 from d3d_edge.report import FILE_NAME
 
 
@@ -46,20 +47,32 @@ def command(
     d3d-edge distill compact --data clips/ --out run
     d3d-edge distill mine.yaml --data clips.csv --out run --set student.train.epochs=100
     d3d-edge distill mine.yaml --data clips.csv --out other --set distill.weight=0.3 --teacher run
+    torchrun --nproc-per-node 2 -m d3d_edge distill compact --data clips/ --out run
+
+    The GPU is used where there is one; D3D_EDGE_DEVICE=cpu (or cuda:1) chooses. Under torchrun every process takes
+    batch_size clips of each step on a GPU of its own, the first one writes, and a run goes on with as many processes
+    as began it. On several machines RUN and the cache must lie on a file system that all of them see.
+
+    Each stage's folder has its curves: log.jsonl, and events for `tensorboard --logdir RUN` where tensorboard is
+    installed (pip install 'd3d-edge[train]').
     """
     loaded = recipes.load(recipe, settings)
+    from d3d_edge.distill import distributed
     from d3d_edge.pipeline.distill import distill
 
-    report = distill(
-        loaded,
-        data,
-        out,
-        cache_dir=cache_dir,
-        workers=workers,
-        strict=strict,
-        resume=resume,
-        progress=TerminalProgress(),
-        teacher=teacher,
-    )
-    print_report(report, out / FILE_NAME)
-    click.echo(f"next: d3d-edge quantize {out}")
+    with distributed.group():
+        main = distributed.is_main()
+        report = distill(
+            loaded,
+            data,
+            out,
+            cache_dir=cache_dir,
+            workers=workers,
+            strict=strict,
+            resume=resume,
+            progress=TerminalProgress() if main else Silent(),
+            teacher=teacher,
+        )
+    if main:
+        print_report(report, out / FILE_NAME)
+        click.echo(f"next: d3d-edge quantize {out}")

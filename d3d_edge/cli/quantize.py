@@ -9,6 +9,7 @@ import click
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress
 from d3d_edge.cli.tables import print_report
+from d3d_edge.errors import RecipeError
 from d3d_edge.runs import Run
 
 
@@ -19,11 +20,16 @@ def command(run: Path, cache_dir: Path, workers: int, strict: bool) -> None:
     """Make the student of RUN INT8, as the recipe in RUN says.
 
     Calibration clips are drawn from the training split; quantization-aware training learns from the same teacher.
+    It runs in one process, on one GPU where there is one, also when distill ran under torchrun.
 
     \b
     d3d-edge quantize run
     """
+    from d3d_edge.distill import distributed
     from d3d_edge.pipeline.quantize import quantize
+
+    if distributed.launched():
+        raise RecipeError("quantize runs in one process", hint=f"without torchrun: d3d-edge quantize {run}")
 
     report = quantize(Run.open(run), cache_dir=cache_dir, workers=workers, strict=strict, progress=TerminalProgress())
     print_report(report, None)

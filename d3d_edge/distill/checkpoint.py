@@ -6,14 +6,15 @@ import io
 import pickle
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
-from d3d_edge.errors import DataError
+from d3d_edge.errors import DataError, StorageError
 from d3d_edge.files import atomic_file
 
-FILE_NAME = "last.pt"
+Which = Literal["last", "best"]
+"""The newest checkpoint, last.pt; or the one with the highest top-1 on held-out clips, the earliest such, best.pt."""
 
 
 @dataclass
@@ -28,8 +29,12 @@ class Checkpoint:
     schedule: dict[str, Any]
     history: list[dict[str, float]]
     """A row per finished epoch: loss, learning rate, seconds, and top-1 where it was measured."""
+    processes: int = 1
+    """How many processes trained together."""
+    keep: Which = "last"
+    """Which checkpoint of the folder the recipe goes on with."""
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, which: Which = "last") -> None:
         """Write to `folder`, replacing the checkpoint there.
 
         Raises:
@@ -40,20 +45,48 @@ class Checkpoint:
         # Not `asdict`: its copy of a state dict loses the version numbers in it, without which torchao's observers take
         # the state for an old one and reset their smallest scale.
         torch.save({field.name: getattr(self, field.name) for field in fields(self)}, buffer)
-        with atomic_file(folder / FILE_NAME) as partial:
+        with atomic_file(_path(folder, which)) as partial:
             partial.write_bytes(buffer.getbuffer())
 
     @classmethod
-    def read(cls, folder: Path) -> Checkpoint | None:
+    def read(cls, folder: Path, which: Which = "last") -> Checkpoint | None:
         """The checkpoint in `folder`, or None if there is none.
 
         Raises:
             DataError: the file is damaged.
         """
-        path = folder / FILE_NAME
+        path = _path(folder, which)
         if not path.is_file():
             return None
         try:
             return cls(**torch.load(path, map_location="cpu", weights_only=True))
         except (OSError, EOFError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:
             raise DataError(f"{path} is damaged", hint="delete it to train this stage again") from error
+
+    @classmethod
+    def kept(cls, folder: Path) -> Checkpoint | None:
+        """The checkpoint of a finished run that its recipe goes on with, or None if there is none.
+
+        Raises:
+            DataError: a file is damaged.
+        """
+        last = cls.read(folder)
+        return cls.read(folder, "best") if last and last.keep == "best" else last
+
+
+def discard(folder: Path) -> None:
+    """Delete the checkpoints in `folder`.
+
+    Raises:
+        StorageError: they cannot be deleted.
+    """
+    for which in get_args(Which):
+        path = _path(folder, which)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError.of(path, error) from error
+
+
+def _path(folder: Path, which: Which) -> Path:
+    return folder / f"{which}.pt"

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from d3d_edge.distill.checkpoint import Checkpoint
+from d3d_edge.distill import distributed
+from d3d_edge.distill.checkpoint import Checkpoint, discard
+from d3d_edge.distill.log import Log
 from d3d_edge.distill.loss import Loss, Outputs
-from d3d_edge.errors import DataError
-from d3d_edge.files import write_text
+from d3d_edge.distill.optim import optimizer_of, schedule_of
+from d3d_edge.errors import DataError, MissingDependency, RecipeError
 from d3d_edge.progress import Progress, Task
 from d3d_edge.recipe import TrainSpec
 from d3d_edge.video.datasets import Batch
 
-LOG_NAME = "log.jsonl"
-WARM_UP_SHARE = 0.1
-"""Share of the steps in which the learning rate rises. PyTorch's 0.3 is much of a run of a few hundred steps."""
 _EVALUATIONS = 10  # Times top-1 is measured in a run: enough to see a curve, little beside the training itself.
 
 
@@ -31,119 +33,194 @@ class Job:
     title: str
     model: nn.Module
     forward: Callable[[Batch], Outputs]
-    """What `model` says of a batch."""
+    """What `model` says of a batch on the device."""
     teacher: Callable[[Batch], Outputs] | None
-    """What to learn from, without gradient; None where there is no teacher."""
+    """What to learn from, without gradient; None where there is no teacher. On the device already."""
     loss: Loss
     batches: Callable[[int], Iterable[Batch]]
-    """The batches of an epoch; the same ones for the same epoch, so that a resumed run is the unbroken run."""
+    """The batches of an epoch, all of one size, as many in each process; the same ones for the same epoch, so that a
+    resumed run is the unbroken run."""
     batches_per_epoch: int
     spec: TrainSpec
     seed: int
     set_training: Callable[[bool], None]
     """Training or evaluation mode (graphs captured by torch.export need more than `.train()`)."""
     evaluate: Callable[[], float] | None = None
-    """Top-1 on held-out clips, with the model in evaluation mode."""
+    """Top-1 on held-out clips, with the model in evaluation mode. Called in the main process alone."""
     begin_epoch: Callable[[int], None] | None = None
     """Called before each epoch, in training mode."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of the optimiser; the last one of an epoch may average fewer batches."""
+        return -(-self.batches_per_epoch // self.spec.accumulate)
+
+
+@dataclass
+class _State:
+    """What changes while training."""
+
+    forward: nn.Module
+    """`Job.forward`, averaging gradients over all processes."""
+    parameters: list[nn.Parameter]
+    optimizer: Optimizer
+    schedule: LRScheduler
+    epoch: int
+    """Epochs finished."""
+    history: list[dict[str, float]]
+    """A row for each."""
 
 
 def run(job: Job, folder: Path, fingerprint: str, progress: Progress) -> list[dict[str, float]]:
     """Train `job.model` in place, from the checkpoint in `folder` where there is one, and return the history.
 
-    After each epoch `folder` holds last.pt and log.jsonl. A run that was killed goes on after its last finished epoch
-    and ends with the weights of an unbroken run, on the same machine and number of threads.
+    The model is moved to the device of this process, and ends with the weights that the recipe keeps. After each epoch
+    `folder` holds last.pt, best.pt where top-1 was measured, and the log. A run that was killed goes on after its last
+    finished epoch and ends with the weights of an unbroken run, on the same machine and number of threads.
+
+    Under torchrun all processes call this with the same arguments, but for their share of the batches; the main one
+    alone evaluates and writes.
 
     Raises:
-        DataError: the loss is not finite, or the checkpoint is damaged.
+        RecipeError: the best weights are to be kept and there is no `job.evaluate` to choose them.
+        DataError: the loss is not finite, the checkpoint is damaged, or another number of processes began it.
+        MissingDependency: the recipe wants torch.compile, which does not work here.
         StorageError: a checkpoint cannot be written.
     """
-    parameters = [parameter for parameter in job.model.parameters() if parameter.requires_grad]
-    optimizer = _optimizer(job.model, job.spec)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, job.spec.learning_rate, total_steps=job.spec.epochs * job.batches_per_epoch, pct_start=WARM_UP_SHARE
-    )
-    epoch, history = _restore(folder, fingerprint, job, optimizer, schedule)
-    every = max(1, job.spec.epochs // _EVALUATIONS)
-    with progress.task(job.title, job.spec.epochs * job.batches_per_epoch, epoch * job.batches_per_epoch) as task:
-        while epoch < job.spec.epochs:
+    spec = job.spec
+    if spec.keep == "best" and job.evaluate is None:
+        raise RecipeError(f"{job.title}: keep is 'best', but there are no val clips to choose by", hint="keep: last")
+    job.model.to(distributed.device())
+    state = _begin(job, folder, fingerprint)
+    every = max(1, spec.epochs // _EVALUATIONS)
+    total, done = spec.epochs * job.batches_per_epoch, state.epoch * job.batches_per_epoch
+    with Log(folder, state.epoch * job.steps_per_epoch) as log, progress.task(job.title, total, done) as task:
+        while state.epoch < spec.epochs:
             started = time.monotonic()
-            # Dropout is decided by (seed, epoch), so no random state needs to be stored.
-            torch.manual_seed(job.seed * 1_000_003 + epoch)
+            # Dropout is decided by (seed, epoch, process), so no random state needs to be stored.
+            torch.manual_seed(job.seed * 1_000_003 + state.epoch + distributed.rank() * 1_000_000_007)
             job.set_training(True)
             if job.begin_epoch:
-                job.begin_epoch(epoch)
-            row = {"epoch": epoch + 1.0, "learning_rate": float(schedule.get_last_lr()[0])}
-            row["loss"] = _train_epoch(job, epoch, parameters, optimizer, schedule, task)
-            epoch += 1
-            if job.evaluate and (epoch % every == 0 or epoch == job.spec.epochs):
+                job.begin_epoch(state.epoch)
+            row = {"epoch": state.epoch + 1.0, "learning_rate": float(state.schedule.get_last_lr()[0])}
+            row["loss"] = _train_epoch(job, state, log, task)
+            state.epoch += 1
+            if job.evaluate and (state.epoch % every == 0 or state.epoch == spec.epochs):
                 job.set_training(False)
-                row["top1"] = job.evaluate()
+                row["top1"] = distributed.from_main(job.evaluate)
             row["seconds"] = time.monotonic() - started
-            history.append(row)
-            Checkpoint(
-                fingerprint, epoch, job.model.state_dict(), optimizer.state_dict(), schedule.state_dict(), history
-            ).write(folder)
-            write_text(folder / LOG_NAME, "".join(_line(row) for row in history))
+            state.history.append(row)
+            distributed.from_main(lambda: _save(job, state, log, folder, fingerprint))
     job.set_training(False)
-    return history
+    if spec.keep == "best" and (best := Checkpoint.kept(folder)):
+        job.model.load_state_dict(best.model)
+    return state.history
 
 
-def _optimizer(model: nn.Module, spec: TrainSpec) -> torch.optim.Optimizer:
-    """AdamW; biases and normalisation (rank 1) are not decayed."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": spec.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=spec.learning_rate, fused=True)
-
-
-def _restore(
-    folder: Path,
-    fingerprint: str,
-    job: Job,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> tuple[int, list[dict[str, float]]]:
-    checkpoint = Checkpoint.read(folder)
-    if checkpoint is None or checkpoint.fingerprint != fingerprint:
-        return 0, []
-    job.model.load_state_dict(checkpoint.model)
-    optimizer.load_state_dict(checkpoint.optimizer)
-    schedule.load_state_dict(checkpoint.schedule)
-    return checkpoint.epoch, checkpoint.history
-
-
-def _train_epoch(
-    job: Job,
-    epoch: int,
-    parameters: list[nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    task: Task,
-) -> float:
-    """Mean loss of the epoch."""
-    total = 0.0
-    for batch in job.batches(epoch):
-        with torch.no_grad():
-            target = job.teacher(batch) if job.teacher else None
-        loss = job.loss(job.forward(batch), batch.label, target)
-        value = loss.item()
-        if not torch.isfinite(loss):
+def _begin(job: Job, folder: Path, fingerprint: str) -> _State:
+    """The state after the checkpoint in `folder`, or that of a run not begun."""
+    optimizer = optimizer_of(job.model, job.spec)
+    schedule = schedule_of(optimizer, job.spec, job.spec.epochs * job.steps_per_epoch)
+    parameters = [parameter for parameter in job.model.parameters() if parameter.requires_grad]
+    epoch, history = 0, list[dict[str, float]]()
+    checkpoint = distributed.from_main(lambda: _found(folder, fingerprint))
+    if checkpoint is not None:
+        epoch, history = checkpoint.epoch, checkpoint.history
+        if epoch < job.spec.epochs and checkpoint.processes != distributed.processes():
             raise DataError(
-                f"{job.title}: the loss is {value} in epoch {epoch + 1}", hint="lower learning_rate in the recipe"
+                f"{folder} was begun with {checkpoint.processes} processes, and here are {distributed.processes()}, "
+                "whose batches would be others",
+                hint=f"torchrun --nproc-per-node {checkpoint.processes}, or delete the folder to train it again",
             )
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(parameters, job.spec.gradient_clip)
-        optimizer.step()
-        schedule.step()
+        job.model.load_state_dict(checkpoint.model)
+        optimizer.load_state_dict(checkpoint.optimizer)
+        schedule.load_state_dict(checkpoint.schedule)
+    forward = distributed.Forward(job.model, job.forward)
+    if job.spec.compile and epoch < job.spec.epochs:
+        _compile(forward)
+    return _State(distributed.parallel(forward), parameters, optimizer, schedule, epoch, history)
+
+
+def _found(folder: Path, fingerprint: str) -> Checkpoint | None:
+    """The checkpoint to go on from. One of something else is deleted, lest its best.pt outlive it."""
+    checkpoint = Checkpoint.read(folder)
+    if checkpoint is not None and checkpoint.fingerprint == fingerprint:
+        return checkpoint
+    discard(folder)
+    return None
+
+
+def _compile(forward: nn.Module) -> None:
+    """Run `forward` through torch.compile from now on; a trial says first whether that works here.
+
+    Evaluation calls the model itself, and so stays as it is: its batches have other shapes, and each would be compiled.
+    """
+    try:
+        torch.compile(torch.neg)(torch.zeros(2, device=distributed.device()))
+    except (RuntimeError, ImportError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise MissingDependency(
+            f"torch.compile does not work here: {reason}",
+            hint="it needs a C++ compiler, and Triton for a GPU; or set compile: false in the recipe",
+        ) from error
+    forward.compile()
+
+
+def _train_epoch(job: Job, state: _State, log: Log, task: Task) -> float:
+    """Mean loss of the epoch."""
+    total, accumulated, step = 0.0, 0.0, state.epoch * job.steps_per_epoch
+    for place, batch in enumerate(job.batches(state.epoch)):
+        first = place - place % job.spec.accumulate
+        count = min(job.spec.accumulate, job.batches_per_epoch - first)
+        last = place == first + count - 1
+        if place == first:
+            state.optimizer.zero_grad()
+            accumulated = 0.0
+        with distributed.averaging(state.forward, last):
+            loss = _loss(job, state.forward, distributed.moved(batch, distributed.device()))
+            value = distributed.mean(loss)
+            if not math.isfinite(value):
+                raise DataError(
+                    f"{job.title}: the loss is {value} in epoch {state.epoch + 1}",
+                    hint="lower learning_rate in the recipe",
+                )
+            (loss / count).backward()  # type: ignore[no-untyped-call]
         total += value
+        accumulated += value / count
+        if last:
+            nn.utils.clip_grad_norm_(state.parameters, job.spec.gradient_clip)
+            step += 1
+            log.step(step, accumulated, float(state.schedule.get_last_lr()[0]))
+            state.optimizer.step()
+            state.schedule.step()
         task.advance(1, f"loss {value:.3f}")
     return total / job.batches_per_epoch
 
 
-def _line(row: dict[str, float]) -> str:
-    values = ", ".join(f'"{key}": {value:.6g}' for key, value in row.items())
-    return "{" + values + "}\n"
+def _loss(job: Job, forward: nn.Module, batch: Batch) -> Tensor:
+    """The loss of one batch, in float32 whatever the networks run in."""
+    with torch.autocast(batch.label.device.type, torch.bfloat16, enabled=job.spec.precision == "bfloat16"):
+        with torch.no_grad():
+            target = job.teacher(batch).float() if job.teacher else None
+        outputs: Outputs = forward(batch)
+    return job.loss(outputs.float(), batch.label, target)
+
+
+def _save(job: Job, state: _State, log: Log, folder: Path, fingerprint: str) -> None:
+    """Write what an epoch leaves."""
+    # The log goes first, and best.pt before last.pt: after a kill in between the epoch is run again, to the same end.
+    log.epoch(state.epoch * job.steps_per_epoch, state.history)
+    checkpoint = Checkpoint(
+        fingerprint,
+        state.epoch,
+        job.model.state_dict(),
+        state.optimizer.state_dict(),
+        state.schedule.state_dict(),
+        state.history,
+        processes=distributed.processes(),
+        keep=job.spec.keep,
+    )
+    *before, newest = (row.get("top1", -1.0) for row in state.history)
+    if newest > max(before, default=-1.0):
+        checkpoint.write(folder, "best")
+    checkpoint.write(folder, "last")

@@ -19,6 +19,10 @@ class Outputs(NamedTuple):
     features: Tensor | None = None
     """Pooled features before the classifier, float [B, channels]; None where nothing looks at them."""
 
+    def float(self) -> Outputs:
+        """The same in float32, whatever autocast made of it."""
+        return Outputs(self.logits.float(), None if self.features is None else self.features.float())
+
 
 Loss = Callable[[Outputs, Tensor, Outputs | None], Tensor]
 """(student's outputs, labels int64 [B], teacher's outputs or None) -> scalar."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from d3d_edge.errors import DataError
+from d3d_edge.distill import distributed
+from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.manifest import Manifest, Split
 from d3d_edge.progress import Progress
 from d3d_edge.recipe import Recipe, TrainSpec
 from d3d_edge.report import SkippedClip
 from d3d_edge.runs import Run
+from d3d_edge.schema import Schema
 from d3d_edge.video import cache
 from d3d_edge.video.cache import CachedClip
 from d3d_edge.video.datasets import ClipDataset
@@ -62,9 +65,11 @@ def prepare(run: Run, cache_dir: Path, *, workers: int, strict: bool, progress: 
     Clips that cannot be read are left out and recorded in the run; with `strict` the first is an error.
 
     Raises:
+        RecipeError: a stage keeps its best weights, and there is no val split.
         DataError: a clip cannot be read and `strict` is given, or too few clips are left.
         StorageError: the cache cannot be written.
     """
+    _check_keep(run)
     prepared = cache.prepare(
         run.data.clips, run.recipe.clip, run.recipe.flow, cache_dir, workers=workers, strict=strict, progress=progress
     )
@@ -85,5 +90,34 @@ def prepare(run: Run, cache_dir: Path, *, workers: int, strict: bool, progress: 
 
 
 def batch_size(dataset: ClipDataset, spec: TrainSpec) -> int:
-    """Clips in a training batch: the recipe's number, or the whole set where that is smaller."""
-    return min(spec.batch_size, len(dataset))
+    """Clips in a training batch of all processes together: the recipe's number for each, or fewer in a small set.
+
+    Raises:
+        DataError: there are more processes than clips.
+    """
+    processes = distributed.processes()
+    if processes > len(dataset):
+        raise DataError(f"{len(dataset)} training clips are too few for {processes} processes", hint="start fewer")
+    return processes * min(spec.batch_size, len(dataset) // processes)
+
+
+def _check_keep(run: Run) -> None:
+    """The best weights need clips to choose by; this is said before hours of training."""
+    for name, spec in _train_specs(run.recipe):
+        if spec.keep == "best" and not run.data.of("val"):
+            raise RecipeError(
+                f"{name}.keep is 'best', but the data has no val split to choose by",
+                hint=f"--set {name}.keep=last, or give some clips the split val",
+            )
+
+
+def _train_specs(section: Schema, at: str = "") -> Iterator[tuple[str, TrainSpec]]:
+    """Every TrainSpec of a recipe, with its dotted name."""
+    for name, value in section:
+        if isinstance(value, TrainSpec):
+            yield at + name, value
+        elif isinstance(value, Schema):
+            yield from _train_specs(value, f"{at}{name}.")
+        elif name == "baselines":
+            for baseline, spec in value.items():
+                yield from _train_specs(spec, f"{at}{name}.{baseline}.")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from d3d_edge import manifest
-from d3d_edge.distill import loop, loss
+from d3d_edge.distill import distributed, log, loop, loss
 from d3d_edge.distill.loop import Job
 from d3d_edge.distill.loss import Loss, Outputs
 from d3d_edge.errors import DataError, RecipeError
@@ -76,11 +76,13 @@ def distill(
     clips = manifest.with_split(
         manifest.load(data), val_share=split.val_share, test_share=split.test_share, seed=split.seed
     )
-    run = Run.start(out, recipe, clips)
-    weights.record(run, hashes)
-    run_data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
+    run = distributed.from_main(lambda: Run.start(out, recipe, clips))
+    distributed.from_main(lambda: weights.record(run, hashes))
+    log.note_what_is_missing(progress)
+    run_data = distributed.from_main(lambda: prepare(run, cache_dir, workers=workers, strict=strict, progress=progress))
     if teacher:
-        _copy_teacher(Run.open(teacher), run, run_data)
+        source = Run.open(teacher)
+        distributed.from_main(lambda: _copy_teacher(source, run, run_data))
     # The spatial stream comes before the student, which may learn from it too.
     baselines = sorted(recipe.baselines.items(), key=lambda item: item[0] != "spatial")
     first = [item for item in baselines if item[0] == "spatial"]
@@ -97,7 +99,8 @@ def distill(
         rows=tuple(rows),
         skipped=run.skipped(),
     )
-    report.write(out / FILE_NAME)
+    if distributed.is_main():
+        report.write(out / FILE_NAME)
     return report
 
 
@@ -233,13 +236,14 @@ def _job(
     training = data.dataset("train", training=True, still=still)
     held_out = data.dataset("val", still=still)
     size = batch_size(training, spec)
+    share = (distributed.rank(), distributed.processes())
     return Job(
         title=title,
         model=model,
         forward=stream,
         teacher=teacher,
         loss=minimised,
-        batches=lambda epoch: training.batches(size, epoch=epoch, shuffle=True, drop_last=True, workers=1),
+        batches=lambda epoch: training.batches(size, epoch=epoch, shuffle=True, drop_last=True, workers=1, share=share),
         batches_per_epoch=len(training) // size,
         spec=spec,
         seed=data.recipe.seed,
@@ -256,25 +260,31 @@ def _stage(
     run: Run, stage: Stage, name: str, role: Role, job: Job, data: RunData, mark: str, progress: Progress
 ) -> Row:
     """Train a stage unless it is finished, measure it on the test split, and give its row."""
-    done = run.results(stage, mark)
+    done = distributed.from_main(lambda: run.results(stage, mark))
     if done is None:
         began = time.monotonic()
         loop.run(job, run.folder(stage), mark, progress)
-        still = stage in run.recipe.baselines and run.recipe.baselines[stage].frames == "one"
-        logits, labels = evaluate(job.forward, data.dataset("test", still=still))
-        done = {
-            "top1": accuracy.topk(logits, labels, 1),
-            "top5": accuracy.topk(logits, labels, 5),
-            "clips": len(labels),
-            "seconds": round(time.monotonic() - began, 1),
-        }
-        if stage == "student":
-            _write_graph(run)
-        run.finish(stage, mark, **done)
+        done = distributed.from_main(lambda: _finish(run, stage, job, data, mark, began))
         progress.note(f"{job.title}: top-1 {done['top1']:.3f} on {done['clips']} test clips -> {run.folder(stage)}")
     else:
         progress.note(f"{job.title}: finished before, top-1 {done['top1']:.3f} -> {run.folder(stage)}")
     return trained_row(name, role, "float32", done)
+
+
+def _finish(run: Run, stage: Stage, job: Job, data: RunData, mark: str, began: float) -> dict[str, Any]:
+    """Measure a trained stage on the test split, record that, and write what comes after it needs."""
+    still = stage in run.recipe.baselines and run.recipe.baselines[stage].frames == "one"
+    logits, labels = evaluate(job.forward, data.dataset("test", still=still))
+    done = {
+        "top1": accuracy.topk(logits, labels, 1),
+        "top5": accuracy.topk(logits, labels, 5),
+        "clips": len(labels),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    if stage == "student":
+        _write_graph(run)
+    run.finish(stage, mark, **done)
+    return done
 
 
 def trained_row(name: str, role: Role, precision: Literal["int8", "float32"], results: dict[str, Any]) -> Row:

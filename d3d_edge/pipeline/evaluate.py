@@ -159,7 +159,7 @@ def _answers(
     rows: dict[str, list[Logits]] = {stage: [] for stage in networks}
     for batch in batches:
         for stage, network in networks.items():
-            logits = network.stream(batch).logits.numpy()
+            logits = network.stream(batch).logits.cpu().numpy()
             rows[stage].append(accuracy.softmax(logits) if fusion == "softmax" else logits)
     found = {}
     for stage, parts in rows.items():

@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 
 from d3d_edge import calibset
 from d3d_edge.calibset import CalibrationPlan, CalibrationSet
-from d3d_edge.distill import loop, loss
+from d3d_edge.distill import log, loop, loss
 from d3d_edge.distill.loop import Job
 from d3d_edge.distill.loss import Outputs
 from d3d_edge.files import sha256_of_file, write_json
@@ -47,6 +47,7 @@ def quantize(run: Run, *, cache_dir: Path, workers: int, strict: bool, progress:
     command = f"d3d-edge distill ... --out {run.path}"
     student = run.need("student", command)
     run.need("teacher", command)
+    log.note_what_is_missing(progress)
     data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
     plan = calibset.load_plan(run.recipe.quantize.calibration)
     mark = fingerprint(

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from d3d_edge.distill import distributed
 from d3d_edge.distill.checkpoint import Checkpoint
 from d3d_edge.distill.loss import Outputs
 from d3d_edge.errors import DataError
@@ -34,7 +35,7 @@ def load_network(run: Run, stage: Stage, spec: NetworkSpec, *, in_channels: int)
         DataError: the stage has no checkpoint.
     """
     net = network(spec, len(run.data.labels), in_channels=in_channels)
-    checkpoint = Checkpoint.read(run.folder(stage))
+    checkpoint = Checkpoint.kept(run.folder(stage))
     if checkpoint is None:
         raise DataError(f"{run.folder(stage)} has no checkpoint", hint="d3d-edge distill trains it again")
     weights = checkpoint.model
@@ -55,18 +56,19 @@ def load_rgb(run: Run, stage: Stage) -> S3DG:
 
 
 def channels_last(net: S3DG) -> S3DG:
-    """`net`, its weights in channels-last memory: faster to run here, but not to be lowered."""
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    """`net` on the device that trains, its weights in channels-last memory: faster to run, but not to be lowered."""
+    device = distributed.device()
+    return net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def flow_stream(net: S3DG, *, features: bool = False) -> Stream:
     """A flow network as a function of a batch: it sees the flow of the very clips that the student sees."""
-    return lambda batch: _outputs(net, frames_of_flow(batch.flow), len(batch.flow), features)
+    return lambda batch: _outputs(net, frames_of_flow(_beside(net, batch.flow)), len(batch.flow), features)
 
 
 def rgb_stream(net: S3DG, *, features: bool = False) -> Stream:
     """An RGB network as a function of a batch."""
-    return lambda batch: _outputs(net, frames_of_clip(batch.clip), len(batch.clip), features)
+    return lambda batch: _outputs(net, frames_of_clip(_beside(net, batch.clip)), len(batch.clip), features)
 
 
 def fused(streams: Sequence[Stream]) -> Stream:
@@ -99,7 +101,8 @@ def frames_of_clip(clip: Tensor) -> Tensor:
 def evaluate(stream: Stream, dataset: ClipDataset) -> tuple[accuracy.Logits, NDArray[np.int64]]:
     """Logits float32 [N, classes] and labels [N] of a data set, in order."""
     pairs = [
-        (stream(batch).logits.numpy(), batch.label.numpy()) for batch in dataset.batches(EVALUATION_BATCH, workers=1)
+        (stream(batch).logits.cpu().numpy(), batch.label.numpy())
+        for batch in dataset.batches(EVALUATION_BATCH, workers=1)
     ]
     return np.concatenate([logits for logits, _ in pairs]), np.concatenate([labels for _, labels in pairs])
 
@@ -107,6 +110,11 @@ def evaluate(stream: Stream, dataset: ClipDataset) -> tuple[accuracy.Logits, NDA
 def top1(stream: Stream, dataset: ClipDataset) -> float:
     """Top-1 on a data set, 0 to 1."""
     return accuracy.topk(*evaluate(stream, dataset), 1)
+
+
+def _beside(net: S3DG, data: Tensor) -> Tensor:
+    """`data` on the device of `net`."""
+    return data.to(next(net.parameters()).device)
 
 
 def _outputs(net: S3DG, frames: Tensor, clips: int, features: bool) -> Outputs:

@@ -52,15 +52,25 @@ class ClipDataset:
         return len(self.clips)
 
     def batches(
-        self, batch_size: int, *, epoch: int = 0, shuffle: bool = False, drop_last: bool = False, workers: int = 0
+        self,
+        batch_size: int,
+        *,
+        epoch: int = 0,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        workers: int = 0,
+        share: tuple[int, int] = (0, 1),
     ) -> Iterator[Batch]:
         """One epoch in batches; `workers` threads (0: none) read the next batch while one is used.
+
+        `share` is (i, n): of each batch only the i-th of n parts, which together are the batch.
 
         The batches depend on (seed, epoch) and the arguments, never on `workers`.
         """
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self)) if shuffle else np.arange(len(self))
         end = len(self) // batch_size * batch_size if drop_last else len(self)
-        groups = [order[start : start + batch_size].tolist() for start in range(0, end, batch_size)]
+        part, parts = share
+        groups = [order[start : start + batch_size][part::parts].tolist() for start in range(0, end, batch_size)]
         if workers == 0:
             yield from (self.batch(group, epoch) for group in groups)
             return

@@ -156,6 +156,12 @@ def test_a_stage_that_is_not_finished_names_the_command(d3d_edge: D3DEdge, made:
     assert not out.exists()
 
 
+def test_the_best_weights_need_a_val_split(d3d_edge: D3DEdge, clips: Path, recipe_file: Path, tmp_path: Path) -> None:
+    settings = ("--set", "split.val_share=0", "--set", "student.train.keep=best")
+    result = d3d_edge("distill", recipe_file, "--data", clips, "--out", tmp_path / "run", *settings)
+    refused(result, 2, "student.train.keep is 'best', but the data has no val split")
+
+
 def test_resume_needs_something_to_go_on_with(d3d_edge: D3DEdge, clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     refused(d3d_edge("distill", "demo", "--data", clips, "--out", out, "--resume"), 8, "nothing to resume")
@@ -213,7 +219,7 @@ def test_a_full_disk_leaves_nothing_half_written(
 ) -> None:
     out = tmp_path / "run"
     words = ("distill", recipe_file, "--data", clips, "--out", out, "--cache", cache, "--workers", 0)
-    refused(limited(200_000, *words), 9, "last.pt")
+    refused(limited(200_000, *words), 9, "best.pt")
     assert not leftovers(out)
     result = d3d_edge(*words)
     assert result.code == 0, result.err

@@ -72,11 +72,36 @@ def test_settings_are_applied_and_checked(path: Path) -> None:
         ("seed.x=1", "seed"),
         ("export.golden_clips=0", "golden_clips"),
         ("gates.agreement_min=1.1", "agreement_min"),
+        ("student.train.accumulate=0", "accumulate"),
+        ("student.train.warm_up=1", "warm_up"),
+        ("student.train.schedule=steps", "student.train: the schedule 'steps' needs milestones"),
+        ("student.train.milestones=[0.5]", "student.train: the schedule 'steps' needs milestones.* no other takes"),
+        ("student.train={schedule: steps, milestones: [0.5, 0.5]}", "milestones are shares"),
+        ("student.train={schedule: steps, milestones: [0.5, 1.0]}", "milestones are shares"),
+        ("student.train={schedule: steps, milestones: [0.5], warm_up: 0.5}", "warm_up must end before"),
+        (
+            "quantize.qat={train: {epochs: 1, batch_size: 1, learning_rate: 1, compile: true}}",
+            "float32 and is not comp",
+        ),
+        (
+            "quantize.qat={train: {epochs: 1, batch_size: 1, learning_rate: 1, precision: bfloat16}}",
+            "quantize.qat: quantization-aware training runs in float32",
+        ),
     ],
 )
 def test_a_value_out_of_bounds_is_refused(path: Path, setting: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         recipe.load(str(path), [setting])
+
+
+def test_the_published_training_can_be_said_and_reads_back_equal(path: Path, tmp_path: Path) -> None:
+    """S3D-G's: momentum SGD, 0.1, 0.01 at 60k and 0.001 at 70k of 80k steps."""
+    train = "{optimizer: sgd, schedule: steps, learning_rate: 0.1, milestones: [0.75, 0.875], weight_decay: 1e-7}"
+    loaded = recipe.load(str(path), [f"student.train={train}", "student.train.keep=best"])
+    assert loaded.student.train.milestones == (0.75, 0.875)
+    again = tmp_path / "again.yaml"
+    again.write_text(loaded.yaml(), encoding="utf-8")
+    assert recipe.load(str(again)) == loaded
 
 
 def test_a_recipe_extends_one_beside_it(path: Path) -> None:

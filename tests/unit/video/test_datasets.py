@@ -140,3 +140,14 @@ def test_still_is_one_frame_without_flow(dataset: ClipDataset) -> None:
     frames = {train.item(0, epoch)[0].tobytes() for epoch in range(30)}
     assert frames <= {frame.tobytes() for frame in dataset.item(0)[0]}
     assert len(frames) > 4
+
+
+def test_shares_of_a_batch_together_are_the_batch(dataset: ClipDataset) -> None:
+    data = augmented(dataset, ALL)
+    whole = list(data.batches(4, epoch=2, shuffle=True))
+    shares = [list(data.batches(4, epoch=2, shuffle=True, workers=1, share=(part, 2))) for part in range(2)]
+    assert [len(batch.label) for batch in shares[0]] == [2, 2]
+    assert [len(batch.label) for batch in shares[1]] == [2, 1]
+    for batch, *parts in zip(whole, *shares, strict=True):
+        for part, share in enumerate(parts):
+            assert same([Batch(*(field[part::2] for field in batch))], [share])
