@@ -6,6 +6,7 @@ RUN/
   skipped.json    clips that could not be read, and why
   report.json     what was measured last
   teacher/  student/  still/  quantized/      one folder a stage: checkpoint, log, results, and done.json at the end
+  probe/          what features know of motion; in it a stage a probed network, e.g. probe/student/
 """
 
 from __future__ import annotations
@@ -21,7 +22,17 @@ from d3d_edge.manifest import Manifest
 from d3d_edge.recipe import Recipe
 from d3d_edge.report import SkippedClip
 
-Stage = Literal["teacher", "student", "still", "quantized"]
+Stage = Literal[
+    "teacher",
+    "student",
+    "still",
+    "quantized",
+    "spatial",
+    "probe",
+    "probe/teacher",
+    "probe/student",
+    "probe/spatial",
+]
 _DONE = "done.json"
 
 

@@ -31,9 +31,9 @@ class Job:
     title: str
     model: nn.Module
     forward: Callable[[Batch], Tensor]
-    """Logits [B, classes] of a batch, through `model`."""
+    """Logits [B, classes] of a batch, or whatever else `loss` takes, through `model`."""
     teacher: Callable[[Batch], Tensor] | None
-    """Logits [B, classes] to learn from, without gradient; None where there is no teacher."""
+    """Logits [B, classes], or the like of `forward`, to learn from without gradient; None where there are none."""
     loss: Loss
     batches: Callable[[int], Iterable[Batch]]
     """The batches of an epoch; the same ones for the same epoch, so that a resumed run is the unbroken run."""
