@@ -36,7 +36,7 @@ quarter of the frames in time. The decoded flow has the size and the steps of th
 CLIPS_AT_ONCE = 8
 """Few, since all end points of a network are in memory together; each clip holds many fields to learn from."""
 
-Source = Literal["spatial", "student", "teacher"]
+Probed = Literal["spatial", "student", "teacher"]
 """A stage of the run whose network is probed."""
 
 
@@ -49,13 +49,13 @@ def train_spec(epochs: int) -> TrainSpec:
 class Network:
     """A trained network of the run, frozen."""
 
-    source: Source
+    source: Probed
     mark: str
     """Fingerprint of its stage."""
     net: S3DG
 
     @classmethod
-    def of(cls, run: Run, source: Source) -> Network | None:
+    def of(cls, run: Run, source: Probed) -> Network | None:
         """The network of a stage, or None where the stage is not finished.
 
         Raises:

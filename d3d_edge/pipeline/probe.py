@@ -25,7 +25,7 @@ from d3d_edge.models.count import parameter_count
 from d3d_edge.models.decoder import DECODER_WIDTH
 from d3d_edge.pipeline import decoding
 from d3d_edge.pipeline.data import RunData, prepare
-from d3d_edge.pipeline.decoding import READ, Fields, Network, Source
+from d3d_edge.pipeline.decoding import READ, Fields, Network, Probed
 from d3d_edge.pipeline.distill import top1
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.progress import Progress
@@ -38,9 +38,9 @@ from d3d_edge.video.flow_figure import Shown, figure
 from d3d_edge.video.reorder import Order, ReorderedDataset
 
 FIGURE_NAME = "flow.png"
-NAMES: dict[Source, str] = {"spatial": "RGB stream", "student": "D3D student", "teacher": "flow stream"}
+NAMES: dict[Probed, str] = {"spatial": "RGB stream", "student": "D3D student", "teacher": "flow stream"}
 """What may be probed, as it is called in tables."""
-_STAGES: dict[Source, Stage] = {"spatial": "probe/spatial", "student": "probe/student", "teacher": "probe/teacher"}
+_STAGES: dict[Probed, Stage] = {"spatial": "probe/spatial", "student": "probe/student", "teacher": "probe/teacher"}
 _FIGURE_ROWS = 6
 _FORMAT = 1
 """Raised when the same specs would give other figures, so that finished stages are made again."""
@@ -50,7 +50,7 @@ class ProbeRow(Schema):
     """One network of the run."""
 
     name: str
-    stage: Source
+    stage: Probed
     sees: Literal["RGB", "flow"]
     epe_px: float
     """Mean end-point error of the flow decoded from its features, in pixels of the resized frame."""
@@ -88,7 +88,7 @@ class ProbeReport(Schema):
     mean_epe_px: float
     """Error of guessing the mean vector of the training split everywhere."""
     rows: tuple[ProbeRow, ...]
-    missing: tuple[Source, ...]
+    missing: tuple[Probed, ...]
     """Stages that the run does not have, or has not finished."""
     environment: Environment
 
