@@ -7,6 +7,7 @@ RUN/
   report.json     what was measured last
   teacher/  student/  quantized/  and one of each baseline's name
                   one folder a stage: checkpoint, log, results, and done.json at the end
+  probe/          what features know of motion; in it a stage a probed network, e.g. probe/student/
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from d3d_edge.recipe import Recipe
 from d3d_edge.report import SkippedClip
 
 Stage = str
-"""The name of a stage's folder: one of `recipe.STAGES`, or a baseline's name."""
+"""A stage's folder below the run: one of `recipe.STAGES`, a baseline's name, or probe/ and one of these."""
 _DONE = "done.json"
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, distributed, nn
 
-from d3d_edge.distill.loss import Outputs
+from d3d_edge.distill.loss import Answer
 from d3d_edge.errors import D3DEdgeError, RecipeError
 from d3d_edge.video.datasets import Batch
 
@@ -128,12 +128,12 @@ def moved(batch: Batch, to: torch.device) -> Batch:
 class Forward(nn.Module):
     """A function of a batch that calls `model`, as a module: DistributedDataParallel must be the one that is called."""
 
-    def __init__(self, model: nn.Module, function: Callable[[Batch], Outputs]) -> None:
+    def __init__(self, model: nn.Module, function: Callable[[Batch], Answer]) -> None:
         super().__init__()
         self.model = model
         self._function = function
 
-    def forward(self, batch: Batch) -> Outputs:
+    def forward(self, batch: Batch) -> Answer:
         return self._function(batch)
 
 

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from d3d_edge.distill import distributed
 from d3d_edge.distill.checkpoint import Checkpoint, discard
 from d3d_edge.distill.log import Log
-from d3d_edge.distill.loss import Loss, Outputs
+from d3d_edge.distill.loss import Answer, Loss
 from d3d_edge.distill.optim import optimizer_of, schedule_of
 from d3d_edge.errors import DataError, MissingDependency, RecipeError
 from d3d_edge.progress import Progress, Task
@@ -32,10 +32,10 @@ class Job:
 
     title: str
     model: nn.Module
-    forward: Callable[[Batch], Outputs]
+    forward: Callable[[Batch], Answer]
     """What `model` says of a batch on the device."""
-    teacher: Callable[[Batch], Outputs] | None
-    """What to learn from, without gradient; None where there is no teacher. On the device already."""
+    teacher: Callable[[Batch], Answer] | None
+    """What to learn from, without gradient; None where there is nothing. On the device already."""
     loss: Loss
     batches: Callable[[int], Iterable[Batch]]
     """The batches of an epoch, all of one size, as many in each process; the same ones for the same epoch, so that a
@@ -202,8 +202,8 @@ def _loss(job: Job, forward: nn.Module, batch: Batch) -> Tensor:
     with torch.autocast(batch.label.device.type, torch.bfloat16, enabled=job.spec.precision == "bfloat16"):
         with torch.no_grad():
             target = job.teacher(batch).float() if job.teacher else None
-        outputs: Outputs = forward(batch)
-    return job.loss(outputs.float(), batch.label, target)
+        answer: Answer = forward(batch)
+    return job.loss(answer.float(), batch.label, target)
 
 
 def _save(job: Job, state: _State, log: Log, folder: Path, fingerprint: str) -> None:

@@ -1,10 +1,14 @@
-"""What training minimises: cross-entropy, and distances to the teacher. Knows no network and no data."""
+"""What training minimises: cross-entropy, distances to the teacher, or the error of decoded flow.
+
+Knows no network and no data.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,8 +28,10 @@ class Outputs(NamedTuple):
         return Outputs(self.logits.float(), None if self.features is None else self.features.float())
 
 
-Loss = Callable[[Outputs, Tensor, Outputs | None], Tensor]
-"""(student's outputs, labels int64 [B], teacher's outputs or None) -> scalar."""
+Answer = Any
+"""`Outputs` of a network that names classes, or a Tensor of another one; both have `.float()`."""
+Loss = Callable[[Answer, Tensor, Answer | None], Tensor]
+"""(answer, labels int64 [B], the answer to learn from or None) -> scalar."""
 
 
 def cross_entropy(label_smoothing: float) -> Loss:
@@ -67,3 +73,19 @@ def distillation(spec: DistillSpec, label_smoothing: float) -> Loss:
         return total
 
     return loss
+
+
+def end_point_error(flow: Tensor, reference: Tensor) -> Tensor:
+    """Length of the difference of two flows float [B, 2, H, W], in their unit: float [B, H, W]."""
+    lengths: Tensor = torch.linalg.vector_norm(flow - reference, dim=1)
+    return lengths
+
+
+def mean_end_point_error(flow: Tensor, labels: Tensor, reference: Tensor | None) -> Tensor:
+    """The mean of `end_point_error` as a `Loss`; the labels are not looked at.
+
+    Raises ValueError where there is no reference.
+    """
+    if reference is None:
+        raise ValueError("flow is learnt from a reference, and there is none")
+    return end_point_error(flow, reference).mean()

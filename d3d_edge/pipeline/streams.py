@@ -63,12 +63,12 @@ def channels_last(net: S3DG) -> S3DG:
 
 def flow_stream(net: S3DG, *, features: bool = False) -> Stream:
     """A flow network as a function of a batch: it sees the flow of the very clips that the student sees."""
-    return lambda batch: _outputs(net, frames_of_flow(_beside(net, batch.flow)), len(batch.flow), features)
+    return lambda batch: _outputs(net, frames_of_flow(beside(net, batch.flow)), len(batch.flow), features)
 
 
 def rgb_stream(net: S3DG, *, features: bool = False) -> Stream:
     """An RGB network as a function of a batch."""
-    return lambda batch: _outputs(net, frames_of_clip(_beside(net, batch.clip)), len(batch.clip), features)
+    return lambda batch: _outputs(net, frames_of_clip(beside(net, batch.clip)), len(batch.clip), features)
 
 
 def fused(streams: Sequence[Stream]) -> Stream:
@@ -112,7 +112,7 @@ def top1(stream: Stream, dataset: ClipDataset) -> float:
     return accuracy.topk(*evaluate(stream, dataset), 1)
 
 
-def _beside(net: S3DG, data: Tensor) -> Tensor:
+def beside(net: S3DG, data: Tensor) -> Tensor:
     """`data` on the device of `net`."""
     return data.to(next(net.parameters()).device)
 

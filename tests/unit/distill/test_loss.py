@@ -74,3 +74,24 @@ def test_cross_entropy_does_not_look_at_the_teacher() -> None:
 
 def test_the_cross_entropy_weight_scales_cross_entropy_alone() -> None:
     assert found(TEACHER, TEACHER, cross_entropy_weight=0.0, weight=1.0, reduction="sum") == 0.0
+
+
+def test_end_point_error_is_the_length_of_the_difference() -> None:
+    flow, reference = torch.zeros(2, 2, 3, 4), torch.zeros(2, 2, 3, 4)
+    flow[1, :, 0, 0] = torch.tensor([3.0, -4.0])
+    error = loss.end_point_error(flow, reference)
+    assert error.shape == (2, 3, 4)
+    assert error[1, 0, 0] == 5
+    assert loss.mean_end_point_error(flow, LABELS, reference).item() == pytest.approx(5 / 24)
+
+
+def test_flow_that_is_right_has_a_gradient_of_zero() -> None:
+    flow = torch.zeros(1, 2, 3, 3, requires_grad=True)
+    loss.mean_end_point_error(flow, LABELS, torch.zeros(1, 2, 3, 3)).backward()  # type: ignore[no-untyped-call]
+    assert flow.grad is not None
+    assert not flow.grad.any()
+
+
+def test_flow_is_not_learnt_without_a_reference() -> None:
+    with pytest.raises(ValueError, match="no"):
+        loss.mean_end_point_error(torch.zeros(1, 2, 3, 3), LABELS, None)

@@ -1,0 +1,1 @@
+"""What this project claims of speed, measured. Run from the checkout: python -m benchmarks.NAME."""
