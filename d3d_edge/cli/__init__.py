@@ -18,6 +18,7 @@ _COMMANDS = {
     "recipes": "List, show, copy and check recipes.",
     "targets": "List and show targets.",
     "doctor": "Say what each runtime and device tool still needs.",
+    "prepare": "Decode a data set into the clip cache ahead of training.",
     "distill": "Train the flow teacher and distil the RGB student from it.",
     "quantize": "Make the student of a run INT8: calibration and quantization-aware training.",
     "export": "Lower the student of a run to bundles for devices.",

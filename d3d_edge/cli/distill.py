@@ -10,6 +10,7 @@ from d3d_edge import recipe as recipes
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress
 from d3d_edge.cli.tables import print_report
+from d3d_edge.manifest import Source
 from d3d_edge.report import FILE_NAME
 
 
@@ -22,7 +23,7 @@ from d3d_edge.report import FILE_NAME
 @options.decoding
 def command(
     recipe: str,
-    data: Path,
+    data: Source,
     out: Path,
     settings: tuple[str, ...],
     resume: bool,
@@ -38,6 +39,8 @@ def command(
     \b
     d3d-edge distill compact --data clips/ --out run
     d3d-edge distill mine.yaml --data clips.csv --out run --set student.train.epochs=100
+    d3d-edge distill compact --data ucfTrainTestlist/ --videos UCF-101/ --fold 1 --out run
+    d3d-edge distill compact --data kinetics/annotations/ --videos kinetics/ --out run
     """
     loaded = recipes.load(recipe, settings)
     from d3d_edge.pipeline.distill import distill

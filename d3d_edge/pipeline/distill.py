@@ -19,6 +19,7 @@ from d3d_edge.distill.checkpoint import Checkpoint
 from d3d_edge.distill.loop import Job
 from d3d_edge.errors import DataError
 from d3d_edge.harness import accuracy
+from d3d_edge.manifest import Source
 from d3d_edge.models.build import network
 from d3d_edge.models.recogniser import OFFSET, SCALE, Recogniser
 from d3d_edge.models.s3dg import S3DG
@@ -39,7 +40,7 @@ _ROLE: dict[Stage, Role] = {"teacher": "teacher", "student": "float", "still": "
 
 def distill(
     recipe: Recipe,
-    data: Path,
+    data: Path | Source,
     out: Path,
     *,
     cache_dir: Path,

@@ -57,7 +57,7 @@ def test_a_second_run_computes_nothing(
 ) -> None:
     first = prepared(clips, tmp_path / "c", spec, flow_spec)
     before = written(tmp_path / "c")
-    monkeypatch.delattr(cache, "load_frames")
+    monkeypatch.delattr(cache, "read_clip")
     second = prepared(clips, tmp_path / "c", spec, flow_spec)
     assert second.computed == 0
     assert second.clips == first.clips
@@ -126,7 +126,7 @@ def test_bad_clips_are_skipped_and_named_or_raised(
     Path(clips[2].path).unlink()
     result = prepared(clips, tmp_path / "c", spec, flow_spec)
     assert [cached.clip for cached in result.clips] == [clips[1]]
-    assert [skipped.path for skipped in result.skipped] == [clips[0].path, clips[2].path]
+    assert [skipped.key for skipped in result.skipped] == [clips[0].path, clips[2].path]
     assert "is not a video" in result.skipped[0].reason
     assert "No such file" in result.skipped[1].reason
     with pytest.raises(DataError, match=r"0\.mp4 is not a video"):
