@@ -46,13 +46,12 @@ def write(path: Path, array: npt.NDArray[Any]) -> None:
     Raises:
         StorageError: the file system refused.
     """
-    if path.suffix == SUFFIXES["raw"]:
-        # Not `np.save`: when the disk is full, it loses the error code that StorageError explains.
-        with atomic_file(path) as partial, partial.open("wb") as file:
+    with atomic_file(path, lasting=False) as partial, partial.open("wb") as file:
+        if path.suffix == SUFFIXES["raw"]:
+            # Not `np.save`: when the disk is full, it loses the error code that StorageError explains.
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
             file.write(np.ascontiguousarray(array).data)
-    else:
-        with atomic_file(path) as partial, partial.open("wb") as file:
+        else:
             file.write(png_of(array).data)
 
 
