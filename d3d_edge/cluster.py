@@ -6,6 +6,7 @@ all of them (a shared file system).
 
 from __future__ import annotations
 
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 
 from d3d_edge.errors import D3DEdgeError, DeviceError, MissingDependency
 
+_PATIENCE_S = 10
 _AHEAD = 4
 """Pieces of work given out for each processor of the cluster, so that none waits and memory stays small."""
 
@@ -33,12 +35,12 @@ def ray_mapper(
         from ray.exceptions import RayError, RayTaskError
     except ImportError as error:
         raise MissingDependency.of("ray", "cluster", "the engine ray") from error
+    _check_reachable(address)
     place = {"address": address} if address else {"num_cpus": max(workers, 1), "include_dashboard": False}
     try:
         ray.init(**place, log_to_driver=False, logging_level="error", configure_logging=False)
     except (RayError, ConnectionError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DeviceError(f"cannot join the Ray cluster {address or 'on this machine'}: {reason}") from error
+        raise _unreachable(address or "on this machine", error) from error
     try:
         call = ray.remote(_call)
         ahead = _AHEAD * max(int(ray.cluster_resources().get("CPU", 1)), 1)
@@ -60,6 +62,24 @@ def ray_mapper(
         raise died from error
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray ends the whole program when nobody answers at HOST:PORT, so that is tried first."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # 'auto' and such: Ray finds the place, or says that it cannot
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE_S).close()
+    except (OSError, OverflowError) as error:
+        raise _unreachable(address, error) from error
+
+
+def _unreachable(address: str, error: Exception) -> DeviceError:
+    reason = " ".join(str(error).split())[:200]
+    return DeviceError(
+        f"cannot join the Ray cluster {address}: {reason}", hint="ray start --head starts one, and prints its address"
+    )
 
 
 def _call(prepare: Callable[[], None], work: Callable[[Any], Any], item: Any) -> Any:
