@@ -19,7 +19,18 @@ TARGETS = ("android", "ios", "jetson")
 def test_help_names_every_command(d3d_edge: D3DEdge) -> None:
     result = d3d_edge("--help")
     assert result.code == 0
-    for command in ("demo", "recipes", "targets", "doctor", "distill", "quantize", "export", "validate", "benchmark"):
+    for command in (
+        "demo",
+        "recipes",
+        "targets",
+        "doctor",
+        "prepare",
+        "distill",
+        "quantize",
+        "export",
+        "validate",
+        "benchmark",
+    ):
         assert command in result.out
         helped = d3d_edge(command, "--help")
         assert helped.code == 0
