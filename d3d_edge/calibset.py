@@ -65,7 +65,7 @@ def draw(plan: CalibrationPlan, manifest: Manifest) -> tuple[Clip, ...]:
     for clip in manifest.of(plan.split):
         of_class[clip.label].append(clip)
     for label, clips in of_class.items():
-        clips.sort(key=lambda clip: clip.path)
+        clips.sort(key=lambda clip: clip.key)
         random.Random(f"{plan.seed}/{label}").shuffle(clips)
     rounds = (
         clips[turn] for turn in range(plan.per_class_max) for _, clips in sorted(of_class.items()) if turn < len(clips)

@@ -1,4 +1,4 @@
-"""A pool of processes that share work and end with their parent. Knows nothing of the work."""
+"""Work shared by processes that end with their parent, or by a cluster. Knows nothing of the work."""
 
 from __future__ import annotations
 
@@ -12,21 +12,39 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
-from d3d_edge.errors import D3DEdgeError
+from d3d_edge.errors import D3DEdgeError, RecipeError
 
 Mapper = Callable[..., Any]
 """As the built-in `map`: results come in the order of the work."""
 
 
+PROCESSES = "processes"
+"""The engine that needs nothing: processes of this machine."""
+
+
 @contextmanager
-def mapper(workers: int, *, prepare: Callable[[], None], died: D3DEdgeError) -> Iterator[Mapper]:
+def mapper(
+    workers: int, *, prepare: Callable[[], None], died: D3DEdgeError, engine: str = PROCESSES
+) -> Iterator[Mapper]:
     """Yield a `map` whose work is shared by `workers` processes; 0 or 1 leaves it to this one.
 
-    `prepare` is called once in each process before any work. What the work raises is raised here.
+    `prepare` is called once in each process before any work. What the work raises is raised here. The engine 'ray'
+    starts a Ray of `workers` processes on this machine, and 'ray:ADDRESS' gives the work to a cluster that runs.
 
     Raises:
         D3DEdgeError: `died`, when a process was killed, by the system for want of memory for example.
+        RecipeError: there is no such engine.
+        MissingDependency: the engine's package is not installed.
     """
+    name, _, address = engine.partition(":")
+    if name == "ray":
+        from d3d_edge.cluster import ray_mapper
+
+        with ray_mapper(address, workers, prepare=prepare, died=died) as mapped:
+            yield mapped
+        return
+    if engine != PROCESSES:
+        raise RecipeError(f"no engine {engine!r}", hint=f"{PROCESSES}, ray or ray:ADDRESS")
     if workers < 2:
         yield map
         return

@@ -19,6 +19,7 @@ _COMMANDS = {
     "models": "List presets, and show what networks cost: parameters, computation, memory.",
     "targets": "List and show targets.",
     "doctor": "Say what each runtime and device tool still needs.",
+    "prepare": "Decode a data set into the clip cache ahead of training.",
     "distill": "Train the flow teacher and distil the RGB student from it.",
     "evaluate": "Measure the networks of a run as the paper's systems: one stream, two streams, D3D.",
     "quantize": "Make the student of a run INT8: calibration and quantization-aware training.",

@@ -10,6 +10,7 @@ from d3d_edge import recipe as recipes
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress
 from d3d_edge.cli.tables import print_report
+from d3d_edge.manifest import Source
 from d3d_edge.progress import Silent
 from d3d_edge.report import FILE_NAME
 
@@ -29,7 +30,7 @@ from d3d_edge.report import FILE_NAME
 @options.decoding
 def command(
     recipe: str,
-    data: Path,
+    data: Source,
     out: Path,
     settings: tuple[str, ...],
     resume: bool,
@@ -47,6 +48,8 @@ def command(
     d3d-edge distill compact --data clips/ --out run
     d3d-edge distill mine.yaml --data clips.csv --out run --set student.train.epochs=100
     d3d-edge distill mine.yaml --data clips.csv --out other --set distill.weight=0.3 --teacher run
+    d3d-edge distill compact --data ucfTrainTestlist/ --videos UCF-101/ --fold 1 --out run
+    d3d-edge distill compact --data kinetics/annotations/ --videos kinetics/ --out run
     torchrun --nproc-per-node 2 -m d3d_edge distill compact --data clips/ --out run
 
     The GPU is used where there is one; D3D_EDGE_DEVICE=cpu (or cuda:1) chooses. Under torchrun every process takes

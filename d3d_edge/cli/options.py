@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,20 +10,44 @@ from typing import Any, TypeVar
 
 import click
 
+from d3d_edge.manifest import Source
+from d3d_edge.manifest.table import EXPECTED
+
 C = TypeVar("C", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
 
 
+DATA_HELP = f"""A folder per class; a CSV {EXPECTED}; the folder of the official split files of UCF101 (classInd.txt,
+trainlist01.txt ...) or HMDB51 (brush_hair_test_split1.txt ...); or a Kinetics CSV
+label,youtube_id,time_start,time_end,split, or the folder of several. Which it is, is found out."""
+
+
 def data(command: C) -> C:
-    """--data."""
-    return click.option(
-        "--data",
-        required=True,
+    """--data, --videos and --fold, given to the command as one `Source` named data."""
+    option = click.option("--data", required=True, type=PATH, metavar="DIR|CSV", help=" ".join(DATA_HELP.split()))
+    return option(_with_places(command))
+
+
+def data_argument(command: C) -> C:
+    """DATA instead of --data."""
+    return click.argument("data", type=PATH)(_with_places(command))
+
+
+def _with_places(command: C) -> C:
+    @functools.wraps(command)
+    def with_source(*args: Any, data: Path, videos: Path | None, fold: int | None, **more: Any) -> Any:
+        return command(*args, data=Source(path=data, videos=videos, fold=fold), **more)
+
+    fold = click.option("--fold", type=click.IntRange(1), help="Which official split of UCF101 or HMDB51. Default: 1.")
+    videos = click.option(
+        "--videos",
         type=PATH,
-        metavar="DIR|CSV",
-        help="A folder per class, or a CSV manifest path,label,split[,group].",
-    )(command)
+        metavar="DIR",
+        help="Where the videos of a CSV or of split files are, if not beside them: the folder of the class folders.",
+    )
+    # `wraps` keeps the command's own type.
+    return videos(fold(with_source))  # type: ignore[return-value]
 
 
 def decoding(command: C) -> C:

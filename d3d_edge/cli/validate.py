@@ -11,6 +11,7 @@ from d3d_edge.cli.console import TerminalProgress
 from d3d_edge.cli.tables import TEXT_NAME, print_report, text_of
 from d3d_edge.errors import GateFailed
 from d3d_edge.files import write_text
+from d3d_edge.manifest import Source
 from d3d_edge.report import FILE_NAME, Report
 
 
@@ -29,7 +30,7 @@ from d3d_edge.report import FILE_NAME, Report
 @options.threads
 @options.as_json
 def command(
-    bundles: tuple[Path, ...], data: Path, split: str, out: Path | None, strict: bool, threads: int, as_json: bool
+    bundles: tuple[Path, ...], data: Source, split: str, out: Path | None, strict: bool, threads: int, as_json: bool
 ) -> None:
     """Measure BUNDLES on the same decoded clips: accuracy, agreement, size and latency, on this machine.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from d3d_edge.schema import Schema
 from d3d_edge.video import cache
 from d3d_edge.video.cache import CachedClip
 from d3d_edge.video.datasets import ClipDataset
+
+_NAMED = 10
+"""Skipped clips that are named."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class RunData:
 
     def content(self) -> list[list[str]]:
         """What decides training: content, label and split of each clip, in order."""
-        return [[cached.video_sha256, cached.clip.label, cached.clip.split] for cached in self.clips]
+        return [[cached.content, cached.clip.label, cached.clip.split] for cached in self.clips]
 
     def dataset(self, split: Split, *, training: bool = False, still: bool = False) -> ClipDataset:
         """A split: augmented for training, else centre-cropped; `still` gives single frames."""
@@ -73,11 +76,10 @@ def prepare(run: Run, cache_dir: Path, *, workers: int, strict: bool, progress: 
     prepared = cache.prepare(
         run.data.clips, run.recipe.clip, run.recipe.flow, cache_dir, workers=workers, strict=strict, progress=progress
     )
-    skipped = tuple(SkippedClip(path=clip.path, reason=clip.reason) for clip in prepared.skipped)
+    skipped = tuple(SkippedClip(path=clip.key, reason=clip.reason) for clip in prepared.skipped)
     run.record_skipped(skipped)
     usable = run.data.without(clip.path for clip in skipped)
-    for clip in skipped:
-        progress.note(f"skipped {clip.path}: {clip.reason}")
+    note_skipped(skipped, progress)
     for split in ("train", "test"):
         if lost := sorted(set(run.data.labels) - {clip.label for clip in usable.of(split)}):
             had = {clip.label for clip in run.data.of(split)}
@@ -87,6 +89,14 @@ def prepare(run: Run, cache_dir: Path, *, workers: int, strict: bool, progress: 
                     hint="replace the damaged clips",
                 )
     return RunData(run.recipe, run.data.labels, prepared.clips)
+
+
+def note_skipped(skipped: Sequence[SkippedClip], progress: Progress) -> None:
+    """Name the first clips that were skipped, and count the others: a big set lacks thousands."""
+    for clip in skipped[:_NAMED]:
+        progress.note(f"skipped {clip.path}: {clip.reason}")
+    if len(skipped) > _NAMED:
+        progress.note(f"skipped {len(skipped) - _NAMED} more clips")
 
 
 def batch_size(dataset: ClipDataset, spec: TrainSpec) -> int:

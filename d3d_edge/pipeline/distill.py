@@ -18,6 +18,7 @@ from d3d_edge.distill.loss import Loss, Outputs
 from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.files import atomic_folder
 from d3d_edge.harness import accuracy
+from d3d_edge.manifest import Source
 from d3d_edge.models.build import network
 from d3d_edge.models.recogniser import Recogniser
 from d3d_edge.models.s3dg import S3DG
@@ -48,7 +49,7 @@ GRAPH_NAME = "graph.pt2"
 
 def distill(
     recipe: Recipe,
-    data: Path,
+    data: Path | Source,
     out: Path,
     *,
     cache_dir: Path,

@@ -126,7 +126,11 @@ def _sampled(data: RunData, split: Split, clips: int, workers: int, progress: Pr
     videos = data.of(split)
 
     def decode(cached: CachedClip) -> Batch:
-        parts = [load_frames(Path(cached.clip.path), spec, Part(number, clips)) for number in range(clips)]
+        clip = cached.clip
+        parts = [
+            load_frames(Path(clip.path), spec, Part(number, clips), start_s=clip.start_s, end_s=clip.end_s)
+            for number in range(clips)
+        ]
         seen = np.stack([centre_crop(part, spec) for part in parts])
         flow = np.stack([centre_crop(flow_of_frames(part, data.recipe.flow), spec) for part in parts])
         label = torch.full((clips,), data.labels.index(cached.clip.label))

@@ -134,15 +134,15 @@ def _golden(run: Run) -> NDArray[np.uint8]:
     """The first readable test clips of different classes, uint8 [K, T, H, W, C]."""
     unreadable = {clip.path for clip in run.skipped()}
     clips: list[Clip] = sorted(
-        (clip for clip in run.data.of("test") if clip.path not in unreadable), key=lambda clip: clip.path
+        (clip for clip in run.data.of("test") if clip.key not in unreadable), key=lambda clip: clip.key
     )
     seen: dict[str, int] = {}
     turns = []
-    for clip in clips:
-        turns.append((seen.get(clip.label, 0), clip.path))
+    for place, clip in enumerate(clips):
+        turns.append((seen.get(clip.label, 0), place))
         seen[clip.label] = seen.get(clip.label, 0) + 1
-    chosen = [path for _, path in sorted(turns)[: run.recipe.export.golden_clips]]
-    return np.stack([load_clip(Path(path), run.recipe.clip) for path in chosen])
+    chosen = [clips[place] for _, place in sorted(turns)[: run.recipe.export.golden_clips]]
+    return np.stack([load_clip(Path(c.path), run.recipe.clip, start_s=c.start_s, end_s=c.end_s) for c in chosen])
 
 
 def _describe(run: Run, found: Target, source: Source, program: ExportedProgram, lowered: Lowered) -> Description:

@@ -105,8 +105,8 @@ def _quantize(run: Run, data: RunData, plan: CalibrationPlan, mark: str, progres
 
 
 def _calibration_set(run: Run, data: RunData, plan: CalibrationPlan) -> list[CachedClip]:
-    by_path = {cached.clip.path: cached for cached in data.clips}
-    drawn = [by_path[clip.path] for clip in calibset.draw(plan, data.manifest)]
+    by_key = {cached.clip.key: cached for cached in data.clips}
+    drawn = [by_key[clip.key] for clip in calibset.draw(plan, data.manifest)]
     calibset.refuse_overlap(
         [cached.video_sha256 for cached in drawn], [cached.video_sha256 for cached in data.of("test")]
     )
@@ -173,9 +173,9 @@ def _trained(
 
 def _decoded(clips: Sequence[CachedClip], data: RunData) -> list[Tensor]:
     """Calibration clips uint8 [T, H, W, C], centre-cropped as on the device."""
-    chosen = {cached.clip.path for cached in clips}
+    chosen = {cached.clip.key for cached in clips}
     dataset = data.dataset("train")
-    places = [place for place, cached in enumerate(dataset.clips) if cached.clip.path in chosen]
+    places = [place for place, cached in enumerate(dataset.clips) if cached.clip.key in chosen]
     return [torch.from_numpy(dataset.item(place)[0].copy()) for place in places]
 
 

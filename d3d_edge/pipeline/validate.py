@@ -17,7 +17,8 @@ from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, Bundle
 from d3d_edge.errors import BundleError, DataError, MissingDependency
 from d3d_edge.harness import accuracy, gates, latency
 from d3d_edge.harness.accuracy import Logits
-from d3d_edge.manifest import Clip
+from d3d_edge.manifest import Clip, Source
+from d3d_edge.pipeline.data import note_skipped
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.export import REFERENCES
 from d3d_edge.progress import Progress
@@ -45,7 +46,7 @@ class _Model:
 
 def validate(
     paths: Sequence[Path],
-    data: Path,
+    data: Path | Source,
     *,
     split: str,
     strict: bool,
@@ -67,11 +68,12 @@ def validate(
     made = models[0].bundle.manifest
     rules = recipe.load(str(models[0].bundle.path / "recipe.yaml"))
     clips, notes = _clips(made.labels, made.data_hash, rules, data, split)
-    decoding = _Decoding(clips, models[0].bundle, strict, progress)
+    decoding = _Decoding(clips, models[0].bundle, strict)
     with ExitStack() as stack:
         runners, refused = _open(models, threads, stack)
         with progress.task("accuracy", len(clips)) as task:
             logits = accuracy.logits_of(runners, decoding.decoded(), task.advance)
+        note_skipped(decoding.skipped, progress)
         if not decoding.used:
             raise DataError(f"no clip of {data} could be read", hint=decoding.skipped[0].reason)
         labels = np.array([made.labels.index(clip.label) for clip in decoding.used], dtype=np.int64)
@@ -131,7 +133,7 @@ def _role(bundle: Bundle) -> Role:
 
 
 def _clips(
-    labels: Sequence[str], trained_on: str, rules: Recipe, data: Path, split: str
+    labels: Sequence[str], trained_on: str, rules: Recipe, data: Path | Source, split: str
 ) -> tuple[tuple[Clip, ...], tuple[str, ...]]:
     """The clips to measure on, and notes about them. A missing split is drawn as training drew it.
 
@@ -159,8 +161,8 @@ def _clips(
 class _Decoding:
     """Clips decoded one at a time, by the bundle's ClipSpec; those that cannot be are kept apart."""
 
-    def __init__(self, clips: Sequence[Clip], bundle: Bundle, strict: bool, progress: Progress) -> None:
-        self._clips, self._spec, self._strict, self._progress = clips, bundle.manifest.clip, strict, progress
+    def __init__(self, clips: Sequence[Clip], bundle: Bundle, strict: bool) -> None:
+        self._clips, self._spec, self._strict = clips, bundle.manifest.clip, strict
         self.used: list[Clip] = []
         self.skipped: list[SkippedClip] = []
 
@@ -168,12 +170,11 @@ class _Decoding:
         """Clips uint8 [T, H, W, C]; `used` grows with each."""
         for clip in self._clips:
             try:
-                frames = load_clip(Path(clip.path), self._spec)
+                frames = load_clip(Path(clip.path), self._spec, start_s=clip.start_s, end_s=clip.end_s)
             except DataError as error:
                 if self._strict:
                     raise
-                self.skipped.append(SkippedClip(path=clip.path, reason=str(error)))
-                self._progress.note(f"skipped {clip.path}: {error}")
+                self.skipped.append(SkippedClip(path=clip.key, reason=str(error)))
                 continue
             self.used.append(clip)
             yield frames

@@ -1,4 +1,4 @@
-"""The clip cache: each video decoded, resized and its flow computed once, then read as memory maps.
+"""The clip cache: each clip decoded, resized and its flow computed once, then read as memory maps or lossless pictures.
 
 An entry's name is the hash of everything that decides its bytes, so an entry is never stale and never rewritten.
 Crops and augmentations come after it (`datasets`). Must not know labels' indices or anything of training.
@@ -7,12 +7,12 @@ Crops and augmentations come after it (`datasets`). Must not know labels' indice
 from __future__ import annotations
 
 import os
-import tokenize
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -20,19 +20,20 @@ import numpy.typing as npt
 
 from d3d_edge.clip import ClipSpec, FlowSpec
 from d3d_edge.errors import DataError
-from d3d_edge.files import atomic_file, sha256_of_file, sha256_of_value
+from d3d_edge.files import sha256_of_file, sha256_of_value
 from d3d_edge.manifest import Clip
 from d3d_edge.progress import Progress
+from d3d_edge.video import arrays
+from d3d_edge.video.arrays import Form
+from d3d_edge.video.decode import first_frame
 from d3d_edge.video.flow import flow_of_frames
-from d3d_edge.video.preprocess import centre_crop, load_frames, naming
-from d3d_edge.workers import mapper
+from d3d_edge.video.preprocess import check_crop, naming, read_clip, resize_short_side
+from d3d_edge.workers import PROCESSES, mapper
 
 _FORMAT = 1
 """Raised when the same specs would give other bytes, so that old entries are not found."""
 _NOT_IN_THE_KEY = {"height", "width", "crop", "colour", "layout", "dtype"}
 """Fields of ClipSpec that an entry does not depend on: crops come later, and the rest has one value only."""
-_UNREADABLE = (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError)
-"""What numpy raises for a missing, cut or garbled .npy file."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +44,34 @@ class CachedClip:
     video_sha256: str
     frames_path: Path
     flow_path: Path
+    count: int
+    """T, the number of frames."""
 
-    def frames(self) -> np.memmap[Any, np.dtype[np.uint8]]:
-        """uint8 [T, h, w, 3] RGB, resized and not cropped; a read-only memory map."""
-        return _mapped(self.frames_path)
+    @property
+    def content(self) -> str:
+        """What decides frames and flow, given the specs: the video's SHA-256, and the times of a part of it."""
+        return self.video_sha256 + self.clip.span
 
-    def flow(self) -> np.memmap[Any, np.dtype[np.float16]]:
-        """float16 [T, h, w, 2] in [-1, 1], in units of the flow bound; a read-only memory map."""
-        return _mapped(self.flow_path)
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of both files."""
+        return self.frames_path.stat().st_size + self.flow_path.stat().st_size
+
+    def frames(self) -> npt.NDArray[np.uint8]:
+        """uint8 [T, h, w, 3] RGB, resized and not cropped, not to be written to; a memory map of a raw entry."""
+        return arrays.read(self.frames_path, self.count)
+
+    def flow(self) -> npt.NDArray[np.float16]:
+        """float16 [T, h, w, 2] in [-1, 1], in units of the flow bound; else as `frames`."""
+        return arrays.read(self.flow_path, self.count)
 
 
 @dataclass(frozen=True)
 class Skipped:
     """A clip that cannot be used, and why."""
 
-    path: str
+    key: str
+    """The clip's path, and its times if it is a part of a video."""
     reason: str
 
 
@@ -69,14 +83,16 @@ class Prepared:
     skipped: tuple[Skipped, ...]
     computed: int
     """Entries that were not in the cache, or were damaged there."""
+    decoded: int
+    """Frames of videos that were decoded for them."""
 
 
 _DIED = DataError(
     "a process that prepared clips died",
     hint="out of memory, or a video crashes the decoder; run again with one worker, finished clips are kept",
 )
-_Outcome = tuple[CachedClip, bool] | DataError
-_Work = Callable[[Clip], _Outcome]
+_Outcome = tuple[CachedClip, int | None] | DataError
+"""The entry and the frames decoded for it (None where it was there), or why there is none."""
 
 
 def default_cache_dir() -> Path:
@@ -95,97 +111,135 @@ def prepare(
     workers: int,
     progress: Progress,
     strict: bool = False,
+    form: Form = "raw",
+    engine: str = PROCESSES,
 ) -> Prepared:
-    """Decode `clips` and compute their flow, as far as the cache does not hold them yet.
+    """Decode `clips` and compute their flow, as far as the cache does not hold them yet, in either form.
 
     Every entry is written whole or not at all, so a run that was killed goes on where it stood. `workers` processes
-    share the work (0 or 1: this process does it).
+    share the work (0 or 1: this process does it), or the cluster that `engine` names (`workers.mapper`).
 
     Raises:
         DataError: a clip cannot be used and `strict` is set; or a worker process died.
         StorageError: the cache cannot be written.
+        MissingDependency: the engine's package is not installed.
     """
-    work = partial(_prepare_one, clip_spec=clip_spec, flow_spec=flow_spec, cache_dir=cache_dir)
+    work = partial(_prepare_one, clip_spec=clip_spec, flow_spec=flow_spec, cache_dir=cache_dir, form=form)
     ready: list[CachedClip] = []
     skipped: list[Skipped] = []
-    computed = 0
+    computed = decoded = 0
+    began = time.perf_counter()
     with (
         progress.task("prepare clips", total=len(clips)) as task,
-        mapper(min(workers, len(clips)), prepare=_one_thread, died=_DIED) as mapped,
+        mapper(min(workers, len(clips)), prepare=_one_thread, died=_DIED, engine=engine) as mapped,
     ):
         for clip, outcome in zip(clips, mapped(work, clips), strict=True):
             if not isinstance(outcome, DataError):
                 ready.append(outcome[0])
-                computed += outcome[1]
+                if outcome[1] is not None:
+                    computed, decoded = computed + 1, decoded + outcome[1]
             elif strict:
                 raise outcome
             else:
-                skipped.append(Skipped(clip.path, str(outcome)))
-            task.advance()
-    return Prepared(tuple(ready), tuple(skipped), computed)
+                skipped.append(Skipped(clip.key, str(outcome)))
+            task.advance(1, f"{decoded / (time.perf_counter() - began):.0f} frames/s" if decoded else "")
+    return Prepared(tuple(ready), tuple(skipped), computed, decoded)
 
 
 def _one_thread() -> None:
-    cv2.setNumThreads(1)  # there is a process per core already
+    cv2.setNumThreads(1)  # there is a process per core already; of FFmpeg's threads too (`decode`)
 
 
-def _prepare_one(clip: Clip, clip_spec: ClipSpec, flow_spec: FlowSpec, cache_dir: Path) -> _Outcome:
-    """The clip's entry and whether it had to be computed; or why the clip cannot be used."""
-    path = Path(clip.path)
+def _prepare_one(clip: Clip, clip_spec: ClipSpec, flow_spec: FlowSpec, cache_dir: Path, form: Form) -> _Outcome:
     try:
-        entry = _entry(clip, clip_spec, flow_spec, cache_dir)
-        if _is_whole(entry, clip_spec):
-            with naming(path):
-                centre_crop(entry.frames(), clip_spec)  # the crop is not part of the key, so it is checked again
-            return entry, False
-        frames = load_frames(path, clip_spec)
-        with naming(path):
-            flow = flow_of_frames(frames, flow_spec).astype(np.float16)
+        found = find(clip, clip_spec, flow_spec, cache_dir, form)
+        if found.whole:
+            return found.entry, None
+        frames, flow, decoded = compute(clip, clip_spec, flow_spec)
     except DataError as error:
         return error
+    arrays.write(found.entry.frames_path, frames)
+    arrays.write(found.entry.flow_path, flow)
+    return found.entry, decoded
+
+
+class Computed(NamedTuple):
+    """What an entry is made of."""
+
+    frames: npt.NDArray[np.uint8]
+    flow: npt.NDArray[np.float16]
+    decoded: int
+    """Frames of the video that were decoded."""
+
+
+def compute(clip: Clip, clip_spec: ClipSpec, flow_spec: FlowSpec) -> Computed:
+    """The frames and the flow of a clip, from its video.
+
+    Raises:
+        DataError: the clip cannot be used.
+    """
+    path = Path(clip.path)
+    try:
+        frames, decoded = read_clip(path, clip_spec, start_s=clip.start_s, end_s=clip.end_s)
+        with naming(path):
+            return Computed(frames, flow_of_frames(frames, flow_spec).astype(np.float16), decoded)
     except cv2.error as error:
-        return DataError(f"{path}: OpenCV refuses the frames: {error.err}")
-    _write(entry.frames_path, frames)
-    _write(entry.flow_path, flow)
-    return entry, True
+        raise DataError(f"{path}: OpenCV refuses the frames: {error.err}") from error
 
 
-def _entry(clip: Clip, clip_spec: ClipSpec, flow_spec: FlowSpec, cache_dir: Path) -> CachedClip:
-    """Where the clip's frames and flow are, or will be."""
+def raw_bytes(path: Path, clip_spec: ClipSpec) -> int:
+    """Bytes of a raw entry of the video at `path`, by the size of its first frame: three of colour and four of flow a
+    pixel.
+
+    Raises:
+        DataError: it is not a video.
+    """
+    height, width, _ = resize_short_side(first_frame(path), clip_spec).shape
+    return clip_spec.frames * int(height) * int(width) * 7
+
+
+class Lookup(NamedTuple):
+    """Where a clip's entry is, or will be."""
+
+    entry: CachedClip
+    whole: bool
+    """Whether it is there."""
+
+
+def find(clip: Clip, clip_spec: ClipSpec, flow_spec: FlowSpec, cache_dir: Path, form: Form) -> Lookup:
+    """The clip's entry in whichever form it is there; else where it will be in `form`.
+
+    Raises:
+        DataError: the video cannot be read, or the frames in the entry are too small for the crop.
+    """
     try:
         video_sha256 = sha256_of_file(Path(clip.path))
     except OSError as error:
         raise DataError(f"cannot read {clip.path}: {error.strerror or error}") from error
     sampled = clip_spec.model_dump(mode="json", exclude=_NOT_IN_THE_KEY)
-    key = sha256_of_value([_FORMAT, video_sha256, sampled, flow_spec.model_dump(mode="json")])
-    stem = cache_dir / key[:2] / key
-    return CachedClip(clip, video_sha256, stem.with_suffix(".frames.npy"), stem.with_suffix(".flow.npy"))
+    times = [clip.start_s, clip.end_s] if clip.span else []
+    key = sha256_of_value([_FORMAT, video_sha256, sampled, flow_spec.model_dump(mode="json"), *times])
+
+    def named(form: Form) -> CachedClip:
+        frames, flow = (cache_dir / key[:2] / f"{key}.{what}{arrays.SUFFIXES[form]}" for what in ("frames", "flow"))
+        return CachedClip(clip, video_sha256, frames, flow, clip_spec.frames)
+
+    wanted = named(form)
+    for entry in (wanted, named("compressed" if form == "raw" else "raw")):
+        if shape := _shape_of(entry, clip_spec):
+            with naming(Path(clip.path)):
+                check_crop(shape, clip_spec)  # the crop is not part of the key, so it is checked again
+            return Lookup(entry, True)
+    return Lookup(wanted, False)
 
 
-def _is_whole(entry: CachedClip, spec: ClipSpec) -> bool:
-    """Whether both files are there with the header and the length they must have."""
-    try:
-        frames, flow = entry.frames(), entry.flow()
-        lengths = [path.stat().st_size for path in (entry.frames_path, entry.flow_path)]
-    except _UNREADABLE:
-        return False
-    good_frames = frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3
+def _shape_of(entry: CachedClip, spec: ClipSpec) -> tuple[int, ...] | None:
+    """[T, h, w, 3] of the frames, if both files are there with the header and the length they must have."""
+    frames, flow = (arrays.header(path, spec.frames) for path in (entry.frames_path, entry.flow_path))
+    if frames is None or flow is None:
+        return None
+    good_frames = frames.dtype == np.uint8 and len(frames.shape) == 4 and frames.shape[3] == 3
     good_flow = flow.dtype == np.float16 and flow.shape == (*frames.shape[:3], 2)
-    if not (good_frames and good_flow and len(frames) == spec.frames and min(frames.shape[1:3]) == spec.short_side):
-        return False
-    return lengths == [array.offset + array.nbytes for array in (frames, flow)]
-
-
-def _mapped(path: Path) -> np.memmap[Any, Any]:
-    """The array in an .npy file as a read-only memory map; raises one of `_UNREADABLE` if it is damaged."""
-    return np.lib.format.open_memmap(path, mode="r")
-
-
-def _write(path: Path, array: npt.NDArray[Any]) -> None:
-    """Write an .npy file, whole or not at all.
-
-    Not `np.save`: when the disk is full, it loses the error code that StorageError explains.
-    """
-    with atomic_file(path) as partial_path, partial_path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-        file.write(np.ascontiguousarray(array).data)
+    if not (good_frames and good_flow and frames.shape[0] == spec.frames):
+        return None
+    return frames.shape if min(frames.shape[1:3]) == spec.short_side else None

@@ -5,17 +5,22 @@ Rotation metadata is honoured (OpenCV's auto-rotation), so that a phone's portra
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Collection, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from d3d_edge.errors import DataError
+from d3d_edge.video import seek
+from d3d_edge.video.seek import Frame as Frame
+from d3d_edge.video.seek import time_s_of
 
 # Damaged files make FFmpeg and OpenCV write to the C level's stderr; what is wrong is said by the DataErrors below.
 # FFmpeg reads its level (-8 is AV_LOG_QUIET) when the first video is opened. Whoever sets a variable gets the log.
@@ -23,12 +28,13 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 if "OPENCV_LOG_LEVEL" not in os.environ:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-Frame = npt.NDArray[np.uint8]
-"""uint8 [h, w, 3] RGB."""
-
 _LOSS_TOLERATED = 0.05
 """Share of the declared frames, and of the declared time, that may be missing in a healthy file: containers without
 a frame count (WebM, MKV) declare duration x rate, and the duration includes sound that ends after the pictures."""
+
+
+_NEAR_S = 5e-4
+"""Times this near are the same: they are multiples of a time base, and 1.0 may come as 0.9999999."""
 
 
 class TimedFrame(NamedTuple):
@@ -41,58 +47,129 @@ class TimedFrame(NamedTuple):
     image: Frame
 
 
-class _Walk(NamedTuple):
-    """What a decoded file held: `frames` decoded of `declared`, the last one at `end_s` of `duration_s`."""
+class Span(NamedTuple):
+    """A part of a video, in seconds from its start: frames with start_s <= presentation time < end_s."""
 
-    frames: int
+    start_s: float = 0.0
+    end_s: float = math.inf
+
+    def of(self, times_s: Sequence[float]) -> range:
+        """The places of the span's frames in `times_s`, the rising times of all frames."""
+        return range(*(bisect_left(times_s, time_s - _NEAR_S) for time_s in (self.start_s, self.end_s)))
+
+
+WHOLE = Span()
+
+
+class _Walk(NamedTuple):
+    """What a decoded file held: a frame at each of `times_s`, where the container declares `declared` of them."""
+
+    times_s: list[float]
     declared: int
-    end_s: float
     duration_s: float
 
+    @property
+    def frames(self) -> int:
+        return len(self.times_s)
 
-def read_frames(path: Path, choose: Callable[[int], Collection[int]], convert: Callable[[Frame], Frame]) -> list[Frame]:
-    """The frames `choose(number of frames)` of a video, each passed through `convert`.
+    @property
+    def end_s(self) -> float:
+        return max(self.times_s, default=0.0)
+
+
+class Reading(NamedTuple):
+    """Chosen frames, in the order of the sorted indices, and what they cost."""
+
+    frames: list[Frame]
+    decoded: int
+    """Frames that were decoded to get them."""
+
+
+def read_frames(
+    path: Path, choose: Callable[[int], Collection[int]], convert: Callable[[Frame], Frame], span: Span = WHOLE
+) -> Reading:
+    """The frames `choose(number of frames)` of a video's span, each passed through `convert`.
 
     The container's frame count is not believed: the whole file is decoded and counted, and read again with the true
-    count where the two differ. An index may be chosen twice; frames come in the order of the sorted indices.
+    count where the two differ. Only where the chosen frames are a small part of the file, it is not decoded whole,
+    and then what comes before, between and after them need not be healthy (`seek`); the frames are the same. An index
+    may be chosen twice.
 
     Raises:
-        DataError: `path` is missing, not a video, truncated or without frames; or what `choose` and `convert` raise.
+        DataError: `path` is missing, not a video, truncated or without frames in the span; or what `choose` and
+            `convert` raise.
     """
-    found = _read_guessing(path, choose, convert)
-    if found is None:
-        indices = sorted(choose(count_frames(path)))
-        found = indices, _read(path, set(indices), convert)[0]
-    indices, frames = found
-    return [frames[index] for index in indices]
-
-
-def _read_guessing(
-    path: Path, choose: Callable[[int], Collection[int]], convert: Callable[[Frame], Frame]
-) -> tuple[list[int], dict[int, Frame]] | None:
-    """Read with the declared count, which makes one pass of two; None where it was wrong."""
     with _opened(path) as capture:
         declared = _declared(capture)
+        indices = _chosen(choose, range(declared)) if span == WHOLE else None
+        if indices and not seek.may_pay(indices, declared):
+            frames, times_s = _walk(capture, path, set(indices), convert)
+            if len(times_s) == declared:
+                return Reading([frames[index] for index in indices], declared)
+            indices = None
+        if indices or span != WHOLE:
+            timeline = seek.timeline_of(path)
+            if indices := _chosen(choose, span.of(timeline.times_s)):
+                counted = span == WHOLE
+                found = seek.read(capture, timeline, indices, counted, lambda: convert(_retrieve(capture, path)))
+                if found is not None:
+                    return Reading([found.frames[index] for index in indices], found.decoded)
+                with _opened(path) as again:
+                    frames, times_s = _walk(again, path, set(indices), convert)
+                if _same(times_s, timeline.times_s):
+                    return Reading([frames[index] for index in indices], len(times_s))
+    return _read_by_counting(path, choose, convert, span)
+
+
+def _same(times_s: Sequence[float], others_s: Sequence[float]) -> bool:
+    return len(times_s) == len(others_s) and all(abs(a - b) < _NEAR_S for a, b in zip(times_s, others_s, strict=True))
+
+
+def _chosen(choose: Callable[[int], Collection[int]], places: range) -> list[int] | None:
+    """What would be chosen if the frames were at `places`; None if that is refused, since they are a guess."""
+    if not places:
+        return None
     try:
-        indices = sorted(choose(declared))
+        return [places[index] for index in sorted(choose(len(places)))]
     except DataError:
-        return None  # too few frames declared; what decodes decides
-    frames, walk = _read(path, set(indices), convert)
-    return (indices, frames) if walk.frames == declared else None
+        return None  # what decodes decides
 
 
-def _read(path: Path, wanted: set[int], convert: Callable[[Frame], Frame]) -> tuple[dict[int, Frame], _Walk]:
-    frames = {}
+def _read_by_counting(
+    path: Path, choose: Callable[[int], Collection[int]], convert: Callable[[Frame], Frame], span: Span
+) -> Reading:
+    """Decode the whole file for its frames' times, and once more for those chosen."""
     with _opened(path) as capture:
-        number, end_s = 0, 0.0
-        while capture.grab():
-            end_s = _time_s(capture)
-            if number in wanted:
-                frames[number] = convert(_retrieve(capture, path))
-            number += 1
-        walk = _Walk(number, _declared(capture), end_s, _duration_s(capture))
-    _check_complete(path, walk)
-    return frames, walk
+        times_s = _walk(capture, path, set(), convert)[1]
+    places = span.of(times_s)
+    if not places:
+        where = f"from {span.start_s:g} s" + (f" to {span.end_s:g} s" if span.end_s < math.inf else "")
+        raise DataError(f"{path} has no frame {where}: its last is at {times_s[-1]:.3f} s")
+    indices = [places[index] for index in sorted(choose(len(places)))]
+    with _opened(path) as capture:
+        frames = _walk(capture, path, set(indices), convert)[0]
+    return Reading([frames[index] for index in indices], 2 * len(times_s))
+
+
+def _walk(
+    capture: cv2.VideoCapture, path: Path, wanted: set[int], convert: Callable[[Frame], Frame]
+) -> tuple[dict[int, Frame], list[float]]:
+    """The wanted frames of a freshly opened file by their numbers, and the times of all."""
+    frames = {}
+    times_s: list[float] = []
+    while capture.grab():
+        if len(times_s) in wanted:
+            frames[len(times_s)] = convert(_retrieve(capture, path))
+        times_s.append(time_s_of(capture))
+    _check_complete(path, _Walk(times_s, _declared(capture), _duration_s(capture)))
+    return frames, _rising(times_s, _rate_hz(capture))
+
+
+def _rising(times_s: list[float], rate_hz: float) -> list[float]:
+    """The times of all frames; by their number where the file has none that rise, as an AVI with reordered frames."""
+    if rate_hz and any(now >= following for now, following in pairwise(times_s)):
+        return [number / rate_hz for number in range(len(times_s))]
+    return times_s
 
 
 def count_frames(path: Path) -> int:
@@ -101,7 +178,8 @@ def count_frames(path: Path) -> int:
     Raises:
         DataError: `path` is missing, not a video, truncated or without frames.
     """
-    return _read(path, set(), lambda frame: frame)[1].frames
+    with _opened(path) as capture:
+        return len(_walk(capture, path, set(), lambda frame: frame)[1])
 
 
 def iterate_frames(path: Path) -> Iterator[TimedFrame]:
@@ -111,13 +189,24 @@ def iterate_frames(path: Path) -> Iterator[TimedFrame]:
         DataError: `path` is missing or not a video; after the last frame, that it is truncated or had none.
     """
     with _opened(path) as capture:
-        number, time_s = 0, 0.0
+        times_s: list[float] = []
         while capture.grab():
-            time_s = _time_s(capture)
-            yield TimedFrame(number, time_s, _retrieve(capture, path))
-            number += 1
-        walk = _Walk(number, _declared(capture), time_s, _duration_s(capture))
+            times_s.append(time_s_of(capture))
+            yield TimedFrame(len(times_s) - 1, times_s[-1], _retrieve(capture, path))
+        walk = _Walk(times_s, _declared(capture), _duration_s(capture))
     _check_complete(path, walk)
+
+
+def first_frame(path: Path) -> Frame:
+    """The first frame, without a look at the others.
+
+    Raises:
+        DataError: `path` is missing, not a video or without frames.
+    """
+    with _opened(path) as capture:
+        if not capture.grab():
+            raise DataError(f"{path} holds no frame that decodes")
+        return _retrieve(capture, path)
 
 
 def frame_rate_hz(path: Path) -> float:
@@ -134,7 +223,9 @@ def frame_rate_hz(path: Path) -> float:
 def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
     if not path.is_file():
         raise DataError(f"there is no video file {path}")
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    # As many threads as OpenCV has: one in a process that shares the processors with others.
+    threads = [cv2.CAP_PROP_N_THREADS, max(cv2.getNumThreads(), 1)]
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, threads)
     try:
         if not capture.isOpened():
             raise DataError(_why_not_opened(path))
@@ -214,7 +305,3 @@ def _duration_s(capture: cv2.VideoCapture) -> float:
     """Time of the last frame that the container declares."""
     rate_hz = _rate_hz(capture)
     return max(_declared(capture) - 1, 0) / rate_hz if rate_hz else 0.0
-
-
-def _time_s(capture: cv2.VideoCapture) -> float:
-    return float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1e3

@@ -5,7 +5,8 @@ Every app and every runtime is compared with this file. Must not augment or norm
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from d3d_edge.clip import ClipSpec
 from d3d_edge.errors import DataError
 from d3d_edge.video import decode
-from d3d_edge.video.decode import Frame
+from d3d_edge.video.decode import Frame, Span
 
 _INTERPOLATION = {"area": cv2.INTER_AREA, "bilinear": cv2.INTER_LINEAR}
 Scalar = TypeVar("Scalar", bound="np.generic[Any]")
@@ -78,15 +79,25 @@ def centre_crop(frames: npt.NDArray[Scalar], spec: ClipSpec) -> npt.NDArray[Scal
     Raises:
         DataError: the frames are smaller than the crop.
     """
+    check_crop(frames.shape, spec)
     height, width = frames.shape[-3:-1]
+    top, left = (height - spec.height) // 2, (width - spec.width) // 2
+    return frames[..., top : top + spec.height, left : left + spec.width, :]
+
+
+def check_crop(shape: Sequence[int], spec: ClipSpec) -> None:
+    """Refuse frames [..., h, w, C] that are smaller than the crop.
+
+    Raises:
+        DataError: they are.
+    """
+    height, width = shape[-3:-1]
     if height < spec.height or width < spec.width:
         raise DataError(
             f"after the resize the frames are {width}x{height}, and the crop of {spec.width}x{spec.height} "
             "(width x height) does not fit",
             hint="a larger clip.short_side, or a smaller crop",
         )
-    top, left = (height - spec.height) // 2, (width - spec.width) // 2
-    return frames[..., top : top + spec.height, left : left + spec.width, :]
 
 
 def mirrored(frames: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
@@ -95,34 +106,53 @@ def mirrored(frames: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
     return cast("npt.NDArray[Scalar]", cv2.flip(rows, 1)).reshape(frames.shape)
 
 
-def load_frames(path: Path, spec: ClipSpec, part: Part = WHOLE) -> npt.NDArray[np.uint8]:
+def load_frames(
+    path: Path, spec: ClipSpec, part: Part = WHOLE, *, start_s: float | None = None, end_s: float | None = None
+) -> npt.NDArray[np.uint8]:
     """The sampled frames, resized and not cropped: uint8 [T, h, w, 3], where h or w is the short side.
+
+    With `start_s` or `end_s`, they are sampled from the frames at start_s <= time < end_s instead of the whole video.
 
     Raises:
         DataError: the video cannot be decoded, is too short, changes its frame size, or is too narrow for the crop.
             The message names the file.
+    """
+    return read_clip(path, spec, part, start_s=start_s, end_s=end_s)[0]
+
+
+def read_clip(
+    path: Path, spec: ClipSpec, part: Part = WHOLE, *, start_s: float | None = None, end_s: float | None = None
+) -> tuple[npt.NDArray[np.uint8], int]:
+    """What `load_frames` gives, and the number of frames that were decoded for it.
+
+    Raises:
+        DataError: as `load_frames`.
     """
 
     def indices(count: int) -> list[int]:
         with naming(path):
             return frame_indices(count, spec, part)
 
-    frames = decode.read_frames(path, indices, lambda frame: resize_short_side(frame, spec))
+    span = Span(start_s or 0.0, math.inf if end_s is None else end_s)
+    frames, decoded = decode.read_frames(path, indices, lambda frame: resize_short_side(frame, spec), span)
     if len({frame.shape for frame in frames}) > 1:
         raise DataError(f"{path}: the frame size changes within the video")
     stacked = np.stack(frames)
     with naming(path):
-        centre_crop(stacked, spec)  # refused now, not in the middle of a training run
-    return stacked
+        check_crop(stacked.shape, spec)  # refused now, not in the middle of a training run
+    return stacked, decoded
 
 
-def load_clip(path: Path, spec: ClipSpec) -> npt.NDArray[np.uint8]:
+def load_clip(
+    path: Path, spec: ClipSpec, *, start_s: float | None = None, end_s: float | None = None
+) -> npt.NDArray[np.uint8]:
     """The clip the model takes: uint8 [T, H, W, 3] RGB, sampled, resized and centre-cropped.
 
     Raises:
         DataError: as `load_frames`.
     """
-    return np.ascontiguousarray(centre_crop(load_frames(path, spec), spec))
+    frames = load_frames(path, spec, start_s=start_s, end_s=end_s)
+    return np.ascontiguousarray(centre_crop(frames, spec))
 
 
 @contextmanager

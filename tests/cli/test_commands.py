@@ -21,8 +21,8 @@ def test_help_names_every_command(d3d_edge: D3DEdge) -> None:
     result = d3d_edge("--help")
     assert result.code == 0
     for command in (
-        *("demo", "recipes", "models", "targets", "doctor", "distill", "evaluate", "quantize", "export", "validate"),
-        *("benchmark", "predict", "probe"),
+        *("demo", "recipes", "models", "targets", "doctor", "prepare", "distill", "evaluate", "probe", "quantize"),
+        *("export", "validate", "benchmark", "predict"),
     ):
         assert command in result.out
         helped = d3d_edge(command, "--help")

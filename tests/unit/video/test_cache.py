@@ -4,11 +4,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from d3d_edge.clip import ClipSpec, FlowSpec
-from d3d_edge.errors import DataError, StorageError
+from d3d_edge.errors import DataError, RecipeError, StorageError
 from d3d_edge.files import sha256_of_file
 from d3d_edge.manifest import Clip
 from d3d_edge.progress import Silent
@@ -57,7 +58,7 @@ def test_a_second_run_computes_nothing(
 ) -> None:
     first = prepared(clips, tmp_path / "c", spec, flow_spec)
     before = written(tmp_path / "c")
-    monkeypatch.delattr(cache, "load_frames")
+    monkeypatch.delattr(cache, "read_clip")
     second = prepared(clips, tmp_path / "c", spec, flow_spec)
     assert second.computed == 0
     assert second.clips == first.clips
@@ -126,7 +127,7 @@ def test_bad_clips_are_skipped_and_named_or_raised(
     Path(clips[2].path).unlink()
     result = prepared(clips, tmp_path / "c", spec, flow_spec)
     assert [cached.clip for cached in result.clips] == [clips[1]]
-    assert [skipped.path for skipped in result.skipped] == [clips[0].path, clips[2].path]
+    assert [skipped.key for skipped in result.skipped] == [clips[0].path, clips[2].path]
     assert "is not a video" in result.skipped[0].reason
     assert "No such file" in result.skipped[1].reason
     with pytest.raises(DataError, match=r"0\.mp4 is not a video"):
@@ -149,6 +150,74 @@ def test_a_damaged_entry_is_made_again(
             path.write_bytes(bad[damage])
         assert prepared(clips, tmp_path / "c", spec, flow_spec).computed == 1
         assert path.read_bytes() == good
+
+
+def test_parts_of_a_video_are_entries_of_their_own(
+    clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec
+) -> None:
+    parts = [clips[0].model_copy(update={"end_s": 8 / 25}), clips[0].model_copy(update={"start_s": 4 / 25})]
+    result = prepared([clips[0], *parts, parts[1]], tmp_path / "c", spec, flow_spec)
+    assert result.computed == 3
+    assert len({entry.frames_path for entry in result.clips}) == len({entry.content for entry in result.clips}) == 3
+    for entry in result.clips:
+        clip = entry.clip
+        frames = load_frames(Path(clip.path), spec, start_s=clip.start_s, end_s=clip.end_s)
+        np.testing.assert_array_equal(entry.frames(), frames)
+    late = clips[0].model_copy(update={"start_s": 9.0})
+    (skipped,) = prepared([late], tmp_path / "c", spec, flow_spec).skipped
+    assert skipped.key == f"{clips[0].path}#t=9"
+    assert "has no frame from 9 s: its last is at 0.440 s" in skipped.reason
+
+
+def test_compressed_entries_hold_the_same_bits_and_either_form_is_found(
+    clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec
+) -> None:
+    raw = prepared(clips, tmp_path / "raw", spec, flow_spec)
+    small = prepared(clips, tmp_path / "small", spec, flow_spec, form="compressed", workers=2)
+    assert small.decoded == raw.decoded == 36
+    for one, other in zip(raw.clips, small.clips, strict=True):
+        assert other.size_bytes < one.size_bytes
+        np.testing.assert_array_equal(one.frames(), other.frames())
+        np.testing.assert_array_equal(one.flow().view(np.uint16), other.flow().view(np.uint16))
+        assert not other.frames().flags.writeable
+        assert not other.flow().flags.writeable
+    assert prepared(clips, tmp_path / "small", spec, flow_spec).clips == small.clips
+    again = prepared(clips, tmp_path / "raw", spec, flow_spec, form="compressed")
+    assert (again.computed, again.decoded, again.clips) == (0, 0, raw.clips)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "longer", "garbled", "other", "gone"])
+def test_a_damaged_compressed_entry_is_made_again(
+    clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec, damage: str
+) -> None:
+    entry = prepared(clips, tmp_path / "c", spec, flow_spec, form="compressed").clips[1]
+    for path in (entry.frames_path, entry.flow_path):
+        good = path.read_bytes()
+        if damage == "other":
+            cv2.imwrite(str(path), np.zeros((8 * 48, 60), np.uint8))
+        elif damage == "gone":
+            path.unlink()
+        else:
+            bad = {"empty": b"", "cut": good[:-1], "longer": good + b"x", "garbled": good[:18] + b"abc" + good[21:]}
+            path.write_bytes(bad[damage])
+        assert prepared(clips, tmp_path / "c", spec, flow_spec, form="compressed").computed == 1
+        assert path.read_bytes() == good
+
+
+def test_damage_inside_a_compressed_entry_is_told_when_it_is_read(
+    clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec
+) -> None:
+    entry = prepared(clips, tmp_path / "c", spec, flow_spec, form="compressed").clips[1]
+    data = bytearray(entry.frames_path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    entry.frames_path.write_bytes(data)
+    with pytest.raises(DataError, match=r"frames\.png is damaged .*delete it"):
+        entry.frames()
+
+
+def test_an_unknown_engine_is_refused(clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec) -> None:
+    with pytest.raises(RecipeError, match="no engine 'spark'"):
+        prepared(clips, tmp_path / "c", spec, flow_spec, engine="spark")
 
 
 def test_what_a_killed_run_left_is_harmless(

@@ -30,14 +30,14 @@ def index_first(path: Path) -> bytes:
 def test_reads_chosen_frames_in_order_as_rgb(write_video: VideoWriter) -> None:
     red = np.zeros((32, 32, 3), np.uint8)
     red[..., 0] = 200
-    frames = read_frames(write_video(frames=[red] * 5), lambda count: [count - 1, 0, 0], lambda frame: frame)
+    frames = read_frames(write_video(frames=[red] * 5), lambda count: [count - 1, 0, 0], lambda frame: frame).frames
     assert len(frames) == 3
     assert frames[0].dtype == np.uint8
     np.testing.assert_allclose(frames[0].mean((0, 1)), [200, 0, 0], atol=6)
 
 
 def test_selects_by_number(write_video: VideoWriter) -> None:
-    frames = read_frames(write_video(), lambda count: [0, 3, 15], lambda frame: frame)
+    frames = read_frames(write_video(), lambda count: [0, 3, 15], lambda frame: frame).frames
     np.testing.assert_allclose([frame.mean() for frame in frames], [0, 30, 150], atol=3)
 
 
@@ -64,7 +64,7 @@ def test_a_wrong_count_in_the_container_is_corrected(write_video: VideoWriter) -
             raise DataError("too few")
         return [0, 15]
 
-    frames = read_frames(path, choose, lambda frame: frame)
+    frames = read_frames(path, choose, lambda frame: frame).frames
     assert counts[-1] == 16
     np.testing.assert_allclose([frame.mean() for frame in frames], [0, 150], atol=3)
 

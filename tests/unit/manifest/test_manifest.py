@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from d3d_edge.errors import DataError
-from d3d_edge.manifest import Clip, Manifest, Split, load, with_split, write
+from d3d_edge.manifest import Clip, Manifest, Source, Split, load, with_split, write
 
 NAMES = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="/"), min_size=1, max_size=8).filter(
     lambda name: name not in (".", "..")
@@ -27,7 +27,11 @@ def manifests(draw: st.DrawFn, *, with_splits: bool) -> Manifest:
     for index in range(draw(st.integers(len(labels), 24))):
         group = draw(st.sampled_from(groups))
         path = f"/data/{draw(NAMES)}/{index} {draw(NAMES)}.mp4"
-        clips.append(Clip(path=path, label=labels[index % len(labels)], split=split_of[group], group=group))  # type: ignore[arg-type]
+        start_s = draw(st.none() | st.floats(0, 1e4))
+        end_s = draw(st.none() | st.floats(0.001, 1e4).map(lambda length, start_s=start_s: (start_s or 0) + length))
+        label = labels[index % len(labels)]
+        split = split_of[group]
+        clips.append(Clip(path=path, label=label, split=split, group=group, start_s=start_s, end_s=end_s))  # type: ignore[arg-type]
     return Manifest(clips=tuple(clips))
 
 
@@ -112,6 +116,29 @@ class TestTable:
             Clip(path="/b.mp4", label="clap", split="test", group="/b.mp4"),
         )
 
+    def test_two_parts_of_a_video_are_two_clips_of_one_group(self, tmp_path: Path) -> None:
+        path = table(tmp_path, "path,label,start_s,end_s\na.mp4,x,,2.5\na.mp4,y,2.5,\nb.mp4,y,,\n")
+        clips = load(path).clips
+        assert [(clip.start_s, clip.end_s) for clip in clips] == [(None, 2.5), (2.5, None), (None, None)]
+        assert [clip.key.removeprefix(str(tmp_path)) for clip in clips] == ["/a.mp4#t=0,2.5", "/a.mp4#t=2.5", "/b.mp4"]
+        assert [clip.group for clip in clips] == ["a.mp4", "a.mp4", "b.mp4"]
+        assert load(path).without([clips[0].key]).clips == clips[1:]
+
+    def test_videos_may_lie_in_another_folder(self, tmp_path: Path) -> None:
+        path = table(tmp_path, "path,label\na.mp4,x\n/b.mp4,y\n")
+        (tmp_path / "videos").mkdir()
+        clips = load(Source(path=path, videos=tmp_path / "videos")).clips
+        assert [clip.path for clip in clips] == [str(tmp_path / "videos" / "a.mp4"), "/b.mp4"]
+        assert clips[0].group == "a.mp4"
+
+    def test_times_are_part_of_the_data_and_no_times_change_nothing(self, tmp_path: Path) -> None:
+        hashes = [
+            load(table(tmp_path, f"path,label,end_s\na.mp4,x,{end_s}\nb.mp4,y,\n")).data_hash()
+            for end_s in ("", "1", "2")
+        ]
+        assert len(set(hashes)) == 3
+        assert load(table(tmp_path, "path,label\na.mp4,x\nb.mp4,y\n")).data_hash() == hashes[0]
+
     def test_a_byte_order_mark_and_empty_lines_do_no_harm(self, tmp_path: Path) -> None:
         path = tmp_path / "list.csv"
         path.write_bytes(b"\xef\xbb\xbfpath,label\r\n\r\na.mp4,x\r\nb.mp4,y\r\n\r\n")
@@ -120,7 +147,7 @@ class TestTable:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("", r"list.csv:1: the columns are .*expected path,label,split\[,group\]"),
+            ("", r"list.csv:1: the columns are .*expected path,label,split\[,group\]\[,start_s,end_s\]"),
             ("path,class\na.mp4,x\n", "the columns are path,class"),
             ("path,label,speed\na.mp4,x,1\n", "the columns are path,label,speed"),
             ("path,label,label\na.mp4,x,y\n", "the columns are path,label,label"),
@@ -136,6 +163,13 @@ class TestTable:
             (
                 "path,label,split,group\na.mp4,x,train,p\nb.mp4,y,test,p\n",
                 "group p is in train and in test .*results mean nothing",
+            ),
+            ("path,label,start_s\na.mp4,x,now\n", "list.csv:2: start_s 'now' is not a time"),
+            ("path,label,end_s\na.mp4,x,-3\n", "list.csv:2: end_s '-3' is not a time"),
+            ("path,label,start_s,end_s\na.mp4,x,4,4\n", "list.csv:2: the clip ends at 4 s and begins at 4 s"),
+            (
+                "path,label,start_s,end_s\na.mp4,x,1,2\na.mp4,x,1.0,2\n",
+                r"list.csv:3: .*a.mp4#t=1,2 stands in line 2 already",
             ),
             ('path,label\n"a.mp4,x\nb.mp4,y\n', "is not a CSV file: .*is a quote left open"),
             ("path,label\n" + "a" * 200_000 + ",x\n", "is not a CSV file"),

@@ -1,0 +1,84 @@
+"""Which clips there are, their labels and their split: from folders, a CSV or an official split. Decodes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from d3d_edge.errors import DataError
+from d3d_edge.manifest import kinetics, official
+from d3d_edge.manifest.clips import VIDEO_SUFFIXES, Clip, Manifest, Split
+from d3d_edge.manifest.drawing import with_split
+from d3d_edge.manifest.folders import from_folders
+from d3d_edge.manifest.table import EXPECTED, from_csv, write
+from d3d_edge.schema import Schema
+
+__all__ = ["VIDEO_SUFFIXES", "Clip", "Manifest", "Source", "Split", "load", "with_split", "write"]
+
+
+class Source(Schema):
+    """Where clips are, for data whose list and videos lie apart."""
+
+    path: Path
+    """A folder per class, a CSV, or the folder of official split files."""
+    videos: Path | None = None
+    """Where the videos are; none: beside the list."""
+    fold: int | None = None
+    """Which of the official splits; none: the first."""
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def load(data: Path | Source) -> Manifest:
+    """The clips of `data`. What it is, its own files say:
+
+    - a CSV with the columns path,label,split[,group][,start_s,end_s], or a folder that holds it as manifest.csv;
+    - a Kinetics CSV label,youtube_id,time_start,time_end,split, or a folder of such (`kinetics`);
+    - the folder of the split files of UCF101 or HMDB51 (`official`);
+    - else, a folder per class.
+
+    Clips of an official list are given whether or not their files are there; that some are missing is found when
+    they are read, as for a damaged file.
+
+    Raises:
+        DataError: nothing is there, a class folder is empty, there is one class only, a line is wrong, or not one of
+            an official list's videos is there.
+    """
+    source = data if isinstance(data, Source) else Source(path=data)
+    manifest = Manifest(clips=tuple(_clips(source)))
+    if len(manifest.labels) < 2:
+        only = manifest.labels[0] if manifest.labels else "none"
+        raise DataError(f"{source} holds one class only: {only}", hint="recognition needs at least two classes")
+    return manifest
+
+
+def _clips(source: Source) -> list[Clip]:
+    path = source.path
+    if path.is_dir() and (path / "manifest.csv").is_file():
+        path = path / "manifest.csv"
+    if source.videos is not None and not source.videos.is_dir():
+        raise DataError(f"there is no folder {source.videos}", hint="--videos takes the folder of the videos")
+    if path.is_dir():
+        beside = source.videos or path
+        if kind := official.kind_of(path):
+            return official.load(kind, path, beside, source.fold)
+        _refuse_fold(source)
+        if lists := kinetics.lists_in(path):
+            return kinetics.load(lists, beside)
+        if source.videos is not None:
+            raise DataError(f"{path} holds no split files for the videos in {source.videos}", hint="leave out --videos")
+        return from_folders(path)
+    if path.is_file() and path.suffix.lower() == ".csv":
+        _refuse_fold(source)
+        beside = source.videos or path.parent
+        return kinetics.load([path], beside) if kinetics.is_list(path) else from_csv(path, beside)
+    if path.exists():
+        raise DataError(
+            f"{path} is neither a folder nor a .csv manifest", hint="--data takes one of the two; see --help"
+        )
+    raise DataError(f"there is no {path}", hint=f"--data takes a folder per class, or a CSV {EXPECTED}")
+
+
+def _refuse_fold(source: Source) -> None:
+    if source.fold is not None:
+        raise DataError(f"{source} is no set with numbered splits", hint="--fold goes with UCF101 and HMDB51")

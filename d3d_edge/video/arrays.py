@@ -1,0 +1,120 @@
+"""The two arrays of a cache entry as files: raw .npy to be mapped, or lossless .png. Both give back the same bits.
+
+A .png holds the T pictures one below the other: frames as 8-bit RGB, and flow as 16-bit grey, the bits of its float16
+numbers, x in the left half and y in the right. Knows nothing of videos.
+"""
+
+from __future__ import annotations
+
+import struct
+import tokenize
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from d3d_edge.errors import DataError
+from d3d_edge.files import atomic_file
+
+Form = Literal["raw", "compressed"]
+SUFFIXES: dict[Form, str] = {"raw": ".npy", "compressed": ".png"}
+
+_LEVEL = 1
+"""Of zlib. Level 6 saves another tenth of the frames' bytes and takes four times as long."""
+_HEAD = struct.Struct(">8s4x4sIIBB3x")
+"""Signature, length and name of the first chunk, width, height, bits, colour type (PNG specification, 5.2, 11.2.2)."""
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+"""The last chunk of every PNG."""
+_RGB, _GREY = 2, 0
+_UNREADABLE = (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError, struct.error)
+"""What numpy raises for a missing, cut or garbled .npy file, and reading a header of a .png."""
+
+
+class Header(NamedTuple):
+    """What an array's file promises."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+def write(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write frames uint8 [T, h, w, 3] or flow float16 [T, h, w, 2], whole or not at all; the suffix says how.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    with atomic_file(path, lasting=False) as partial, partial.open("wb") as file:
+        if path.suffix == SUFFIXES["raw"]:
+            # Not `np.save`: when the disk is full, it loses the error code that StorageError explains.
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+            file.write(np.ascontiguousarray(array).data)
+        else:
+            file.write(png_of(array).data)
+
+
+def read(path: Path, count: int) -> npt.NDArray[Any]:
+    """The array of `count` pictures at `path`, not to be written to; a raw one as a memory map.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    try:
+        if path.suffix == SUFFIXES["raw"]:
+            return _mapped(path)
+        picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    except (*_UNREADABLE, cv2.error) as error:
+        raise DataError(f"cannot read {path}: {error}", hint="run the same command again: it is made anew") from error
+    if picture is None:
+        raise DataError(f"{path} is damaged", hint="delete it and run the same command again: it is made anew")
+    array = _array_of(picture, count)
+    array.flags.writeable = False
+    return array
+
+
+def header(path: Path, count: int) -> Header | None:
+    """What the file at `path` holds, without reading it all; None where it is missing, cut or of another format."""
+    try:
+        if path.suffix == SUFFIXES["raw"]:
+            array = _mapped(path)
+            whole = path.stat().st_size == array.offset + array.nbytes
+            return Header(array.dtype, array.shape) if whole else None
+        with path.open("rb") as file:
+            signature, name, width, rows, bits, colour = _HEAD.unpack(file.read(_HEAD.size))
+            file.seek(-len(_END), 2)
+            if (signature, name) != (_SIGNATURE, b"IHDR") or file.read() != _END or rows % count:
+                return None
+    except _UNREADABLE:
+        return None
+    if (bits, colour) == (8, _RGB):
+        return Header(np.dtype(np.uint8), (count, rows // count, width, 3))
+    if (bits, colour) == (16, _GREY) and width % 2 == 0:
+        return Header(np.dtype(np.float16), (count, rows // count, width // 2, 2))
+    return None
+
+
+def png_of(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """The bytes of the .png of frames uint8 [T, h, w, 3] or flow float16 [T, h, w, 2]."""
+    count, height, width, _ = array.shape
+    if array.dtype == np.uint8:
+        picture = np.ascontiguousarray(array[..., ::-1])  # OpenCV takes BGR
+        picture = picture.reshape(count * height, width, 3)
+    else:
+        bits = np.ascontiguousarray(array).view(np.uint16)
+        picture = np.concatenate([bits[..., 0], bits[..., 1]], axis=2).reshape(count * height, 2 * width)
+    return np.asarray(cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, _LEVEL])[1], dtype=np.uint8)
+
+
+def _array_of(picture: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    if picture.ndim == 3:
+        frames: npt.NDArray[Any] = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+        return frames.reshape(count, -1, picture.shape[1], 3)
+    x, y = np.split(picture.reshape(count, -1, picture.shape[1]), 2, axis=2)
+    return np.stack([x, y], axis=-1).view(np.float16)
+
+
+def _mapped(path: Path) -> np.memmap[Any, Any]:
+    """The array in an .npy file as a read-only memory map; raises one of `_UNREADABLE` if it is damaged."""
+    return np.lib.format.open_memmap(path, mode="r")

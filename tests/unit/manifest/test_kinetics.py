@@ -1,0 +1,128 @@
+"""A Kinetics list says which part of which video a clip is, and its file is found wherever it lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from d3d_edge.errors import DataError
+from d3d_edge.manifest import Source, load
+
+HEADER = "label,youtube_id,time_start,time_end,split"
+ROWS = """abseiling,-abc_1234567,10,20,train
+air drumming,DEF,0,10,train
+abseiling,ghi,3,13,val
+air drumming,jkl,110,120,val
+"""
+
+
+def made(tmp_path: Path, text: str, *files: str) -> Path:
+    (tmp_path / "list.csv").write_text(text)
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    return tmp_path / "list.csv"
+
+
+@pytest.mark.parametrize(
+    ("file", "span"),
+    [
+        ("abseiling/-abc_1234567_000010_000020.mp4", ""),
+        ("-abc_1234567_000010_000020.mkv", ""),
+        ("train/abseiling/-abc_1234567_000010_000020.mp4", ""),
+        ("-abc_1234567.mp4", "#t=10,20"),
+        ("abseiling/-abc_1234567.webm", "#t=10,20"),
+    ],
+)
+def test_a_cut_file_is_a_clip_and_a_whole_one_holds_it(tmp_path: Path, file: str, span: str) -> None:
+    clip = load(made(tmp_path, f"{HEADER}\n{ROWS}", file)).clips[0]
+    assert clip.path == str((tmp_path / file).resolve())
+    assert clip.span == span
+    assert (clip.label, clip.split, clip.group) == ("abseiling", "train", "-abc_1234567")
+
+
+def test_a_cut_file_goes_before_a_whole_one_and_the_folder_of_the_class_before_others(tmp_path: Path) -> None:
+    files = ("air_drumming/DEF_000000_000010.mp4", "abseiling/DEF_000000_000010.mp4", "DEF.mp4")
+    clip = load(made(tmp_path, f"{HEADER}\n{ROWS}", *files)).clips[1]
+    assert clip.path == str((tmp_path / files[0]).resolve())
+    assert clip.span == ""
+
+
+def test_missing_files_are_listed_all_the_same(tmp_path: Path) -> None:
+    clips = load(made(tmp_path, f"{HEADER},is_cc\n" + ROWS.replace("\n", ",0\n"), "DEF.mp4")).clips
+    assert len(clips) == 4
+    assert [Path(clip.path).exists() for clip in clips] == [False, True, False, False]
+    assert clips[3].path == str((tmp_path / "air drumming" / "jkl_000110_000120.mp4").resolve())
+
+
+def test_val_is_the_test_split_where_there_is_no_other(tmp_path: Path) -> None:
+    path = made(tmp_path, f"{HEADER}\n{ROWS}", "DEF.mp4")
+    assert [clip.split for clip in load(path).clips] == ["train", "train", "test", "test"]
+    path.write_text(f"{HEADER}\n{ROWS}abseiling,mno,0,10,test\n")
+    assert [clip.split for clip in load(path).clips] == ["train", "train", "val", "val", "test"]
+
+
+def test_a_folder_of_lists_is_read_as_one(tmp_path: Path) -> None:
+    lists = tmp_path / "annotations"
+    lists.mkdir()
+    rows = ROWS.splitlines(keepends=True)
+    (lists / "train.csv").write_text(HEADER + "\n" + "".join(rows[:2]))
+    (lists / "validate.csv").write_text(HEADER + "\n" + "".join(rows[2:]).replace(",val", ",validate"))
+    (lists / "other.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "DEF.mp4").touch()
+    loaded = load(Source(path=lists, videos=tmp_path))
+    assert [clip.split for clip in loaded.clips] == ["train", "train", "test", "test"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("youtube_id,time_start,time_end,split\na,0,10,test\n", r"list.csv:1: the column label is missing"),
+        (f"{HEADER}\na,b,0,10\n", "list.csv:2: the row does not have the header's number of columns"),
+        (f"{HEADER}\na,b,0,10,trian\n", "list.csv:2: split 'trian' is not known .*did you mean 'train'"),
+        (f"{HEADER}\na,,0,10,train\n", "list.csv:2: label and youtube_id must not be empty"),
+        (f"{HEADER}\na,../b,0,10,train\n", "list.csv:2: .* must be a file's name"),
+        (f"{HEADER}\na,b,,10,train\n", "list.csv:2: time_start and time_end must not be empty"),
+        (f"{HEADER}\na,b,x,10,train\n", "list.csv:2: time_start 'x' is not a time"),
+        (f"{HEADER}\na,b,-1,10,train\n", "list.csv:2: time_start '-1' is not a time"),
+        (f"{HEADER}\na,b,0,inf,train\n", "list.csv:2: time_end 'inf' is not a time"),
+        (f"{HEADER}\na,b,10,10,train\n", "list.csv:2: the clip ends at 10 s and begins at 10 s"),
+        (f"{HEADER}\n{ROWS}abseiling,DEF,20,30,val\n", "group DEF is in train and in test"),
+        (f"{HEADER}\n{ROWS}air drumming,DEF,0,10,train\n", "list.csv:6: .*stands in .*list.csv:3 already"),
+    ],
+)
+def test_a_wrong_row_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load(made(tmp_path, text, "DEF.mp4"))
+
+
+def test_videos_in_another_place_are_one_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none of the 4 videos .*list\.csv lists .*--videos"):
+        load(made(tmp_path, f"{HEADER}\n{ROWS}"))
+
+
+IDS = st.text("ABCxyz019-_", min_size=11, max_size=11)
+
+
+@given(
+    rows=st.dictionaries(
+        IDS, st.tuples(st.integers(0, 9000), st.integers(1, 600), st.booleans()), min_size=2, max_size=9
+    )
+)
+def test_every_row_is_found_under_its_name(
+    tmp_path_factory: pytest.TempPathFactory, rows: dict[str, tuple[int, int, bool]]
+) -> None:
+    root = tmp_path_factory.mktemp("kinetics")
+    text = HEADER + "\n"
+    names = []
+    for place, (video, (start, length, cut)) in enumerate(rows.items()):
+        names.append(f"{video}_{start:06d}_{start + length:06d}.mp4" if cut else f"{video}.mp4")
+        (root / names[-1]).touch()
+        text += f"class {place % 2},{video},{start},{start + length},train\n"
+    (root / "list.csv").write_text(text)
+    for clip, name, (start, length, cut) in zip(load(root / "list.csv").clips, names, rows.values(), strict=True):
+        assert Path(clip.path).name == name
+        assert (clip.start_s, clip.end_s) == ((None, None) if cut else (start, start + length))
