@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from d3d_edge import presets, resources
 from d3d_edge.clip import ClipSpec, FlowSpec
@@ -220,11 +220,17 @@ class Recipe(Schema):
     teacher: TeacherSpec
     student: StudentSpec
     baselines: dict[str, BaselineSpec] = Field(default_factory=dict)
-    """Networks to train beside the student, by name. `spatial` is the RGB stream of `d3d-edge evaluate`."""
+    """Networks to train beside the student, by name. `spatial` is the RGB stream of `d3d-edge evaluate`. null takes one
+    away that the extended recipe has."""
     distill: DistillSpec
     quantize: QuantizeSpec
     export: ExportSpec = ExportSpec()
     gates: GateSpec
+
+    @field_validator("baselines", mode="before")
+    @classmethod
+    def _without_null(cls, value: Any) -> Any:
+        return {name: spec for name, spec in value.items() if spec is not None} if isinstance(value, dict) else value
 
     def yaml(self) -> str:
         """The resolved recipe, as YAML that reads back equal."""

@@ -220,7 +220,7 @@ def test_a_teacher_is_taken_from_another_run(
     assert refused.code == 2
     assert "trained by another recipe" in refused.err
     shutil.rmtree(tmp_path / "run")
-    taken = distill("--set", "student.train.epochs=1", "--set", "baselines={}")
+    taken = distill("--set", "student.train.epochs=1", "--set", "baselines.spatial=null")
     assert taken.code == 0, taken.err
     assert "teacher (flow): finished before" in taken.err
     names = [tmp_path / "run" / "teacher" / "last.pt", made / "run" / "teacher" / "last.pt"]

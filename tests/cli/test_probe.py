@@ -12,7 +12,7 @@ import pytest
 from tests.cli.conftest import D3DEdge, cli
 
 # One epoch of each stage is enough: the probe must work, and what it finds is not the question here.
-ONE_EPOCH = ("teacher.train.epochs=1", "student.train.epochs=1")
+ONE_EPOCH = ("teacher.train.epochs=1", "student.train.epochs=1", "baselines.spatial=null")
 
 
 @pytest.fixture(scope="module")

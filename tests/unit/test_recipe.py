@@ -185,6 +185,11 @@ def test_baselines_are_checked(path: Path, setting: str, message: str) -> None:
         recipe.load(str(path), [setting, "teacher.network.width=0.5"])
 
 
+def test_null_takes_a_baseline_away(path: Path) -> None:
+    settings = ["baselines.spatial={}", "baselines.still={frames: one}", "baselines.spatial=null"]
+    assert list(recipe.load(str(path), settings).baselines) == ["still"]
+
+
 def test_two_streams_share_no_features(path: Path) -> None:
     settings = ["baselines.spatial={}", "distill.teacher=two_stream", "distill.features_weight=1"]
     assert recipe.load(str(path), settings[:2]).distill.uses_teacher
