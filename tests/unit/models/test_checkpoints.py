@@ -324,7 +324,7 @@ class Code:
         ({"layer1.weight": torch.zeros(1)}, r"no known format; it holds layer1\.weight"),
         ({}, "no known format"),
     ],
-    ids=str,
+    ids=["code", "a list", "no tensors", "other tensors", "nothing"],
 )
 def test_a_file_of_something_else(held: object, message: str, tmp_path: Path) -> None:
     torch.save(held, tmp_path / "weights.pt")
