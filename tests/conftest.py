@@ -12,11 +12,10 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Keep the tests of one expensive fixture in one process, so that parallel runs make it once."""
-    for item in items:
-        if "made" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("made"))
+    if "made" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.xdist_group("made"))
 
 
 @pytest.fixture
