@@ -12,12 +12,6 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep the tests of one expensive fixture in one process, so that parallel runs make it once."""
-    if "made" in getattr(item, "fixturenames", ()):
-        item.add_marker(pytest.mark.xdist_group("made"))
-
-
 @pytest.fixture
 def clip_data() -> dict[str, Any]:
     """A small ClipSpec, as YAML would give it."""
