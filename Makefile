@@ -24,9 +24,10 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 demo: $(READY)  ## the whole way on rendered clips: train, distil, quantize, export, validate
 	$(BIN)/d3d-edge demo $(ARGS)
 
-# One thread a process, since several share the processors, and whole files, since their fixtures are expensive.
+# One thread a process, since several share the processors; whole files, since their fixtures are expensive; and in their
+# order, since the files that take longest, those of commands, come first.
 test: $(READY)  ## all tests; ARGS goes to pytest
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(READY)  ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
 """S3D-G on float [N, C, T, H, W] with PyTorch's 3D modules, as it is usually written: what rank 4 is timed against.
 
-It takes the weights of the rank-4 network and shares no layer with it. Slim's padding and the 3x7x7 stem only. The
-oracle of the tests is no baseline for time: it spells the arithmetic out and knows no batch statistics.
+It takes the weights and the table of layers of the rank-4 network, and shares no layer with it. Slim's padding and the
+3x7x7 stem only. The oracle of the tests is no baseline for time: it spells the arithmetic out and knows no batch
+statistics.
 """
 
 from __future__ import annotations
@@ -12,30 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Triple = tuple[int, int, int]
+from d3d_edge.models.layers import BATCH_NORM_EPS, pads
+from d3d_edge.models.s3dg import END_POINTS, MIN_DEPTH, MIXED, POOLS
 
-BLOCKS: dict[str, tuple[int, ...]] = {
-    "Mixed_3b": (64, 96, 128, 16, 32, 32),
-    "Mixed_3c": (128, 128, 192, 32, 96, 64),
-    "Mixed_4b": (192, 96, 208, 16, 48, 64),
-    "Mixed_4c": (160, 112, 224, 24, 64, 64),
-    "Mixed_4d": (128, 128, 256, 24, 64, 64),
-    "Mixed_4e": (112, 144, 288, 32, 64, 64),
-    "Mixed_4f": (256, 160, 320, 32, 128, 128),
-    "Mixed_5b": (256, 160, 320, 32, 128, 128),
-    "Mixed_5c": (384, 192, 384, 48, 128, 128),
-}
-ORDER = (
-    *("Conv2d_1a_7x7", "MaxPool_2a_3x3", "Conv2d_2b_1x1", "Conv2d_2c_3x3", "MaxPool_3a_3x3", "Mixed_3b", "Mixed_3c"),
-    *("MaxPool_4a_3x3", "Mixed_4b", "Mixed_4c", "Mixed_4d", "Mixed_4e", "Mixed_4f", "MaxPool_5a_2x2"),
-    *("Mixed_5b", "Mixed_5c"),
-)
+Triple = tuple[int, int, int]
 
 
 def same_pads(sizes: Sequence[int], kernel: Triple, stride: Triple) -> list[tuple[int, int]]:
     """TensorFlow's SAME: what comes before and after each axis."""
-    needed = [max(k - (size % s or s), 0) for size, k, s in zip(sizes, kernel, stride, strict=True)]
-    return [(total // 2, total - total // 2) for total in needed]
+    return [pads("same", size, k, s) for size, k, s in zip(sizes, kernel, stride, strict=True)]
 
 
 class Gate(nn.Module):
@@ -56,12 +42,12 @@ class Spatial(nn.Module):
         # At stride 1 the padding is even, and the convolution's own costs no copy.
         inside = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2) if stride == (1, 1, 1) else (0, 0, 0)
         self.conv = nn.Conv3d(inputs, outputs, kernel, stride, inside, bias=False)
-        self.bn = nn.BatchNorm3d(outputs, eps=1e-3, momentum=momentum)
+        self.bn = nn.BatchNorm3d(outputs, eps=BATCH_NORM_EPS, momentum=momentum)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stride != (1, 1, 1):
-            pads = same_pads(x.shape[2:], self.kernel, self.stride)
-            x = F.pad(x, [amount for pair in reversed(pads) for amount in pair])
+            around = same_pads(x.shape[2:], self.kernel, self.stride)
+            x = F.pad(x, [amount for pair in reversed(around) for amount in pair])
         return F.relu(self.bn(self.conv(x)))
 
 
@@ -94,10 +80,10 @@ class Pool(nn.Module):
         self.kernel, self.stride = kernel, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        pads = same_pads(x.shape[2:], self.kernel, self.stride)
+        around = same_pads(x.shape[2:], self.kernel, self.stride)
         # One element more after than before is what ceil mode means: no padded copy here either.
-        uneven = any(before != after for before, after in pads)
-        return F.max_pool3d(x, self.kernel, self.stride, [before for before, _ in pads], ceil_mode=uneven)
+        uneven = any(before != after for before, after in around)
+        return F.max_pool3d(x, self.kernel, self.stride, [before for before, _ in around], ceil_mode=uneven)
 
 
 class Mixed(nn.Module):
@@ -128,24 +114,22 @@ class Conv3dS3DG(nn.Module):
         super().__init__()
 
         def depth(channels: int) -> int:
-            return max(int(channels * width), 16)
+            return max(int(channels * width), MIN_DEPTH)
 
         self.Conv2d_1a_7x7 = Spatial(in_channels, depth(64), (3, 7, 7), (2, 2, 2), momentum)
-        self.MaxPool_2a_3x3 = Pool((1, 3, 3), (1, 2, 2))
+        for name, ((frames, size), (time_stride, step)) in POOLS.items():
+            self.add_module(name, Pool((frames, size, size), (time_stride, step, step)))
         self.Conv2d_2b_1x1 = Unit(depth(64), depth(64), 1, momentum, gated=False)
         self.Conv2d_2c_3x3 = Unit(depth(64), depth(192), 3, momentum, gated=True)
-        self.MaxPool_3a_3x3 = Pool((1, 3, 3), (1, 2, 2))
-        self.MaxPool_4a_3x3 = Pool((3, 3, 3), (2, 2, 2))
-        self.MaxPool_5a_2x2 = Pool((2, 2, 2), (2, 2, 2))
         channels = depth(192)
-        for name, widths in BLOCKS.items():
+        for name, widths in MIXED.items():
             block = Mixed(channels, [depth(count) for count in widths], momentum)
             self.add_module(name, block)
             channels = block.channels
         self.Logits = nn.ModuleDict({"Conv2d_0c_1x1": nn.Conv3d(channels, classes, 1)})
 
     def forward(self, x: Tensor) -> Tensor:
-        for name in ORDER:
+        for name in END_POINTS:
             x = self.get_submodule(name)(x)
         window = [min(size, limit) for size, limit in zip(x.shape[2:], (2, 7, 7), strict=True)]
         logits: Tensor = self.Logits["Conv2d_0c_1x1"](F.avg_pool3d(x, window, stride=1))

@@ -5,7 +5,6 @@ python benchmarks/seeds.py gestures --data clips/manifest.csv --seeds 5 --out ru
 
 from __future__ import annotations
 
-import json
 import statistics
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 import click
 
 from d3d_edge.evaluation import FILE_NAME, Evaluation
+from d3d_edge.files import write_json
 
 
 @click.command()
@@ -31,11 +31,8 @@ def main(recipe: str, data: Path, seeds: int, out: Path, settings: tuple[str, ..
         _d3d_edge("evaluate", str(run))
     evaluations = [Evaluation.model_validate_json((run / FILE_NAME).read_text(encoding="utf-8")) for run in runs]
     rows = summary(evaluations)
-    (out / "seeds.json").write_text(
-        json.dumps(
-            {"settings": settings, "environment": evaluations[0].environment.model_dump(), "rows": rows}, indent=2
-        )
-    )
+    environment = evaluations[0].environment.model_dump()
+    write_json(out / "seeds.json", {"settings": settings, "environment": environment, "rows": rows})
     click.echo(f"{'system':24}{'needs':12}{'mean':>7}{'sd':>7}  top-1 by seed")
     for row in rows:
         each = " ".join(f"{top1:.3f}" for top1 in row["top1"])
@@ -43,7 +40,7 @@ def main(recipe: str, data: Path, seeds: int, out: Path, settings: tuple[str, ..
 
 
 def summary(evaluations: list[Evaluation]) -> list[dict[str, object]]:
-    """A row per system: its top-1 by seed, the mean and the standard deviation."""
+    """A row per system: its top-1 by seed, the mean and the standard deviation over seeds (of a sample, n - 1)."""
     rows: list[dict[str, object]] = []
     for place, system in enumerate(evaluations[0].systems):
         top1 = [evaluation.systems[place].top1 for evaluation in evaluations]

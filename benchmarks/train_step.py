@@ -18,13 +18,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.conv3d import Conv3dS3DG
+from d3d_edge.cli.tables import columns
 from d3d_edge.files import write_json
 from d3d_edge.models.s3dg import S3DG
 from d3d_edge.pipeline.environment import environment
@@ -163,11 +163,7 @@ def case_from_text(text: str) -> Case:
 
 def table(results: Sequence[Result]) -> Table:
     """A line a form."""
-    drawn = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in ("width:TxHxW:batch", "form"):
-        drawn.add_column(name, no_wrap=True)
-    for name in ("p50 ms", "p90 ms", "min ms", "speed-up"):
-        drawn.add_column(name, justify="right", no_wrap=True)
+    drawn = columns(("width:TxHxW:batch", "form"), ("p50 ms", "p90 ms", "min ms", "speed-up"))
     for result in results:
         for name, times in result.forms.items():
             faster = f"{result.speed_up[name]:.2f}x" if name in result.speed_up else "-"

@@ -6,7 +6,7 @@ so measure yours. `paper` is the published network, and is not meant for a phone
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -27,8 +27,8 @@ class Preset(Schema):
     """Pixels of the square crop."""
     width: float = Field(gt=0)
     """Multiplier of every channel count."""
-    stem: Literal["conv3d_k1", "conv3d_k3", "conv3d_k5", "conv3d_k7", "separable"]
-    """First layer."""
+    stem: str
+    """First layer, as in a recipe's network."""
     temporal_from: str
     """First layer whose separable convolutions have a temporal kernel."""
 

@@ -24,7 +24,7 @@ from d3d_edge.recipe import Recipe
 from d3d_edge.report import SkippedClip
 
 Stage = str
-"""A stage's folder below the run: one of `recipe.STAGES`, a baseline's name, or probe/ and one of these."""
+"""A stage's folder below the run: one of `recipe.reading.STAGES`, a baseline's name, or probe/ and one of these."""
 _DONE = "done.json"
 
 

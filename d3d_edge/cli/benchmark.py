@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress
+from d3d_edge.cli.tables import columns
 
 
 @click.command("benchmark")
@@ -33,11 +32,7 @@ def command(bundles: tuple[Path, ...], runs: int, threads: int, as_json: bool) -
         click.echo(timings.model_dump_json(indent=2))
         return
     # As narrow as the report's table; mean and number of runs are in the JSON.
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in ("bundle", "measured by"):
-        table.add_column(name, no_wrap=True)
-    for name in ("load ms", "first ms", "p50 ms", "p90 ms", "min ms", "MB"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = columns(("bundle", "measured by"), ("load ms", "first ms", "p50 ms", "p90 ms", "min ms", "MB"))
     for row in timings.rows:
         latency = row.latency
         times = (row.load_ms, row.first_ms, latency.latency_ms_p50, latency.latency_ms_p90, latency.latency_ms_min)

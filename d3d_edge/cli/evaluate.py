@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress
+from d3d_edge.cli.tables import columns
 from d3d_edge.evaluation import FILE_NAME, Evaluation
 from d3d_edge.runs import Run
 
@@ -68,11 +67,7 @@ def command(
 
 def _print(evaluation: Evaluation, path: Path) -> None:
     console = Console()
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("system", no_wrap=True)
-    table.add_column("needs", no_wrap=True)
-    for name in ("top-1", "95 %", "top-5", "class", "params", "GMAC"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = columns(("system", "needs"), ("top-1", "95 %", "top-5", "class", "params", "GMAC"))
     for system in evaluation.systems:
         table.add_row(
             system.name,

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from d3d_edge import recipe as recipes
 from d3d_edge.cli import options
+from d3d_edge.cli.tables import columns
 
 if TYPE_CHECKING:
     from d3d_edge.pipeline.models import Model
@@ -57,11 +56,7 @@ def command(recipe: str | None, settings: tuple[str, ...], classes: int, as_json
 
 def print_models(rows: Sequence[Model], classes: int) -> None:
     """Print a table that fits 80 columns, what each row is, and what the columns count."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in ("model", "one clip"):
-        table.add_column(name, no_wrap=True)
-    for name in ("params M", "GMAC", "act MB", "act int8 MB", "weights int8 MB"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = columns(("model", "one clip"), ("params M", "GMAC", "act MB", "act int8 MB", "weights int8 MB"))
     for row in rows:
         sizes = (row.activation_float32_bytes, row.activation_int8_bytes, row.weights_int8_bytes)
         table.add_row(

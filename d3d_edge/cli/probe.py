@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress
+from d3d_edge.cli.tables import columns
 
 if TYPE_CHECKING:
     from d3d_edge.pipeline.probe import ProbeReport
@@ -68,11 +67,7 @@ def command(
 def _print(report: ProbeReport, console: Console) -> None:
     title = f"{report.title}: {report.clips} {report.split} clips, {report.classes} classes, chance {report.chance:.1%}"
     console.print(title, style="bold", markup=False, highlight=False)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("network", no_wrap=True)
-    table.add_column("sees", no_wrap=True)
-    for name in ("EPE px", "of zero", "top-1", "reversed", "shuffled"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = columns(("network", "sees"), ("EPE px", "of zero", "top-1", "reversed", "shuffled"))
 
     def errors(epe_px: float) -> tuple[str, str]:
         of_zero = f"{epe_px / report.zero_epe_px:.0%}" if report.zero_epe_px else "-"

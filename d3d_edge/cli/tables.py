@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -52,14 +53,21 @@ def _report(report: Report) -> Group:
     return Group(*parts)
 
 
+def columns(words: Sequence[str], figures: Sequence[str]) -> Table:
+    """An empty table, in the look of all of them: columns of words, then columns of figures."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in words:
+        table.add_column(name, no_wrap=True)
+    for name in figures:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
 def _rows(report: Report) -> Table:
     # Narrow enough for a terminal of 80 columns: precision stands in the name, the runtime's version in the notes.
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     full = any(row.role == "bundle" for row in report.rows)
-    table.add_column("model", no_wrap=True)
-    table.add_column("measured by", no_wrap=True)
-    for name in ("top-1", "top-5", *(("agree", "diff", "MB", "p50", "p90") if full else ())):
-        table.add_column(name, justify="right", no_wrap=True)
+    more = ("agree", "diff", "MB", "p50", "p90") if full else ()
+    table = columns(("model", "measured by"), ("top-1", "top-5", *more))
     for row in report.rows:
         shares = (_share(row.top1), _share(row.top5))
         table.add_row(row.name, _WHERE.get(row.where, str(row.where)), *shares, *(_more(row) if full else ()))

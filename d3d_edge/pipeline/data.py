@@ -76,10 +76,10 @@ def prepare(run: Run, cache_dir: Path, *, workers: int, strict: bool, progress: 
     prepared = cache.prepare(
         run.data.clips, run.recipe.clip, run.recipe.flow, cache_dir, workers=workers, strict=strict, progress=progress
     )
-    skipped = tuple(SkippedClip(path=clip.key, reason=clip.reason) for clip in prepared.skipped)
+    skipped = prepared.skipped
+    note_skipped(skipped, progress)
     run.record_skipped(skipped)
     usable = run.data.without(clip.path for clip in skipped)
-    note_skipped(skipped, progress)
     for split in ("train", "test"):
         if lost := sorted(set(run.data.labels) - {clip.label for clip in usable.of(split)}):
             had = {clip.label for clip in run.data.of(split)}

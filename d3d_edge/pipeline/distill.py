@@ -38,7 +38,7 @@ from d3d_edge.pipeline.streams import (
 )
 from d3d_edge.progress import Progress
 from d3d_edge.quantize import pt2e
-from d3d_edge.recipe import BaselineSpec, Recipe, TrainSpec
+from d3d_edge.recipe import Recipe, TrainSpec
 from d3d_edge.report import FILE_NAME, Report, Role, Row
 from d3d_edge.runner import Where
 from d3d_edge.runs import Run, Stage, fingerprint
@@ -84,13 +84,12 @@ def distill(
     if teacher:
         source = Run.open(teacher)
         distributed.from_main(lambda: _copy_teacher(source, run, run_data))
-    # The spatial stream comes before the student, which may learn from it too.
-    baselines = sorted(recipe.baselines.items(), key=lambda item: item[0] != "spatial")
-    first = [item for item in baselines if item[0] == "spatial"]
     rows = [_teacher(run, run_data, progress)]
-    rows += [_baseline(run, run_data, name, spec, progress) for name, spec in first]
+    # The spatial stream comes before the student, which may learn from it too.
+    if "spatial" in recipe.baselines:
+        rows.append(_baseline(run, run_data, "spatial", progress))
     rows.append(_student(run, run_data, progress))
-    rows += [_baseline(run, run_data, name, spec, progress) for name, spec in baselines[len(first) :]]
+    rows += [_baseline(run, run_data, name, progress) for name in recipe.baselines if name != "spatial"]
     report = Report(
         title=recipe.name,
         classes=len(run_data.labels),
@@ -165,7 +164,8 @@ def _student(run: Run, data: RunData, progress: Progress) -> Row:
     return _stage(run, "student", "D3D student", "float", job, data, student_mark(run, data), progress)
 
 
-def _baseline(run: Run, data: RunData, name: str, spec: BaselineSpec, progress: Progress) -> Row:
+def _baseline(run: Run, data: RunData, name: str, progress: Progress) -> Row:
+    spec = run.recipe.baselines[name]
     torch.manual_seed(run.recipe.seed + 2)
     net = _rgb_network(run, data, spec.initialise, progress)
     train = spec.train or run.recipe.student.train

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from d3d_edge.errors import DataError
 from d3d_edge.evaluation import FILE_NAME, Evaluation, Fusion, System
 from d3d_edge.harness import accuracy
 from d3d_edge.harness.accuracy import Logits
 from d3d_edge.manifest import Split
+from d3d_edge.models.build import network
 from d3d_edge.models.count import mac_count, parameter_count
-from d3d_edge.models.s3dg import S3DG
 from d3d_edge.pipeline.data import RunData, prepare
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.streams import (
@@ -29,6 +30,7 @@ from d3d_edge.pipeline.streams import (
     rgb_stream,
 )
 from d3d_edge.progress import Progress
+from d3d_edge.recipe import NetworkSpec
 from d3d_edge.runs import Run
 from d3d_edge.video.cache import CachedClip
 from d3d_edge.video.datasets import Batch
@@ -47,9 +49,9 @@ PAPER = {
 
 @dataclass(frozen=True)
 class _Network:
-    net: S3DG
+    spec: NetworkSpec
     stream: Stream
-    flow: bool
+    in_channels: int
 
 
 def evaluate(
@@ -68,12 +70,14 @@ def evaluate(
     `clips` is the number of clips a video is seen in; see `preprocess.frame_indices`.
 
     Raises:
-        DataError: no network of the run is trained, or the split has no clips.
+        DataError: the teacher of the run is not trained, or the split has no clips.
         StorageError: the evaluation or the cache cannot be written.
     """
     started = datetime.now(UTC)
     run.need("teacher", f"d3d-edge distill ... --out {run.path}")
     data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
+    if not data.of(split):
+        raise DataError(f"{run.path} has no clips in the split {split}", hint="choose another --split")
     networks = _networks(run)
     batches = _cached(data, split) if clips == 1 else _sampled(data, split, clips, workers, progress)
     logits, labels = _answers(networks, batches, data, split, clips, fusion)
@@ -105,14 +109,13 @@ def evaluate(
 
 def _networks(run: Run) -> dict[str, _Network]:
     """The trained networks that see clips, by stage."""
-    found = {}
-    teacher = load_teacher(run)
-    found["teacher"] = _Network(teacher, flow_stream(teacher), flow=True)
-    on_clips = [name for name, spec in run.recipe.baselines.items() if spec.frames == "clip"]
+    recipe = run.recipe
+    found = {"teacher": _Network(recipe.teacher.network, flow_stream(load_teacher(run)), in_channels=2)}
+    on_clips = [name for name, spec in recipe.baselines.items() if spec.frames == "clip"]
     for stage in ("student", *on_clips):
         if run.results(stage) is not None:
-            net = channels_last(load_rgb(run, stage))
-            found[stage] = _Network(net, rgb_stream(net), flow=False)
+            stream = rgb_stream(channels_last(load_rgb(run, stage)))
+            found[stage] = _Network(recipe.student.network, stream, in_channels=3)
     return found
 
 
@@ -162,8 +165,8 @@ def _answers(
     """By stage, what is averaged [videos, classes], a mean over a video's clips already; and the videos' labels."""
     rows: dict[str, list[Logits]] = {stage: [] for stage in networks}
     for batch in batches:
-        for stage, network in networks.items():
-            logits = network.stream(batch).logits.cpu().numpy()
+        for stage, one in networks.items():
+            logits = one.stream(batch).logits.cpu().numpy()
             rows[stage].append(accuracy.softmax(logits) if fusion == "softmax" else logits)
     found = {}
     for stage, parts in rows.items():
@@ -181,15 +184,18 @@ def _system(
     labels: np.ndarray[tuple[int], np.dtype[np.int64]],
 ) -> System:
     answers = np.mean([logits[stage] for stage in stages], axis=0)
-    spec = run.recipe.clip
+    clip = run.recipe.clip
+    # Untrained, since loaded networks are frozen and a frozen scale of a batch norm is not a parameter.
+    with torch.device("meta"):
+        nets = [network(one.spec, answers.shape[1], in_channels=one.in_channels) for one in networks]
     right = round(accuracy.topk(answers, labels, 1) * len(labels))
     low, high = accuracy.wilson(right, len(labels))
     return System(
         name=name,
         streams=stages,
-        inputs=tuple(sorted({"flow" if network.flow else "RGB" for network in networks})),
-        parameters=sum(parameter_count(network.net.requires_grad_()) for network in networks),
-        gmac=sum(mac_count(network.net, spec.frames, spec.height, spec.width) for network in networks) / 1e9,
+        inputs=tuple(sorted({"flow" if one.in_channels == 2 else "RGB" for one in networks})),
+        parameters=sum(parameter_count(net) for net in nets),
+        gmac=sum(mac_count(net, clip.frames, clip.height, clip.width) for net in nets) / 1e9,
         right=right,
         top1=right / len(labels),
         top1_low=low,

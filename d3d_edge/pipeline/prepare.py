@@ -109,7 +109,7 @@ def prepare(
         engine=engine,
     )
     seconds = time.perf_counter() - began
-    skipped = tuple(SkippedClip(path=clip.key, reason=clip.reason) for clip in made.skipped)
+    skipped = made.skipped
     note_skipped(skipped, progress)
     if not made.clips:
         raise DataError(f"no clip of {data} could be read", hint=skipped[0].reason)

@@ -23,6 +23,7 @@ from d3d_edge.errors import DataError
 from d3d_edge.files import sha256_of_file, sha256_of_value
 from d3d_edge.manifest import Clip
 from d3d_edge.progress import Progress
+from d3d_edge.report import SkippedClip
 from d3d_edge.video import arrays
 from d3d_edge.video.arrays import Form
 from d3d_edge.video.decode import first_frame
@@ -67,20 +68,12 @@ class CachedClip:
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A clip that cannot be used, and why."""
-
-    key: str
-    """The clip's path, and its times if it is a part of a video."""
-    reason: str
-
-
-@dataclass(frozen=True)
 class Prepared:
     """What `prepare` made of its clips, in their order."""
 
     clips: tuple[CachedClip, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedClip, ...]
+    """By path, and times of a part of a video."""
     computed: int
     """Entries that were not in the cache, or were damaged there."""
     decoded: int
@@ -126,7 +119,7 @@ def prepare(
     """
     work = partial(_prepare_one, clip_spec=clip_spec, flow_spec=flow_spec, cache_dir=cache_dir, form=form)
     ready: list[CachedClip] = []
-    skipped: list[Skipped] = []
+    skipped: list[SkippedClip] = []
     computed = decoded = 0
     began = time.perf_counter()
     with (
@@ -141,7 +134,7 @@ def prepare(
             elif strict:
                 raise outcome
             else:
-                skipped.append(Skipped(clip.key, str(outcome)))
+                skipped.append(SkippedClip(path=clip.key, reason=str(outcome)))
             task.advance(1, f"{decoded / (time.perf_counter() - began):.0f} frames/s" if decoded else "")
     return Prepared(tuple(ready), tuple(skipped), computed, decoded)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from filelock import FileLock
 
 from d3d_edge.cli import main
+from d3d_edge.files import atomic_folder
 from d3d_edge.progress import Silent
 from d3d_edge.video import rendered
 
@@ -58,25 +61,47 @@ def d3d_edge(capfd: pytest.CaptureFixture[str]) -> D3DEdge:
 
 
 @pytest.fixture(scope="session")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder per class, five clips of twelve frames each."""
-    folder = tmp_path_factory.mktemp("data") / "clips"
-    rendered.render_set(folder, clips_per_class=5, seed=1, size_px=64, frames=12, workers=0, progress=Silent())
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this test run, the same for all processes that share it."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """`folder`, filled by the first process that asks for it; the others wait."""
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            with atomic_folder(folder) as partial:
+                make(partial)
     return folder
 
 
 @pytest.fixture(scope="session")
-def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny recipe."""
-    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    path.write_text(TINY)
-    return path
+def clips(shared: Path) -> Path:
+    """A folder per class, five clips of twelve frames each. Not to be changed."""
+
+    def render(folder: Path) -> None:
+        rendered.render_set(folder, clips_per_class=5, seed=1, size_px=64, frames=12, workers=0, progress=Silent())
+
+    return once(shared / "clips", render)
+
+
+def write_recipe(folder: Path) -> None:
+    (folder / "tiny.yaml").write_text(TINY)
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recipe_file(shared: Path) -> Path:
+    """The tiny recipe."""
+    return once(shared / "recipe", write_recipe) / "tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def cache(shared: Path) -> Path:
     """A clip cache that all tests share."""
-    return tmp_path_factory.mktemp("cache")
+    return shared / "cache"
 
 
 def cli(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -88,13 +113,16 @@ def cli(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="session")
-def made(clips: Path, recipe_file: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(shared: Path, clips: Path, recipe_file: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run and its bundles: run/ and bundles/. Not to be changed: copy what you damage."""
-    folder = tmp_path_factory.mktemp("made")
-    cli("distill", recipe_file, "--data", clips, "--out", folder / "run", "--cache", cache)
-    cli("quantize", folder / "run", "--cache", cache)
-    cli("export", folder / "run", "--target", "all", "--out", folder / "bundles")
-    return folder
+
+    def make(folder: Path) -> None:
+        cli("distill", recipe_file, "--data", clips, "--out", folder / "run", "--cache", cache)
+        cli("quantize", folder / "run", "--cache", cache)
+        cli("export", folder / "run", "--target", "all", "--out", folder / "bundles")
+
+    # A copy for each process, since commands write reports beside what they measure.
+    return Path(shutil.copytree(once(shared / "made", make), tmp_path_factory.mktemp("made") / "made"))
 
 
 @pytest.fixture

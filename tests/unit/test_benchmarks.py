@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import train_step
+from benchmarks import seeds, train_step
 from benchmarks.conv3d import Conv3dS3DG
+from d3d_edge.evaluation import Evaluation, System
 from d3d_edge.models.s3dg import S3DG
 
 
@@ -75,3 +76,30 @@ def test_what_cannot_be_measured_is_refused(words: list[str], capsys: pytest.Cap
         train_step.main(words)
     assert ended.value.code == 2
     assert "error:" in capsys.readouterr().err
+
+
+def test_seeds_sums_up_each_system() -> None:
+    def evaluation(*top1: float) -> Evaluation:
+        systems = tuple(
+            System(
+                name=name,
+                streams=(name,),
+                inputs=("RGB",),
+                parameters=1,
+                gmac=1.0,
+                right=round(10 * share),
+                top1=share,
+                top1_low=0.0,
+                top1_high=1.0,
+                top5=1.0,
+                mean_class=share,
+            )
+            for name, share in zip(("spatial", "D3D"), top1, strict=True)
+        )
+        return Evaluation.model_construct(systems=systems)
+
+    rows = seeds.summary([evaluation(0.2, 0.8), evaluation(0.4, 0.9), evaluation(0.6, 1.0)])
+    assert [row["system"] for row in rows] == ["spatial", "D3D"]
+    assert [row["mean"] for row in rows] == pytest.approx([0.4, 0.9])
+    assert [row["sd"] for row in rows] == pytest.approx([0.2, 0.1])
+    assert rows[1]["top1"] == [0.8, 0.9, 1.0]

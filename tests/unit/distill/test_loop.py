@@ -1,4 +1,4 @@
-"""The loop trains, stops at what is not a number, and resumes to the weights of an unbroken run."""
+"""The loop trains as the recipe says, logs each step once, and stops at what is not a number."""
 
 from __future__ import annotations
 
@@ -11,77 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from d3d_edge.distill import loop, loss
+from d3d_edge.distill import loop
 from d3d_edge.distill.checkpoint import Checkpoint
 from d3d_edge.distill.loop import Job
 from d3d_edge.distill.loss import Outputs
-from d3d_edge.errors import DataError, MissingDependency, RecipeError
+from d3d_edge.errors import DataError, MissingDependency
 from d3d_edge.progress import Silent
 from d3d_edge.recipe import TrainSpec
 from d3d_edge.video.datasets import Batch
-
-SPEC = TrainSpec(epochs=6, batch_size=8, learning_rate=0.05)
-VARIANTS = {
-    "adamw": {},
-    "sgd": {"optimizer": "sgd", "schedule": "steps", "milestones": (0.5, 0.8)},
-    "cosine": {"schedule": "cosine"},
-    "accumulated": {"accumulate": 2},
-    "bfloat16": {"precision": "bfloat16"},
-    "best": {"keep": "best"},
-}
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
-    ),
-]
-
-
-class Killed(Exception):
-    """Stands for SIGKILL between two epochs."""
-
-
-def batches(epoch: int) -> Iterator[Batch]:
-    generator = torch.Generator().manual_seed(epoch)
-    for _ in range(3):
-        clip = torch.randint(0, 255, (8, 1, 2, 2, 3), generator=generator, dtype=torch.uint8)
-        label = (clip[:, 0, 0, 0, 0] > 127).long()
-        yield Batch(clip, torch.zeros(8, 1, 2, 2, 2), label)
-
-
-def variant(name: str) -> TrainSpec:
-    return SPEC.model_copy(update=VARIANTS[name])
-
-
-def job(spec: TrainSpec = SPEC, seed: int = 0) -> Job:
-    torch.manual_seed(7)
-    model = nn.Sequential(
-        nn.Flatten(), nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2)
-    )
-
-    def forward(batch: Batch) -> Outputs:
-        return Outputs(model(batch.clip.float() / 255))
-
-    def set_training(mode: bool) -> None:
-        model.train(mode)
-
-    return Job(
-        title="test",
-        model=model,
-        forward=forward,
-        teacher=None,
-        loss=loss.cross_entropy(0.0),
-        batches=batches,
-        batches_per_epoch=3,
-        spec=spec,
-        seed=seed,
-        set_training=set_training,
-    )
-
-
-def assert_equal(model: nn.Module, other: nn.Module) -> None:
-    for (name, value), theirs in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
-        assert torch.equal(value, theirs), name
+from tests.unit.distill.jobs import SPEC, Killed, assert_equal, batches, job, variant
 
 
 def test_the_loss_falls_and_the_log_has_a_row_per_epoch(tmp_path: Path) -> None:
@@ -111,63 +49,6 @@ def test_the_defaults_are_adamw_and_one_cycle_as_pytorch_has_them(tmp_path: Path
     assert_equal(mine.model, plain.model)
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("killed_after", [1, 3, 5])
-def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(
-    killed_after: int, name: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("D3D_EDGE_DEVICE", device)
-    top1s = (0.5, 0.25, 0.75, 0.75, 0.5, 0.25)
-
-    def start() -> Job:
-        started = job(variant(name))
-        return dataclasses.replace(started, evaluate=lambda: top1s[epochs[-1]], begin_epoch=epochs.append)
-
-    epochs: list[int] = []
-    unbroken = start()
-    loop.run(unbroken, tmp_path / "unbroken", "mark", Silent())
-
-    def stop(epoch: int) -> None:
-        epochs.append(epoch)
-        if epoch == killed_after:
-            raise Killed
-
-    with pytest.raises(Killed):
-        loop.run(dataclasses.replace(start(), begin_epoch=stop), tmp_path / "killed", "mark", Silent())
-    torch.manual_seed(12345)  # A new process has another random state.
-    resumed = start()
-    loop.run(resumed, tmp_path / "killed", "mark", Silent())
-    assert_equal(resumed.model, unbroken.model)
-    assert len((tmp_path / "killed" / "log.jsonl").read_text().splitlines()) == 6
-    for which in ("last", "best"):
-        read = [Checkpoint.read(tmp_path / run, which) for run in ("unbroken", "killed")]
-        ours, theirs = (checkpoint for checkpoint in read if checkpoint)
-        assert ours.epoch == theirs.epoch == {"last": 6, "best": 3}[which]
-        for key, value in ours.model.items():
-            assert torch.equal(value, theirs.model[key]), key
-
-
-def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
-    first = job()
-    loop.run(first, tmp_path, "mark", Silent())
-    before = (tmp_path / "last.pt").stat().st_mtime_ns
-    again = job()
-    loop.run(again, tmp_path, "mark", Silent())
-    assert_equal(again.model, first.model)
-    assert (tmp_path / "last.pt").stat().st_mtime_ns == before
-
-
-def test_a_checkpoint_of_something_else_is_not_gone_on_with(tmp_path: Path) -> None:
-    loop.run(job(), tmp_path, "mark", Silent())
-    other = job(seed=1)
-    loop.run(other, tmp_path, "another mark", Silent())
-    checkpoint = Checkpoint.read(tmp_path)
-    assert checkpoint is not None
-    assert checkpoint.fingerprint == "another mark"
-    assert checkpoint.epoch == 6
-
-
 def test_a_loss_that_is_not_finite_stops_with_a_hint(tmp_path: Path) -> None:
     broken = dataclasses.replace(job(), loss=lambda student, labels, teacher: student.logits.sum() * float("nan"))
     with pytest.raises(DataError, match="lower learning_rate"):
@@ -188,21 +69,6 @@ def test_the_teacher_gets_no_gradient(tmp_path: Path) -> None:
     assert seen
     assert not any(seen)
     assert teacher.weight.grad is None
-
-
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    (tmp_path / "last.pt").write_bytes(b"damaged")
-    with pytest.raises(DataError, match=r"last\.pt is damaged"):
-        Checkpoint.read(tmp_path)
-
-
-def test_a_checkpoint_keeps_the_version_numbers_of_a_state_dict(tmp_path: Path) -> None:
-    state = nn.Sequential(nn.BatchNorm2d(3)).state_dict()
-    Checkpoint("mark", 1, state, {}, {}, []).write(tmp_path)
-    read = Checkpoint.read(tmp_path)
-    assert read is not None
-    assert read.model._metadata == state._metadata  # type: ignore[attr-defined]
-    assert read.model._metadata["0"] == {"version": 2}  # type: ignore[attr-defined]
 
 
 def test_accumulated_batches_are_one_larger_batch(tmp_path: Path) -> None:
@@ -277,35 +143,6 @@ def test_where_torch_compile_does_not_work_one_line_says_so(tmp_path: Path, monk
     with pytest.raises(MissingDependency, match=r"torch\.compile does not work here: .*set compile: false"):
         loop.run(job(SPEC.model_copy(update={"compile": True})), tmp_path / "run", "mark", Silent())
     assert not (tmp_path / "run" / "last.pt").exists()
-
-
-@pytest.mark.parametrize(("top1s", "best"), [((0.1, 0.3, 0.2, 0.3, 0.3, 0.0), 2), ((0.0, 0.0, 0.0, 0.0, 0.0, 0.0), 1)])
-@pytest.mark.parametrize("keep", ["last", "best"])
-def test_the_best_checkpoint_is_the_earliest_of_the_highest(
-    keep: str, top1s: tuple[float, ...], best: int, tmp_path: Path
-) -> None:
-    measured = iter(top1s)
-    started = job(SPEC.model_copy(update={"keep": keep}))
-    loop.run(dataclasses.replace(started, evaluate=lambda: next(measured)), tmp_path, "mark", Silent())
-    kept = Checkpoint.kept(tmp_path)
-    assert kept is not None
-    assert kept.epoch == {"last": 6, "best": best}[keep]
-    for name, value in started.model.state_dict().items():
-        assert torch.equal(value, kept.model[name]), name
-    found = Checkpoint.read(tmp_path, "best")
-    assert found is not None
-    assert found.epoch == best
-
-
-def test_without_held_out_clips_the_best_cannot_be_kept(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"test: keep is 'best', but there are no val clips"):
-        loop.run(job(variant("best")), tmp_path, "mark", Silent())
-
-
-def test_the_best_of_an_earlier_training_does_not_outlive_it(tmp_path: Path) -> None:
-    loop.run(dataclasses.replace(job(), evaluate=lambda: 1.0), tmp_path, "mark", Silent())
-    loop.run(job(), tmp_path, "another mark", Silent())
-    assert Checkpoint.read(tmp_path, "best") is None
 
 
 def test_a_resumed_run_shows_each_step_once(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +32,13 @@ BLOCKS = (
 BLOCK_NAMES = ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c")
 
 
+CLASSES = 5
+WIDTH = 0.25
+"""Of the checkpoints that the tests read."""
+
+N = TypeVar("N", bound=nn.Module)
+
+
 def narrowed(channels: int, width: float) -> int:
     return max(math.floor(channels * width), 16)
 
@@ -49,6 +57,17 @@ def randomise(net: nn.Module) -> None:
             assert module.running_var is not None
             module.running_mean.normal_(0, 0.3)
             module.running_var.uniform_(0.1, 1.5)
+
+
+def torch_network(net: N) -> N:
+    torch.manual_seed(0)
+    randomise(net)
+    return net.double().eval()
+
+
+def video(frames: int, size: int, *, clips: int = 1, channels: int = 3) -> Tensor:
+    """Float [N, C, T, H, W]."""
+    return torch.randn(clips, channels, frames, size, size, dtype=torch.float64)
 
 
 class Torch3D(nn.Module):

@@ -127,7 +127,7 @@ def test_bad_clips_are_skipped_and_named_or_raised(
     Path(clips[2].path).unlink()
     result = prepared(clips, tmp_path / "c", spec, flow_spec)
     assert [cached.clip for cached in result.clips] == [clips[1]]
-    assert [skipped.key for skipped in result.skipped] == [clips[0].path, clips[2].path]
+    assert [skipped.path for skipped in result.skipped] == [clips[0].path, clips[2].path]
     assert "is not a video" in result.skipped[0].reason
     assert "No such file" in result.skipped[1].reason
     with pytest.raises(DataError, match=r"0\.mp4 is not a video"):
@@ -165,7 +165,7 @@ def test_parts_of_a_video_are_entries_of_their_own(
         np.testing.assert_array_equal(entry.frames(), frames)
     late = clips[0].model_copy(update={"start_s": 9.0})
     (skipped,) = prepared([late], tmp_path / "c", spec, flow_spec).skipped
-    assert skipped.key == f"{clips[0].path}#t=9"
+    assert skipped.path == f"{clips[0].path}#t=9"
     assert "has no frame from 9 s: its last is at 0.440 s" in skipped.reason
 
 

@@ -1,26 +1,14 @@
-"""Recipe: what to train and ship, read from one YAML file. Data only; `pipeline` carries it out.
-
-Two keys at the top are not settings themselves: `extends` names a recipe, and `preset` a preset (module `presets`).
-What is said later wins: preset, the extended recipe, the recipe, `--set`.
-"""
+"""What a recipe says: its sections and their fields. Data only: `reading` reads it, and `pipeline` carries it out."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from d3d_edge import presets, resources
 from d3d_edge.clip import ClipSpec, FlowSpec
-from d3d_edge.errors import RecipeError
-from d3d_edge.schema import Location, Schema, assign, build, merge, read_yaml
-
-STAGES = ("teacher", "student", "quantized", "probe")
-"""Folders of a run that are not baselines."""
+from d3d_edge.schema import Schema
 
 
 class SplitSpec(Schema):
@@ -235,107 +223,3 @@ class Recipe(Schema):
     def yaml(self) -> str:
         """The resolved recipe, as YAML that reads back equal."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
-
-
-def find(name_or_path: str) -> Path:
-    """The file of a recipe given by path, or by the name of one that ships with the package.
-
-    Raises:
-        RecipeError: there is neither.
-    """
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
-    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        raise RecipeError(f"there is no recipe file {name_or_path}", hint="d3d-edge recipes ls")
-    return resources.find("recipes", name_or_path)
-
-
-def load(name_or_path: str, settings: Iterable[str] = ()) -> Recipe:
-    """The recipe at a path or of a shipped name, with `settings` ('key.key=value') applied.
-
-    Raises:
-        RecipeError: it cannot be read, extends more than one level deep, or holds a mistake.
-    """
-    path = find(name_or_path)
-    data, lines = _extended(path)
-    settings = tuple(settings)
-    source = str(path) + (" with --set" if settings else "")
-    recipe = build(Recipe, presets.apply(assign(data, settings), source), source, lines)
-    _check_names(recipe, path)
-    return _with_absolute_files(recipe, path)
-
-
-def _with_absolute_files(recipe: Recipe, path: Path) -> Recipe:
-    """The recipe with a calibration plan and weights given as files made absolute: a run is opened from any folder.
-
-    A file that is not there stays as it is: a run whose weights are gone can still be exported.
-    """
-
-    def absolute(name: str | None) -> str | None:
-        candidates = (path.parent / name, Path(name)) if name else ()
-        return next((str(file.resolve()) for file in candidates if file.is_file()), name)
-
-    return recipe.model_copy(
-        update={
-            "teacher": recipe.teacher.model_copy(update={"weights": absolute(recipe.teacher.weights)}),
-            "student": recipe.student.model_copy(update={"weights": absolute(recipe.student.weights)}),
-            "quantize": recipe.quantize.model_copy(update={"calibration": absolute(recipe.quantize.calibration)}),
-        }
-    )
-
-
-def _extended(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
-    data, lines = read_yaml(path)
-    if "extends" not in data:
-        return data, lines
-    name = str(data.pop("extends"))
-    beside = path.parent / f"{name}.yaml"
-    base, _ = read_yaml(beside if beside.is_file() else find(name))
-    if "extends" in base:
-        raise RecipeError(f"{path} extends {name}, which itself extends another recipe; only one level is allowed")
-    return merge(base, data), lines
-
-
-def _check_stages(recipe: Recipe, path: Path) -> None:
-    """Names of baselines, which become folders, and what the teacher is made of."""
-    for name in recipe.baselines:
-        if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in STAGES:
-            raise RecipeError(
-                f"{path}: baselines: {name!r} cannot be a name; small letters, digits and _, but not "
-                + ", ".join(STAGES)
-            )
-    spatial = recipe.baselines.get("spatial")
-    if recipe.distill.teacher == "two_stream":
-        if spatial is None or spatial.frames != "clip":
-            raise RecipeError(
-                f"{path}: distill.teacher is 'two_stream', but there is no baseline 'spatial' on clips",
-                hint="add baselines: {spatial: {}}",
-            )
-        if recipe.distill.features_weight:
-            raise RecipeError(f"{path}: distill.features_weight needs the flow teacher: two streams share no features")
-
-
-def _check_names(recipe: Recipe, path: Path) -> None:
-    """Names of targets and plans that ship with the package, checked before hours of training."""
-    for target in recipe.export.targets:
-        if not Path(target).is_dir():
-            resources.find("targets", target)
-    _check_stages(recipe, path)
-    plan = Path(recipe.quantize.calibration)
-    if not plan.is_file() and not (path.parent / plan).is_file():
-        resources.find("calibration", recipe.quantize.calibration)
-    if recipe.student.initialise == "teacher" and recipe.student.weights:
-        raise RecipeError(
-            f"{path}: student.initialise is 'teacher', and student.weights is given: a student has one start",
-            hint="set student.initialise: scratch to start from the weights",
-        )
-    starts = {"student": recipe.student.initialise}
-    starts |= {f"baselines.{name}": spec.initialise for name, spec in recipe.baselines.items()}
-    for name in [name for name, start in starts.items() if start == "teacher"]:
-        student = recipe.student.network.model_dump(exclude={"dropout"})
-        if student != recipe.teacher.network.model_dump(exclude={"dropout"}):
-            raise RecipeError(
-                f"{path}: {name}.initialise is 'teacher', but student.network and teacher.network differ",
-                hint="make the networks equal, or start the student from scratch",
-            )

@@ -1,0 +1,40 @@
+"""Recipe: what to train and ship, read from one YAML file. Data only; `pipeline` carries it out.
+
+Two keys at the top are not settings themselves: `extends` names a recipe, and `preset` a preset (module `presets`).
+What is said later wins: preset, the extended recipe, the recipe, `--set`.
+"""
+
+from d3d_edge.recipe.reading import find, load
+from d3d_edge.recipe.spec import (
+    AugmentSpec,
+    BaselineSpec,
+    DistillSpec,
+    ExportSpec,
+    GateSpec,
+    NetworkSpec,
+    QATSpec,
+    QuantizeSpec,
+    Recipe,
+    SplitSpec,
+    StudentSpec,
+    TeacherSpec,
+    TrainSpec,
+)
+
+__all__ = [
+    "AugmentSpec",
+    "BaselineSpec",
+    "DistillSpec",
+    "ExportSpec",
+    "GateSpec",
+    "NetworkSpec",
+    "QATSpec",
+    "QuantizeSpec",
+    "Recipe",
+    "SplitSpec",
+    "StudentSpec",
+    "TeacherSpec",
+    "TrainSpec",
+    "find",
+    "load",
+]

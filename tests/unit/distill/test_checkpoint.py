@@ -1,0 +1,125 @@
+"""A run goes on from its checkpoint to the weights of an unbroken one, and keeps the weights that the recipe wants."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from d3d_edge.distill import loop
+from d3d_edge.distill.checkpoint import Checkpoint
+from d3d_edge.distill.loop import Job
+from d3d_edge.errors import DataError, RecipeError
+from d3d_edge.progress import Silent
+from tests.unit.distill.jobs import SPEC, VARIANTS, Killed, assert_equal, job, variant
+
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+    ),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("killed_after", [1, 3, 5])
+def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(
+    killed_after: int, name: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("D3D_EDGE_DEVICE", device)
+    top1s = (0.5, 0.25, 0.75, 0.75, 0.5, 0.25)
+
+    def start() -> Job:
+        started = job(variant(name))
+        return dataclasses.replace(started, evaluate=lambda: top1s[epochs[-1]], begin_epoch=epochs.append)
+
+    epochs: list[int] = []
+    unbroken = start()
+    loop.run(unbroken, tmp_path / "unbroken", "mark", Silent())
+
+    def stop(epoch: int) -> None:
+        epochs.append(epoch)
+        if epoch == killed_after:
+            raise Killed
+
+    with pytest.raises(Killed):
+        loop.run(dataclasses.replace(start(), begin_epoch=stop), tmp_path / "killed", "mark", Silent())
+    torch.manual_seed(12345)  # A new process has another random state.
+    resumed = start()
+    loop.run(resumed, tmp_path / "killed", "mark", Silent())
+    assert_equal(resumed.model, unbroken.model)
+    assert len((tmp_path / "killed" / "log.jsonl").read_text().splitlines()) == 6
+    for which in ("last", "best"):
+        read = [Checkpoint.read(tmp_path / run, which) for run in ("unbroken", "killed")]
+        ours, theirs = (checkpoint for checkpoint in read if checkpoint)
+        assert ours.epoch == theirs.epoch == {"last": 6, "best": 3}[which]
+        for key, value in ours.model.items():
+            assert torch.equal(value, theirs.model[key]), key
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    first = job()
+    loop.run(first, tmp_path, "mark", Silent())
+    before = (tmp_path / "last.pt").stat().st_mtime_ns
+    again = job()
+    loop.run(again, tmp_path, "mark", Silent())
+    assert_equal(again.model, first.model)
+    assert (tmp_path / "last.pt").stat().st_mtime_ns == before
+
+
+def test_a_checkpoint_of_something_else_is_not_gone_on_with(tmp_path: Path) -> None:
+    loop.run(job(), tmp_path, "mark", Silent())
+    other = job(seed=1)
+    loop.run(other, tmp_path, "another mark", Silent())
+    checkpoint = Checkpoint.read(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.fingerprint == "another mark"
+    assert checkpoint.epoch == 6
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / "last.pt").write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"last\.pt is damaged"):
+        Checkpoint.read(tmp_path)
+
+
+def test_a_checkpoint_keeps_the_version_numbers_of_a_state_dict(tmp_path: Path) -> None:
+    state = nn.Sequential(nn.BatchNorm2d(3)).state_dict()
+    Checkpoint("mark", 1, state, {}, {}, []).write(tmp_path)
+    read = Checkpoint.read(tmp_path)
+    assert read is not None
+    assert read.model._metadata == state._metadata  # type: ignore[attr-defined]
+    assert read.model._metadata["0"] == {"version": 2}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("top1s", "best"), [((0.1, 0.3, 0.2, 0.3, 0.3, 0.0), 2), ((0.0, 0.0, 0.0, 0.0, 0.0, 0.0), 1)])
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_the_best_checkpoint_is_the_earliest_of_the_highest(
+    keep: str, top1s: tuple[float, ...], best: int, tmp_path: Path
+) -> None:
+    measured = iter(top1s)
+    started = job(SPEC.model_copy(update={"keep": keep}))
+    loop.run(dataclasses.replace(started, evaluate=lambda: next(measured)), tmp_path, "mark", Silent())
+    kept = Checkpoint.kept(tmp_path)
+    assert kept is not None
+    assert kept.epoch == {"last": 6, "best": best}[keep]
+    for name, value in started.model.state_dict().items():
+        assert torch.equal(value, kept.model[name]), name
+    found = Checkpoint.read(tmp_path, "best")
+    assert found is not None
+    assert found.epoch == best
+
+
+def test_without_held_out_clips_the_best_cannot_be_kept(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"test: keep is 'best', but there are no val clips"):
+        loop.run(job(variant("best")), tmp_path, "mark", Silent())
+
+
+def test_the_best_of_an_earlier_training_does_not_outlive_it(tmp_path: Path) -> None:
+    loop.run(dataclasses.replace(job(), evaluate=lambda: 1.0), tmp_path, "mark", Silent())
+    loop.run(job(), tmp_path, "another mark", Silent())
+    assert Checkpoint.read(tmp_path, "best") is None

@@ -1,0 +1,144 @@
+"""What is no published checkpoint, or does not fit the network, is refused by name, and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from d3d_edge.errors import DataError
+from d3d_edge.models import S3DG, checkpoints
+from tests.unit.models import published
+from tests.unit.models.published import CLASSES
+
+State = dict[str, Tensor]
+
+
+def with_unknown(state: State) -> None:
+    state["base.0.gate.weight"] = torch.zeros(1)
+
+
+def without_one(state: State) -> None:
+    del state["base.15.branch2.1.bn_t.running_var"]
+
+
+def without_many(state: State) -> None:
+    for name in [name for name in state if ".conv_t." in name]:
+        del state[name]
+
+
+def inflated(state: State) -> None:
+    state["base.3.conv_s.weight"] = state["base.3.conv_s.weight"].repeat(1, 1, 3, 1, 1)
+
+
+def cut(state: State) -> None:
+    state["base.3.bn_s.bias"] = state["base.3.bn_s.bias"][1:]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_unknown, r"base\.0\.gate\.weight unknown"),
+        (without_one, r"base\.15\.branch2\.1\.bn_t\.running_var missing"),
+        (without_many, r"base\.0\.conv_t\.weight, .* and 16 more missing"),
+        (inflated, r"base\.3\.conv_s\.weight has the shape \[48, 16, 3, 3, 3\]"),
+        (cut, r"base\.3\.bn_s\.bias makes Conv2d_2c_3x3\.spatial\.bn\.bias of shape \[47\], .* has \[48\]"),
+    ],
+)
+def test_names_and_shapes_must_be_those_of_the_format(
+    change: Callable[[State], None], message: str, kylemin: published.Kylemin, tmp_path: Path
+) -> None:
+    state = dict(kylemin.state_dict())
+    change(state)
+    torch.save(state, tmp_path / "s3d.pt")
+    with pytest.raises(DataError, match=message):
+        checkpoints.load(tmp_path / "s3d.pt")
+
+
+def test_a_format_that_is_not_the_files(kylemin_file: Path) -> None:
+    with pytest.raises(DataError, match=r"\(torchvision\): classifier\.1\.bias, .* more missing; base\.0.* unknown"):
+        checkpoints.load(kylemin_file, "torchvision")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:10])
+
+
+def text(path: Path) -> None:
+    path.write_text("404: not found\n")
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [truncate, cut_short, text, empty])
+@pytest.mark.parametrize("kind", ["new", "old", "npz"])
+def test_a_damaged_file(
+    damage: Callable[[Path], None], kind: str, kylemin_file: Path, slim_file: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / ("weights.npz" if kind == "npz" else "weights.pt")
+    path.write_bytes((slim_file if kind == "npz" else kylemin_file).read_bytes())
+    if kind == "old":
+        torch.save(torch.load(kylemin_file), path, _use_new_zipfile_serialization=False)
+    damage(path)
+    with pytest.raises(DataError, match=r"weights\.\w+ is damaged"):
+        checkpoints.load(path)
+
+
+class Code:
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return pytest.fail, ("code in a checkpoint was run",)
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        ({"weights": Code()}, "is damaged, or is neither"),
+        ([torch.zeros(1)], "holds no state dict"),
+        ({"epoch": 3}, "holds no state dict"),
+        ({"layer1.weight": torch.zeros(1)}, r"no known format; it holds layer1\.weight"),
+        ({}, "no known format"),
+    ],
+    ids=["code", "a list", "no tensors", "other tensors", "nothing"],
+)
+def test_a_file_of_something_else(held: object, message: str, tmp_path: Path) -> None:
+    torch.save(held, tmp_path / "weights.pt")
+    with pytest.raises(DataError, match=message):
+        checkpoints.load(tmp_path / "weights.pt")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no checkpoint .*none\.pt"):
+        checkpoints.load(tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"padding": "same"}, "pads 'same'"),
+        ({"gating": True}, r"self_gating\.transformer_W\.weight, .* more missing"),
+        ({"stem": "conv3d_k7"}, r"Conv2d_1a_7x7\.bn\.bias, .*missing; Conv2d_1a_7x7\.spatial.*unknown"),
+        ({"temporal_from": "Mixed_4b"}, r"Conv2d_2c_3x3\.temporal\.conv\.bias, .* unknown"),
+        ({"width": 0.5}, r"Conv2d_1a_7x7\.spatial\.conv\.weight is \[16, 3, 7, 7\], not \[32, 3, 7, 7\]"),
+        ({"in_channels": 2}, r"Conv2d_1a_7x7\.spatial\.conv\.weight is \[16, 3, 7, 7\], not \[16, 2, 7, 7\]"),
+    ],
+    ids=str,
+)
+def test_a_network_of_other_options_is_refused_and_unchanged(
+    options: dict[str, Any], message: str, kylemin_file: Path
+) -> None:
+    net = S3DG(CLASSES, **{**checkpoints.load(kylemin_file).options, **options})
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(DataError, match=message) as caught:
+        checkpoints.load_into(net, kylemin_file)
+    assert "the checkpoint implies" in caught.value.hint
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
