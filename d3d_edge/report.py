@@ -1,4 +1,7 @@
-"""Report: what was measured, as JSON first; tables are drawn from it elsewhere. Measures nothing."""
+"""Report: what was measured, as JSON first; tables, pages and comparisons are pure functions of it. Measures nothing.
+
+`validate`, `benchmark` and the training commands all write one; what a command does not measure is null or empty.
+"""
 
 from __future__ import annotations
 
@@ -12,71 +15,10 @@ from d3d_edge.errors import DataError
 from d3d_edge.files import write_json
 from d3d_edge.runner import Where
 from d3d_edge.schema import Schema
+from d3d_edge.timing import Latency, Samples
 
 FILE_NAME = "report.json"
 Role = Literal["teacher", "baseline", "float", "quantized", "bundle"]
-
-
-class Latency(Schema):
-    """Time of one clip through the network alone, after warm-up."""
-
-    runs: int
-    threads: int
-    """Threads the runtime was given; 0 where it does not say."""
-    latency_ms_p50: float
-    latency_ms_p90: float
-    latency_ms_mean: float
-    latency_ms_min: float
-
-
-class Row(Schema):
-    """One model on the test split. Null means: not measured."""
-
-    name: str
-    """What it is: 'student', 'quantized graph', or a bundle's target."""
-    role: Role
-    precision: Literal["int8", "float32"]
-    where: Where
-    runtime: str = ""
-    """Name and version of what ran it."""
-    note: str = ""
-    """Why it was not run, or what to know about the figures."""
-    clips: int = Field(default=0, ge=0)
-    """Clips behind top1, top5, agreement and logit difference."""
-    top1: float | None = None
-    """Share of clips whose first answer is right, 0 to 1."""
-    top5: float | None = None
-    agreement: float | None = None
-    """Share of clips with the same first answer as the quantized graph (for float32 bundles, the float student)."""
-    logit_difference_max: float | None = None
-    """Largest absolute difference of a logit from that reference."""
-    logit_step: float | None = None
-    """Quantization step of the reference's logits, the unit to read the difference in."""
-    golden_difference_max: float | None = None
-    """Largest absolute difference from the logits stored in the bundle, on the stored clips."""
-    size_bytes: int | None = None
-    """Bytes of the model file."""
-    latency: Latency | None = None
-    facts: dict[str, int | float | str | bool] = Field(default_factory=dict)
-    """What lowering measured, such as the number of delegates."""
-
-
-class Gate(Schema):
-    """A bound of the recipe against a figure."""
-
-    name: str
-    row: str
-    bound: float
-    value: float | None
-    """Null where the figure was not measured."""
-    verdict: Literal["pass", "fail", "not measured"]
-
-
-class SkippedClip(Schema):
-    """A clip that could not be used."""
-
-    path: str
-    reason: str
 
 
 class Environment(Schema):
@@ -92,6 +34,126 @@ class Environment(Schema):
     """ISO 8601, UTC."""
 
 
+class ReportClip(Schema):
+    """A clip that was measured on."""
+
+    key: str
+    """Its path below `Report.data` and its times ('#t=1,2'), or the whole path where it lies elsewhere."""
+    label: int
+    """Index of its class in `Report.labels`."""
+    sha256: str | None = None
+    """Of the video file, where it was computed."""
+
+
+class Answers(Schema):
+    """What a model said of each clip, in the order of `Report.clips`."""
+
+    predicted: tuple[int, ...]
+    """Index of the class with the largest logit; -1 where two share it, which is no answer and never right."""
+    probability: tuple[float, ...]
+    """Softmax of the largest logit, 0 to 1, rounded to six digits."""
+
+
+class ClassSlice(Schema):
+    """One class of the measured clips."""
+
+    label: str
+    clips: int
+    right: int
+    student_right: int | None = None
+    """Of the float student, on the same clips."""
+
+
+class Paired(Schema):
+    """A model against the float student on the same clips, clip by clip."""
+
+    gained: int
+    """Clips that it names rightly and the student wrongly."""
+    lost: int
+    """Clips that the student names rightly and it wrongly."""
+    difference_points: float
+    """Its top-1 minus the student's, in percentage points."""
+    difference_points_low: float
+    """Lower end of the 95 % interval of the difference: bootstrap over clips."""
+    difference_points_high: float
+    mcnemar_p: float
+    """Exact McNemar test: how often a network just as good would part `gained` and `lost` as unevenly."""
+    flipped: tuple[str, ...]
+    """Keys of the clips whose answer differs from the student's, right or wrong."""
+
+
+class Row(Schema):
+    """One model on the test split. Null means: not measured."""
+
+    name: str
+    """What it is: 'student', 'quantized graph', or a bundle's target."""
+    role: Role
+    bundle: str = ""
+    """Name of the bundle's folder; empty for what is no bundle."""
+    target: str = ""
+    precision: Literal["int8", "float32"]
+    where: Where
+    runtime: str = ""
+    """Name and version of what ran it."""
+    note: str = ""
+    """Why it was not run, or what to know about the figures."""
+    clips: int = Field(default=0, ge=0)
+    """Clips behind top1, top5, agreement and logit difference."""
+    top1: float | None = None
+    """Share of clips whose first answer is right, 0 to 1."""
+    top1_low: float | None = None
+    """Lower end of Wilson's 95 % interval of top1."""
+    top1_high: float | None = None
+    top5: float | None = None
+    answers: Answers | None = None
+    classes: tuple[ClassSlice, ...] = ()
+    paired: Paired | None = None
+    """Null for the float student itself, and where it was not measured."""
+    agreement: float | None = None
+    """Share of clips with the same first answer as the quantized graph (for float32 bundles, the float student)."""
+    logit_difference_max: float | None = None
+    """Largest absolute difference of a logit from that reference."""
+    logit_step: float | None = None
+    """Quantization step of the reference's logits, the unit to read the difference in."""
+    golden_difference_max: float | None = None
+    """Largest absolute difference from the logits stored in the bundle, on the stored clips."""
+    size_bytes: int | None = None
+    """Bytes of the model file."""
+    samples: Samples | None = None
+    """Every time that was taken."""
+    latency: Latency | None = None
+    """What the samples say."""
+    machine: Environment | None = None
+    """What ran it, where that is not the machine of the report."""
+    facts: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    """What lowering measured, such as the number of delegates."""
+
+
+class Gate(Schema):
+    """A bound of the recipe against a figure. How a verdict is found is in `harness.gates`."""
+
+    name: str
+    row: str
+    bound: float
+    value: float | None
+    """Null where the figure was not measured."""
+    low: float | None = None
+    """Lower end of the interval that the verdict comes from, in the unit of `value`; null where value is exact."""
+    high: float | None = None
+    clips: int | None = None
+    """Clips behind a value that is estimated from clips."""
+    clips_needed: int | None = None
+    """For 'undecided': clips that would tell, if more of them answer as these did; null where no number would."""
+    verdict: Literal["pass", "fail", "undecided", "not measured"]
+
+
+class SkippedClip(Schema):
+    """A clip that could not be used."""
+
+    path: str
+    reason: str
+
+
 class Report(Schema):
     """report.json; its JSON Schema is in docs/report.schema.json."""
 
@@ -99,10 +161,16 @@ class Report(Schema):
     format_version: Literal[1] = 1
     title: str
     classes: int
-    split: str
+    labels: tuple[str, ...] = ()
+    """Class names, in the order of the logits."""
+    data: str = ""
+    """Folder that the keys of `clips` start from; empty where nothing was classified."""
+    split: str = ""
     """Which clips were measured on, e.g. 'test'."""
-    chance: float
-    """Top-1 of always naming the commonest class of those clips."""
+    clips: tuple[ReportClip, ...] = ()
+    """The clips that `answers` are of."""
+    chance: float | None = None
+    """Top-1 of always naming the commonest class of those clips; null where nothing was classified."""
     environment: Environment
     rows: tuple[Row, ...]
     gates: tuple[Gate, ...] = ()
@@ -114,6 +182,11 @@ class Report(Schema):
     def failed_gates(self) -> tuple[Gate, ...]:
         """Gates with the verdict 'fail'."""
         return tuple(gate for gate in self.gates if gate.verdict == "fail")
+
+    @property
+    def undecided_gates(self) -> tuple[Gate, ...]:
+        """Gates with the verdict 'undecided'."""
+        return tuple(gate for gate in self.gates if gate.verdict == "undecided")
 
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""

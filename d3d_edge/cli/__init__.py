@@ -26,6 +26,7 @@ _COMMANDS = {
     "export": "Lower the student of a run to bundles for devices.",
     "validate": "Measure accuracy, agreement, size and latency of bundles.",
     "benchmark": "Time bundles on this machine.",
+    "report": "Compare and show what was measured before.",
     "probe": "Find out what the networks of a run know of motion.",
     "predict": "Name the action in a video, with any bundle.",
 }

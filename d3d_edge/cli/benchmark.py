@@ -27,20 +27,28 @@ def command(bundles: tuple[Path, ...], runs: int, threads: int, as_json: bool) -
     """
     from d3d_edge.pipeline.benchmark import benchmark
 
-    timings = benchmark(bundles, runs=runs, threads=threads, progress=TerminalProgress())
+    report = benchmark(bundles, runs=runs, threads=threads, progress=TerminalProgress())
     if as_json:
-        click.echo(timings.model_dump_json(indent=2))
+        click.echo(report.model_dump_json(indent=2))
         return
     # As narrow as the report's table; mean and number of runs are in the JSON.
     table = columns(("bundle", "measured by"), ("load ms", "first ms", "p50 ms", "p90 ms", "min ms", "MB"))
-    for row in timings.rows:
+    for row in report.rows:
         latency = row.latency
-        times = (row.load_ms, row.first_ms, latency.latency_ms_p50, latency.latency_ms_p90, latency.latency_ms_min)
+        if latency is None:
+            continue
+        times = (
+            latency.load_ms,
+            latency.first_ms,
+            latency.latency_ms_p50,
+            latency.latency_ms_p90,
+            latency.latency_ms_min,
+        )
         cells = (f"{time:.1f}" for time in times)
-        table.add_row(row.bundle, str(row.where), *cells, f"{row.size_bytes / 1e6:.2f}")
+        table.add_row(row.bundle, str(row.where), *cells, f"{(row.size_bytes or 0) / 1e6:.2f}")
     console = Console(soft_wrap=True)
     console.print(table)
-    for row in timings.rows:
+    for row in report.rows:
         console.print(f"{row.bundle} by {row.runtime}", markup=False, highlight=False)
-    machine = f"this machine: {timings.environment.processor}, {timings.environment.cpus} CPUs; not a device"
+    machine = f"this machine: {report.environment.processor}, {report.environment.cpus} CPUs; not a device"
     console.print(machine, markup=False, highlight=False)

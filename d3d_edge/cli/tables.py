@@ -36,7 +36,7 @@ def text_of(report: Report) -> str:
 
 def _report(report: Report) -> Group:
     clips = max((row.clips for row in report.rows), default=0)
-    title = f"{report.title}: {report.classes} classes, {clips} {report.split} clips, chance {report.chance:.1%}"
+    title = f"{report.title}: {report.classes} classes, {clips} {report.split} clips, chance {_share(report.chance)}"
     parts: list[Table | Text] = [Text(title, style="bold"), _rows(report)]
     parts += [Text(f"note: {note}") for note in (*report.notes, *_where_notes(report))]
     if report.skipped:

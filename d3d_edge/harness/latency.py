@@ -1,14 +1,22 @@
-"""Latency of a runner: warm-up, then a percentile over single clips. Network only, on a decoded clip."""
+"""Latency: how times are taken on this host, and the one function that draws figures from times, wherever taken.
+
+Times the network alone, on a decoded clip. Must not decide what is compared with what.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from d3d_edge.report import Latency
+from d3d_edge.harness import conditions
 from d3d_edge.runner import Runner
+from d3d_edge.timing import Drift, Latency, Samples, Spread, Sustained
+
+__all__ = ["Samples", "figures", "measure"]
 
 WARMUP_RUNS = 5
 RUNS = 50
@@ -17,23 +25,101 @@ BUDGET_S = 3.0
 MIN_RUNS = 10
 
 
-def measure(runner: Runner, clip: NDArray[np.uint8], *, runs: int = RUNS, threads: int = 0) -> Latency:
+def measure(runner: Runner, clip: NDArray[np.uint8], *, runs: int = RUNS, threads: int = 0) -> Samples:
     """Time `runs` runs of one clip after warm-up. `threads` is what the runner was opened with, for the record."""
-    for _ in range(min(WARMUP_RUNS, runs)):
-        runner.run(clip)
+    before = conditions.now(conditions.PROBE_S)
+    watch = conditions.Watch()
+    first, *warmup = (run_ms(runner, clip) for _ in range(1 + WARMUP_RUNS))
     times_ms: list[float] = []
     began = time.perf_counter()
     while len(times_ms) < runs:
         if len(times_ms) >= MIN_RUNS and time.perf_counter() - began > BUDGET_S:
             break
-        start = time.perf_counter()
-        runner.run(clip)
-        times_ms.append((time.perf_counter() - start) * 1e3)
-    return Latency(
-        runs=len(times_ms),
+        times_ms.append(run_ms(runner, clip))
+    return Samples(
+        load_ms=0.0,
+        first_ms=first,
+        warmup_ms=tuple(warmup),
+        network_ms=tuple(times_ms),
         threads=threads,
-        latency_ms_p50=float(np.percentile(times_ms, 50)),
-        latency_ms_p90=float(np.percentile(times_ms, 90)),
-        latency_ms_mean=float(np.mean(times_ms)),
-        latency_ms_min=float(np.min(times_ms)),
+        environment_before=before,
+        environment_after=watch.conditions(),
     )
+
+
+def run_ms(runner: Runner, clip: NDArray[Any]) -> float:
+    """Milliseconds of one run."""
+    start = time.perf_counter()
+    runner.run(clip)
+    return (time.perf_counter() - start) * 1e3
+
+
+def figures(samples: Samples, cpus: int | None = None) -> Latency:
+    """What `samples` say. `cpus`: processors of the machine, to judge whether others kept it busy."""
+    whole = samples.end_to_end
+    return Latency(
+        **dict(spread(samples.network_ms)),
+        threads=samples.threads,
+        load_ms=samples.load_ms,
+        first_ms=samples.first_ms,
+        end_to_end=spread(np.sum([whole.decode_ms, whole.resize_ms, whole.network_ms], axis=0)) if whole else None,
+        decode_ms_p50=float(np.median(whole.decode_ms)) if whole else None,
+        resize_ms_p50=float(np.median(whole.resize_ms)) if whole else None,
+        drift=drift(samples.sustained) if samples.sustained else None,
+        busy=conditions.busy(samples.environment_before, samples.environment_after, cpus),
+    )
+
+
+def spread(times_ms: Sequence[float] | NDArray[np.float64]) -> Spread:
+    """Percentiles, mean and standard deviation of single times."""
+    times = np.asarray(times_ms, dtype=np.float64)
+    p50, p90, p95, p99 = (float(value) for value in np.percentile(times, [50, 90, 95, 99]))
+    return Spread(
+        runs=len(times),
+        latency_ms_p50=p50,
+        latency_ms_p90=p90,
+        latency_ms_p95=p95 if len(times) >= 20 else None,
+        latency_ms_p99=p99 if len(times) >= 100 else None,
+        latency_ms_mean=float(times.mean()),
+        latency_ms_std=float(times.std(ddof=1)) if len(times) > 1 else 0.0,
+        latency_ms_min=float(times.min()),
+    )
+
+
+DRIFT_CHANGE = 0.05
+"""A smaller change is called steady: this project's choice, about what a machine's clock does by itself."""
+DRIFT_P = 0.01
+DRIFT_BLOCKS = 50
+"""Medians that the trend is sought in. Single runs are too near each other to count as independent."""
+DRIFT_MINUTES = 1.0
+
+
+def drift(sustained: Sustained) -> Drift:
+    """Whether the time of a run rises or falls while the network runs without a pause.
+
+    'slower' or 'faster' needs both: the median of the last fifth of the time differs from that of the first fifth by
+    more than DRIFT_CHANGE, and the series rises or falls steadily by the Mann-Kendall test at DRIFT_P (Kendall's tau
+    against time; Mann 1945), on the medians of DRIFT_BLOCKS equal spans of time. Shorter than DRIFT_MINUTES, or with
+    too few moments, it is 'too short to tell'.
+    """
+    from scipy.stats import kendalltau
+
+    at, times = np.asarray(sustained.at_s), np.asarray(sustained.network_ms)
+    minutes = float(at[-1] - at[0]) / 60 if len(at) else 0.0
+    blocks = [times[part] for part in _spans(at, DRIFT_BLOCKS)]
+    medians = [float(np.median(block)) for block in blocks if len(block)]
+    if minutes < DRIFT_MINUTES or len(medians) < 10:
+        return Drift(verdict="too short to tell", minutes=minutes)
+    fifths = [times[part] for part in _spans(at, 5)]
+    change = float(np.median(fifths[-1]) / np.median(fifths[0]) - 1)
+    p_value = float(kendalltau(range(len(medians)), medians).pvalue)
+    p_value = p_value if np.isfinite(p_value) else 1.0  # all the same
+    if p_value > DRIFT_P or abs(change) <= DRIFT_CHANGE:
+        return Drift(verdict="steady", minutes=minutes, change=change, p_value=p_value)
+    return Drift(verdict="slower" if change > 0 else "faster", minutes=minutes, change=change, p_value=p_value)
+
+
+def _spans(at: NDArray[np.float64], count: int) -> list[NDArray[np.intp]]:
+    """Indices of the moments in each of `count` equal spans of time."""
+    place = np.minimum((at - at[0]) / max(at[-1] - at[0], 1e-9) * count, count - 1).astype(int)
+    return [np.flatnonzero(place == span) for span in range(count)]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 
@@ -13,36 +13,12 @@ from d3d_edge import runtimes
 from d3d_edge.bundle import GOLDEN_CLIPS, Bundle
 from d3d_edge.harness import latency
 from d3d_edge.pipeline.environment import environment
+from d3d_edge.pipeline.validate import role_of
 from d3d_edge.progress import Progress
-from d3d_edge.report import Environment, Latency
-from d3d_edge.runner import Where
-from d3d_edge.schema import Schema
+from d3d_edge.report import Report, Row
 
 
-class Timing(Schema):
-    """One bundle on this machine."""
-
-    bundle: str
-    target: str
-    precision: str
-    where: Where
-    runtime: str
-    size_bytes: int
-    load_ms: float
-    """Opening the model; its files are verified and its runtime imported before."""
-    first_ms: float
-    """The first clip."""
-    latency: Latency
-
-
-class Timings(Schema):
-    """All bundles, and the machine."""
-
-    environment: Environment
-    rows: tuple[Timing, ...]
-
-
-def benchmark(paths: Sequence[Path], *, runs: int, threads: int, progress: Progress) -> Timings:
+def benchmark(paths: Sequence[Path], *, runs: int, threads: int, progress: Progress) -> Report:
     """Time each bundle at `paths` on a clip stored in it: load, first run, then `runs` runs after warm-up.
 
     Raises:
@@ -58,28 +34,35 @@ def benchmark(paths: Sequence[Path], *, runs: int, threads: int, progress: Progr
         for bundle in bundles:
             rows.append(_time(bundle, runs, threads))
             task.advance(1, bundle.path.name)
-    return Timings(environment=environment(started, {bundle.manifest.runtime for bundle in bundles}), rows=tuple(rows))
+    first = bundles[0].manifest
+    return Report(
+        title=f"benchmark of {first.name}",
+        classes=len(first.labels),
+        labels=first.labels,
+        environment=environment(started, {bundle.manifest.runtime for bundle in bundles}),
+        rows=tuple(rows),
+    )
 
 
-def _time(bundle: Bundle, runs: int, threads: int) -> Timing:
+def _time(bundle: Bundle, runs: int, threads: int) -> Row:
     clip = np.load(bundle.path / GOLDEN_CLIPS)[0]
     made = bundle.manifest
     runtime = runtimes.get(made.runtime)
     with runtime.open(bundle, threads=threads):
         pass  # Imports the runtime, which takes seconds and is not part of loading a model.
-    began = time.perf_counter()
+    began = perf_counter()
     with runtime.open(bundle, threads=threads) as runner:
-        loaded = time.perf_counter()
-        runner.run(clip)
-        first = time.perf_counter()
-        return Timing(
+        load_ms = 1e3 * (perf_counter() - began)
+        samples = latency.measure(runner, clip, runs=runs, threads=threads).model_copy(update={"load_ms": load_ms})
+        return Row(
+            name=bundle.path.name,
+            role=role_of(bundle),
             bundle=bundle.path.name,
             target=made.target,
             precision=made.precision,
             where=runner.where,
             runtime=runner.runtime,
             size_bytes=bundle.model_size_bytes,
-            load_ms=1e3 * (loaded - began),
-            first_ms=1e3 * (first - loaded),
-            latency=latency.measure(runner, clip, runs=runs, threads=threads),
+            samples=samples,
+            latency=latency.figures(samples),
         )

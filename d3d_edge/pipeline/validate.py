@@ -23,7 +23,7 @@ from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.export import REFERENCES
 from d3d_edge.progress import Progress
 from d3d_edge.recipe import Recipe
-from d3d_edge.report import Report, Row, SkippedClip
+from d3d_edge.report import Report, ReportClip, Row, SkippedClip
 from d3d_edge.runner import Runner, Where
 from d3d_edge.video.preprocess import load_clip
 
@@ -77,17 +77,25 @@ def validate(
         if not decoding.used:
             raise DataError(f"no clip of {data} could be read", hint=decoding.skipped[0].reason)
         labels = np.array([made.labels.index(clip.label) for clip in decoding.used], dtype=np.int64)
+        root = _root(data)
+        measured = tuple(
+            ReportClip(key=_key(clip, root), label=int(label))
+            for clip, label in zip(decoding.used, labels, strict=True)
+        )
         rows = []
         with progress.task("latency", len(models)) as task:
             for model in models:
                 runner = runners.get(model.name)
                 row = _row(model, runner, refused.get(model.name, ""), threads)
-                rows.append(row if runner is None else _with_accuracy(row, model, models, logits, labels))
+                rows.append(row if runner is None else _with_accuracy(row, model, models, logits, labels, measured))
                 task.advance(1, model.name)
     report = Report(
         title=made.name,
         classes=len(made.labels),
+        labels=made.labels,
+        data=str(root),
         split=split,
+        clips=measured,
         chance=accuracy.chance(labels),
         environment=environment(started, {model.bundle.manifest.runtime for model in models}),
         rows=tuple(rows),
@@ -121,12 +129,13 @@ def _models(paths: Sequence[Path]) -> list[_Model]:
             raise BundleError(f"{path} comes from another student than {paths[0]}", hint="validate them apart")
         if graphs.setdefault(made.precision, made.graph_sha256) != made.graph_sha256:
             raise BundleError(f"{path} comes from another quantized graph", hint="export it again")
-    models = [_Model(bundle, _role(bundle)) for bundle in given.values()]
+    models = [_Model(bundle, role_of(bundle)) for bundle in given.values()]
     order: dict[Role, int] = {"float": 0, "quantized": 1, "bundle": 2}
     return sorted(models, key=lambda model: order[model.role])
 
 
-def _role(bundle: Bundle) -> Role:
+def role_of(bundle: Bundle) -> Role:
+    """The part of a bundle in a comparison: PyTorch's own are what the others are compared with."""
     if bundle.manifest.runtime != "eager":
         return "bundle"
     return "float" if bundle.manifest.precision == "float32" else "quantized"
@@ -201,6 +210,8 @@ def _row(model: _Model, runner: Runner | None, refused: str, threads: int) -> Ro
     row = Row(
         name=model.name,
         role=model.role,
+        bundle=model.bundle.path.name,
+        target=made.target,
         precision=made.precision,
         where=Where.NOT_RUN,
         note=refused,
@@ -215,25 +226,42 @@ def _row(model: _Model, runner: Runner | None, refused: str, threads: int) -> Ro
     answers = np.stack([runner.run(clip) for clip in clips])
     # An interpreter's time says nothing about the target.
     timed = runner.where != Where.REFERENCE_INTERPRETER
+    samples = latency.measure(runner, clips[0], threads=threads) if timed else None
     return row.model_copy(
         update={
             "where": runner.where,
             "runtime": runner.runtime,
             "golden_difference_max": accuracy.largest_difference(answers, stored),
-            "latency": latency.measure(runner, clips[0], threads=threads) if timed else None,
+            "samples": samples,
+            "latency": latency.figures(samples) if samples else None,
         }
     )
 
 
 def _with_accuracy(
-    row: Row, model: _Model, models: Sequence[_Model], logits: dict[str, Logits], labels: NDArray[np.int64]
+    row: Row,
+    model: _Model,
+    models: Sequence[_Model],
+    logits: dict[str, Logits],
+    labels: NDArray[np.int64],
+    clips: tuple[ReportClip, ...],
 ) -> Row:
     """`row` with what the labelled clips say."""
     own = logits[model.name]
-    figures: dict[str, int | float] = {
+    top1 = accuracy.topk(own, labels, 1)
+    low, high = accuracy.wilson(round(top1 * len(labels)), len(labels))
+    answers = accuracy.answers(own)
+    student = next((accuracy.answers(logits[other.name]) for other in models if other.role == "float"), None)
+    paired = model.role != "float" and student is not None
+    figures: dict[str, object] = {
         "clips": len(labels),
-        "top1": accuracy.topk(own, labels, 1),
+        "top1": top1,
+        "top1_low": low,
+        "top1_high": high,
         "top5": accuracy.topk(own, labels, 5),
+        "answers": answers,
+        "classes": accuracy.by_class(answers, clips, model.bundle.manifest.labels, student if paired else None),
+        "paired": accuracy.paired(answers, student, clips) if paired and student else None,
     }
     compared: Role = (
         "float" if model.bundle.manifest.precision == "float32" or model.role == "quantized" else "quantized"
@@ -243,3 +271,15 @@ def _with_accuracy(
         figures["agreement"] = accuracy.agreement(own, reference)
         figures["logit_difference_max"] = accuracy.largest_difference(own, reference)
     return row.model_copy(update=figures)
+
+
+def _root(data: Path | Source) -> Path:
+    """The folder that the keys of the clips in a report start from."""
+    source = data if isinstance(data, Source) else Source(path=data)
+    path = (source.videos or source.path).resolve()
+    return path if path.is_dir() else path.parent
+
+
+def _key(clip: Clip, root: Path) -> str:
+    path = Path(clip.path)
+    return (path.relative_to(root).as_posix() if path.is_relative_to(root) else clip.path) + clip.span

@@ -22,7 +22,7 @@ def test_help_names_every_command(d3d_edge: D3DEdge) -> None:
     assert result.code == 0
     for command in (
         *("demo", "recipes", "models", "targets", "doctor", "prepare", "distill", "evaluate", "probe", "quantize"),
-        *("export", "validate", "benchmark", "predict"),
+        *("export", "validate", "benchmark", "report", "predict"),
     ):
         assert command in result.out
         helped = d3d_edge(command, "--help")

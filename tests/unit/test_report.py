@@ -15,7 +15,16 @@ from d3d_edge.runner import Where
 
 def report() -> Report:
     latency = Latency(
-        runs=20, threads=2, latency_ms_p50=4.0, latency_ms_p90=5.0, latency_ms_mean=4.2, latency_ms_min=3.9
+        runs=20,
+        threads=2,
+        load_ms=9.0,
+        first_ms=5.0,
+        latency_ms_p50=4.0,
+        latency_ms_p90=5.0,
+        latency_ms_p95=5.0,
+        latency_ms_mean=4.2,
+        latency_ms_std=0.3,
+        latency_ms_min=3.9,
     )
     return Report(
         title="least",
