@@ -1,7 +1,7 @@
 """How fast clips get into the cache, beside plain OpenCV decoding of the same files, in one run.
 
-python benchmarks/prepare.py                      on rendered clips
-python benchmarks/prepare.py DATA --limit 100     on a data set, read as --data is
+python -m benchmarks.prepare                      on rendered clips
+python -m benchmarks.prepare DATA --limit 100     on a data set, read as --data is
 
 Prints JSON, and one line on standard error. A rate is in decoded frames a second. Every measurement is taken `--rounds`
 times, the ways taking turns, and the best counts: what else the machine does can only slow one down. The rates per
@@ -23,6 +23,7 @@ from pathlib import Path
 import click
 import cv2
 
+from benchmarks.sampling import spread
 from d3d_edge import manifest, recipe
 from d3d_edge.clip import ClipSpec, FlowSpec
 from d3d_edge.errors import DataError
@@ -110,8 +111,7 @@ def main(data: Path | None, recipe_name: str, limit: int, rounds: int, size_px: 
             name = f"{per_class * len(rendered.CLASSES)} rendered clips, {frames} frames of {size_px}x{size_px}"
         else:
             name = str(data)
-        clips = list(manifest.load(data).clips)
-        clips = usable([clips[place * len(clips) // limit] for place in range(min(limit, len(clips)))], spec.clip)
+        clips = usable(spread(manifest.load(data).clips, limit), spec.clip)
         if not clips:
             raise click.ClickException("no clip can be read")
         print_result(name, spec, clips, rounds)

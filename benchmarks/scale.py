@@ -1,0 +1,200 @@
+"""What a large data set takes with a recipe, worked out from rates measured on this machine: disk, processors, device.
+
+python -m benchmarks.scale DATA --recipe compact --clips 260000
+
+DATA is a sample of the set, read as --data is. Prints JSON; nothing is kept. Decoding, flow and compression are timed
+one clip at a time in one thread, in processor time; training is timed in whole steps, in elapsed time, on the device
+that `d3d-edge distill` would use, with batches made before. What is worked out is marked as such: the sample's mean
+times the number of clips, and nothing for what several workers lose to each other.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import click
+import cv2
+import numpy as np
+import torch
+
+from benchmarks.sampling import spread
+from d3d_edge import manifest, recipe
+from d3d_edge.clip import ClipSpec
+from d3d_edge.distill import distributed, loss
+from d3d_edge.distill.loss import Outputs
+from d3d_edge.distill.optim import optimizer_of
+from d3d_edge.errors import DataError
+from d3d_edge.manifest import Clip
+from d3d_edge.models.build import network
+from d3d_edge.models.count import mac_count
+from d3d_edge.pipeline.environment import environment
+from d3d_edge.pipeline.streams import Stream, channels_last, flow_stream, rgb_stream
+from d3d_edge.recipe import Recipe, TrainSpec
+from d3d_edge.video import arrays
+from d3d_edge.video.datasets import Batch
+from d3d_edge.video.flow import flow_of_frames
+from d3d_edge.video.preprocess import read_clip
+
+HOUR_S = 3600
+WARM_UP = 2
+"""Steps before any is timed."""
+
+
+def clip_costs(clips: list[Clip], spec: Recipe) -> dict[str, float]:
+    """Means of a clip: processor seconds of each part, bytes of each form, and frames decoded."""
+    rows = []
+    for clip in clips:
+        times = [time.process_time()]
+
+        def lap(times: list[float] = times) -> None:
+            times.append(time.process_time())
+
+        try:
+            frames, decoded = read_clip(Path(clip.path), spec.clip, start_s=clip.start_s, end_s=clip.end_s)
+        except DataError:
+            continue
+        lap()
+        flow = flow_of_frames(frames, spec.flow).astype(np.float16)  # as the cache keeps it
+        lap()
+        compressed_bytes = sum(len(arrays.png_of(array)) for array in (frames, flow))
+        lap()
+        parts_s = [after - before for before, after in pairwise(times)]
+        rows.append((*parts_s, decoded, frames.nbytes + flow.nbytes, compressed_bytes))
+    if not rows:
+        raise click.ClickException("no clip of the sample can be read")
+    keys = ("decode_cpu_s", "flow_cpu_s", "compress_cpu_s", "decoded_frames", "raw_bytes", "compressed_bytes")
+    means = dict(zip(keys, map(statistics.fmean, zip(*rows, strict=True)), strict=True))
+    return {"clips": float(len(rows)), **means}
+
+
+def batch_of(spec: ClipSpec, size: int, classes: int) -> Batch:
+    """Random bytes and flow: a step takes as long with them as with clips."""
+    shape = (size, *spec.shape)
+    clip = torch.randint(0, 256, shape, dtype=torch.uint8)
+    flow = torch.rand((*shape[:-1], 2)) * 2 - 1
+    return distributed.moved(Batch(clip, flow, torch.arange(size) % classes), distributed.device())
+
+
+def step_s(stream: Stream, net: torch.nn.Module, teacher: Stream | None, minimised: loss.Loss, spec: TrainSpec,
+           batch: Batch, steps: int) -> float:  # fmt: skip
+    """Median seconds of a training step, as the training loop takes it."""
+    optimizer = optimizer_of(net, spec)
+    times = []
+    for _ in range(WARM_UP + steps):
+        began = time.perf_counter()
+        optimizer.zero_grad()
+        with torch.autocast(batch.label.device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
+            with torch.no_grad():
+                target = teacher(batch).float() if teacher else None
+            answer: Outputs = stream(batch)
+        value = minimised(answer.float(), batch.label, target)
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        value.item()  # waits for the device
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[WARM_UP:])
+
+
+def training_rates(spec: Recipe, classes: int, batch_size: int | None, steps: int) -> dict[str, Any]:
+    """Clips in a second of training: the teacher, and the student while it asks the teacher."""
+    teacher = channels_last(network(spec.teacher.network, classes, in_channels=2)).train()
+    student = channels_last(network(spec.student.network, classes, in_channels=3)).train()
+    asked = channels_last(network(spec.teacher.network, classes, in_channels=2)).eval()
+    rates: dict[str, Any] = {"device": _device_name(), "threads": torch.get_num_threads()}
+    ways: dict[str, tuple[Stream, torch.nn.Module, Stream | None, loss.Loss, TrainSpec]] = {
+        "teacher": (flow_stream(teacher), teacher, None, loss.cross_entropy(0.1), spec.teacher.train),
+        "student": (
+            rgb_stream(student),
+            student,
+            flow_stream(asked),
+            loss.distillation(spec.distill.model_copy(update={"features_weight": 0.0}), 0.0),
+            spec.student.train,
+        ),
+    }
+    for name, (stream, net, target, minimised, train) in ways.items():
+        size = batch_size or train.batch_size
+        seconds = step_s(stream, net, target, minimised, train, batch_of(spec.clip, size, classes), steps)
+        rates[name] = {"batch_size": size, "precision": train.precision, "clips_per_s": size / seconds}
+    frames, height, width, _ = spec.clip.shape
+    rates["student_gmac_per_clip"] = mac_count(student, frames, height, width) / 1e9
+    return rates
+
+
+def _device_name() -> str:
+    device = distributed.device()
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def worked_out(clips: int, costs: dict[str, float], rates: dict[str, Any], spec: Recipe) -> dict[str, float]:
+    """What `clips` clips take, by the sample's means."""
+
+    def training_h(name: str, epochs: int) -> float:
+        return clips * epochs / float(rates[name]["clips_per_s"]) / HOUR_S
+
+    def cpu_h(key: str) -> float:
+        return clips * costs[key] / HOUR_S
+
+    return {
+        "clips": clips,
+        "cache_raw_gb": clips * costs["raw_bytes"] / 1e9,
+        "cache_compressed_gb": clips * costs["compressed_bytes"] / 1e9,
+        "decode_cpu_h": cpu_h("decode_cpu_s"),
+        "flow_cpu_h": cpu_h("flow_cpu_s"),
+        "compress_cpu_h": cpu_h("compress_cpu_s"),
+        "teacher_device_h": training_h("teacher", spec.teacher.train.epochs),
+        "student_device_h": training_h("student", spec.student.train.epochs),
+    }
+
+
+def rounded(value: Any) -> Any:
+    """Four digits of every number."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path, exists=True))
+@click.option("--recipe", "recipe_name", default="compact", show_default=True)
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting of the recipe.")
+@click.option("--clips", default=260_000, show_default=True, help="Of the whole set; Kinetics-400 lists about so many.")
+@click.option("--classes", default=400, show_default=True)
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Clips to time, evenly spread.")
+@click.option("--batch-size", type=click.IntRange(2), help="Instead of the recipe's.")
+@click.option("--steps", type=click.IntRange(1), default=5, show_default=True, help="Training steps to time.")
+def main(
+    data: Path,
+    recipe_name: str,
+    settings: tuple[str, ...],
+    clips: int,
+    classes: int,
+    limit: int,
+    batch_size: int | None,
+    steps: int,
+) -> None:
+    """Measure one clip's share of everything on a sample, and work out what a whole set takes."""
+    started = datetime.now(UTC)
+    cv2.setNumThreads(1)
+    spec = recipe.load(recipe_name, settings)
+    costs = clip_costs(spread(manifest.load(data).clips, limit), spec)
+    rates = training_rates(spec, classes, batch_size, steps)
+    result = {
+        "recipe": spec.name,
+        "clip": "x".join(map(str, spec.clip.shape)),
+        "flow": f"{spec.flow.method} {spec.flow.preset}",
+        "mean_of_a_clip": costs,
+        "training": rates,
+        "worked_out": worked_out(clips, costs, rates, spec),
+        "environment": environment(started, ()).model_dump(mode="json"),
+    }
+    click.echo(json.dumps(rounded(result), indent=2))
+
+
+if __name__ == "__main__":
+    main()
