@@ -52,6 +52,8 @@ class Description(Schema):
     """The model file or folder, relative to the bundle."""
     clip: ClipSpec
     clip_hash: str
+    video_length_s: float | None = None
+    """Median length of the videos it was trained on: with uniform sampling, how long a window of a stream should be."""
     labels: tuple[str, ...]
     input: TensorSpec
     output: TensorSpec

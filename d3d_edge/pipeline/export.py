@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -28,6 +30,7 @@ from d3d_edge.runner import TensorSpec
 from d3d_edge.runs import Run
 from d3d_edge.runtimes import Lowered
 from d3d_edge.target import Target
+from d3d_edge.video.decode import declared_length_s
 from d3d_edge.video.preprocess import load_clip
 from d3d_edge.workers import mapper
 
@@ -36,6 +39,7 @@ REFERENCES: dict[Precision, str] = {"float32": "reference-float32", "int8": "ref
 """Bundles of the float student and of the quantized graph, written beside the others: `validate` compares with them."""
 
 
+_HEADERS_READ = 64
 _DIED = LoweringError("a process that lowered a graph died", stage="lower", hint="out of memory? try --workers 1")
 
 
@@ -145,6 +149,18 @@ def _golden(run: Run) -> NDArray[np.uint8]:
     return np.stack([load_clip(Path(c.path), run.recipe.clip, start_s=c.start_s, end_s=c.end_s) for c in chosen])
 
 
+def _video_length_s(run: Run) -> float | None:
+    """Median length of the training videos, from the headers of some of them; None where none is readable."""
+    clips = run.data.of("train")
+    lengths_s = []
+    for clip in clips[:: max(1, len(clips) // _HEADERS_READ)]:
+        with suppress(DataError):
+            end_s = clip.end_s if clip.end_s is not None else declared_length_s(Path(clip.path))
+            lengths_s.append(end_s - (clip.start_s or 0.0))
+    lengths_s = [length_s for length_s in lengths_s if length_s > 0]
+    return round(median(lengths_s), 3) if lengths_s else None
+
+
 def _describe(run: Run, found: Target, source: Source, program: ExportedProgram, lowered: Lowered) -> Description:
     clip = run.recipe.clip
     labels = run.data.labels
@@ -157,6 +173,7 @@ def _describe(run: Run, found: Target, source: Source, program: ExportedProgram,
         model=lowered.model,
         clip=clip,
         clip_hash=clip.hash(),
+        video_length_s=_video_length_s(run),
         labels=labels,
         input=TensorSpec(name="clip", dtype="uint8", shape=clip.shape),
         output=TensorSpec(name="logits", dtype="float32", shape=(len(labels),)),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from d3d_edge import runtimes
 from d3d_edge.bundle import Bundle
 from d3d_edge.runner import Where
 from d3d_edge.schema import Schema
-from d3d_edge.video.preprocess import load_clip
+from d3d_edge.video.preprocess import centre_crop, read_clip
 
 
 class Answer(Schema):
@@ -35,6 +38,10 @@ class Prediction(Schema):
     """Reading the video's frames and resizing them."""
     network_ms: float
     """The network, on its second run: the first also prepares memory."""
+    frames: int
+    """Frames that were decoded."""
+    end_to_end_fps: float
+    """Frames a second through decoding, resizing and one run of the network."""
 
 
 def predict(bundle_path: Path, video: Path, *, top: int, threads: int) -> Prediction:
@@ -52,22 +59,35 @@ def predict(bundle_path: Path, video: Path, *, top: int, threads: int) -> Predic
     runtime.check_run()
     with runtime.open(bundle, threads=threads) as runner:
         opened = time.perf_counter()
-        clip = load_clip(video, made.clip)
+        read, frames = read_clip(video, made.clip)
+        clip = np.ascontiguousarray(centre_crop(read, made.clip))
         decoded = time.perf_counter()
         runner.run(clip)
         warm = time.perf_counter()
-        logits = runner.run(clip).astype(np.float64)
+        logits = runner.run(clip)
         ended = time.perf_counter()
-    powers = np.exp(logits - logits.max())
-    probabilities = powers / powers.sum()
-    best = np.argsort(-logits, kind="stable")[:top]
     return Prediction(
         video=str(video),
         bundle=str(bundle_path),
         where=runner.where,
         runtime=runner.runtime,
-        answers=tuple(Answer(label=made.labels[i], probability=float(probabilities[i])) for i in best),
+        answers=best(probabilities(logits), made.labels, top),
         open_ms=1e3 * (opened - began),
         decode_ms=1e3 * (decoded - opened),
         network_ms=1e3 * (ended - warm),
+        frames=frames,
+        end_to_end_fps=frames / (decoded - opened + ended - warm),
     )
+
+
+def probabilities(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Softmax of logits [classes]."""
+    exact = logits.astype(np.float64)
+    powers = np.exp(exact - exact.max())
+    return np.asarray(powers / powers.sum(), dtype=np.float64)
+
+
+def best(scores: npt.NDArray[np.float64], labels: Sequence[str], top: int) -> tuple[Answer, ...]:
+    """The `top` likeliest of `labels`, by their `scores` [classes]."""
+    order = np.argsort(-scores, kind="stable")[:top]
+    return tuple(Answer(label=labels[index], probability=float(scores[index])) for index in order)

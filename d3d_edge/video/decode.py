@@ -33,7 +33,7 @@ _LOSS_TOLERATED = 0.05
 a frame count (WebM, MKV) declare duration x rate, and the duration includes sound that ends after the pictures."""
 
 
-_NEAR_S = 5e-4
+NEAR_S = 5e-4
 """Times this near are the same: they are multiples of a time base, and 1.0 may come as 0.9999999."""
 
 
@@ -55,7 +55,7 @@ class Span(NamedTuple):
 
     def of(self, times_s: Sequence[float]) -> range:
         """The places of the span's frames in `times_s`, the rising times of all frames."""
-        return range(*(bisect_left(times_s, time_s - _NEAR_S) for time_s in (self.start_s, self.end_s)))
+        return range(*(bisect_left(times_s, time_s - NEAR_S) for time_s in (self.start_s, self.end_s)))
 
 
 WHOLE = Span()
@@ -100,7 +100,7 @@ def read_frames(
             `convert` raise.
     """
     with _opened(path) as capture:
-        declared = _declared(capture)
+        declared = declared_of(capture)
         indices = _chosen(choose, range(declared)) if span == WHOLE else None
         if indices and not seek.may_pay(indices, declared):
             frames, times_s = _walk(capture, path, set(indices), convert)
@@ -111,7 +111,7 @@ def read_frames(
             timeline = seek.timeline_of(path)
             if indices := _chosen(choose, span.of(timeline.times_s)):
                 counted = span == WHOLE
-                found = seek.read(capture, timeline, indices, counted, lambda: convert(_retrieve(capture, path)))
+                found = seek.read(capture, timeline, indices, counted, lambda: convert(retrieve(capture, path)))
                 if found is not None:
                     return Reading([found.frames[index] for index in indices], found.decoded)
                 with _opened(path) as again:
@@ -122,7 +122,7 @@ def read_frames(
 
 
 def _same(times_s: Sequence[float], others_s: Sequence[float]) -> bool:
-    return len(times_s) == len(others_s) and all(abs(a - b) < _NEAR_S for a, b in zip(times_s, others_s, strict=True))
+    return len(times_s) == len(others_s) and all(abs(a - b) < NEAR_S for a, b in zip(times_s, others_s, strict=True))
 
 
 def _chosen(choose: Callable[[int], Collection[int]], places: range) -> list[int] | None:
@@ -159,10 +159,10 @@ def _walk(
     times_s: list[float] = []
     while capture.grab():
         if len(times_s) in wanted:
-            frames[len(times_s)] = convert(_retrieve(capture, path))
+            frames[len(times_s)] = convert(retrieve(capture, path))
         times_s.append(time_s_of(capture))
-    _check_complete(path, _Walk(times_s, _declared(capture), _duration_s(capture)))
-    return frames, _rising(times_s, _rate_hz(capture))
+    _check_complete(path, _Walk(times_s, declared_of(capture), _duration_s(capture)))
+    return frames, _rising(times_s, rate_hz_of(capture))
 
 
 def _rising(times_s: list[float], rate_hz: float) -> list[float]:
@@ -192,8 +192,8 @@ def iterate_frames(path: Path) -> Iterator[TimedFrame]:
         times_s: list[float] = []
         while capture.grab():
             times_s.append(time_s_of(capture))
-            yield TimedFrame(len(times_s) - 1, times_s[-1], _retrieve(capture, path))
-        walk = _Walk(times_s, _declared(capture), _duration_s(capture))
+            yield TimedFrame(len(times_s) - 1, times_s[-1], retrieve(capture, path))
+        walk = _Walk(times_s, declared_of(capture), _duration_s(capture))
     _check_complete(path, walk)
 
 
@@ -206,7 +206,7 @@ def first_frame(path: Path) -> Frame:
     with _opened(path) as capture:
         if not capture.grab():
             raise DataError(f"{path} holds no frame that decodes")
-        return _retrieve(capture, path)
+        return retrieve(capture, path)
 
 
 def frame_rate_hz(path: Path) -> float:
@@ -216,7 +216,18 @@ def frame_rate_hz(path: Path) -> float:
         DataError: `path` is missing or not a video.
     """
     with _opened(path) as capture:
-        return _rate_hz(capture)
+        return rate_hz_of(capture)
+
+
+def declared_length_s(path: Path) -> float:
+    """Length of a video as its container declares it; 0 where it does not.
+
+    Raises:
+        DataError: `path` is missing or not a video.
+    """
+    with _opened(path) as capture:
+        rate_hz = rate_hz_of(capture)
+        return declared_of(capture) / rate_hz if rate_hz else 0.0
 
 
 @contextmanager
@@ -283,25 +294,32 @@ def _check_complete(path: Path, walk: _Walk) -> None:
         raise DataError(f"{path} is truncated or damaged: {walk.frames} of {walk.declared} frames decode")
 
 
-def _retrieve(capture: cv2.VideoCapture, path: Path) -> Frame:
+def retrieve(capture: cv2.VideoCapture, path: Path | str) -> Frame:
+    """The frame that `capture` grabbed last; `path` is what to call it in an error.
+
+    Raises:
+        DataError: it cannot be converted.
+    """
     good, image = capture.retrieve()
     if not good or image.ndim != 3:
         raise DataError(f"{path} holds a frame that cannot be converted to RGB")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
-def _declared(capture: cv2.VideoCapture) -> int:
+def declared_of(capture: cv2.VideoCapture) -> int:
+    """How many frames the container declares; 0 where it does not."""
     declared = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     # Unknown is negative (an int64 minimum passed through a double in some containers).
     return int(declared) if 0 < declared < 2**31 else 0
 
 
-def _rate_hz(capture: cv2.VideoCapture) -> float:
+def rate_hz_of(capture: cv2.VideoCapture) -> float:
+    """Frames a second as the container or camera declares them; 0 where it does not."""
     rate_hz = float(capture.get(cv2.CAP_PROP_FPS))
     return rate_hz if 0 < rate_hz < float("inf") else 0.0
 
 
 def _duration_s(capture: cv2.VideoCapture) -> float:
     """Time of the last frame that the container declares."""
-    rate_hz = _rate_hz(capture)
-    return max(_declared(capture) - 1, 0) / rate_hz if rate_hz else 0.0
+    rate_hz = rate_hz_of(capture)
+    return max(declared_of(capture) - 1, 0) / rate_hz if rate_hz else 0.0

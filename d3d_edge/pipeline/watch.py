@@ -1,0 +1,303 @@
+"""d3d-edge predict over time: the answers of a bundle for every window of a file, a camera or a stream."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from d3d_edge import runtimes
+from d3d_edge.bundle import Bundle
+from d3d_edge.errors import DataError, RecipeError
+from d3d_edge.pipeline.predict import Answer, best, probabilities
+from d3d_edge.runner import Runner, Where
+from d3d_edge.schema import Schema
+from d3d_edge.video import encode, overlay, timeline
+from d3d_edge.video.decode import Frame, TimedFrame
+from d3d_edge.video.overlay import Overlay, Score
+from d3d_edge.video.stream import Source, Stream, opened
+from d3d_edge.video.windows import Window, Windows
+
+WINDOW_S = 2.0
+"""Length of a window with uniform sampling, where neither the caller nor the bundle says."""
+STRIDE_S = 0.25
+"""From one window to the next, where it is not given: four answers a second."""
+
+
+class Moment(Schema):
+    """What a window shows."""
+
+    start_s: float
+    end_s: float
+    answers: tuple[Answer, ...]
+    """The likeliest classes, best first."""
+    network_ms: float
+
+
+class Watched(Schema):
+    """Every window of a source, and what the steps took."""
+
+    source: str
+    bundle: str
+    where: Where
+    runtime: str
+    sampling: Literal["uniform", "dense"]
+    window_s: float
+    """Length of a window; with dense sampling, of the first one."""
+    stride_s: float
+    moments: tuple[Moment, ...]
+    left_out: int
+    """Windows not answered: a live source was ahead of the network, or sent too few frames."""
+    ended: Literal["end of source", "seconds", "interrupted"]
+    frames: int
+    source_s: float
+    """Time of the last frame."""
+    decode_ms: float
+    """Mean of a frame; for a live source it has the waiting in it."""
+    preprocess_ms: float
+    """Mean of a frame."""
+    network_ms: float
+    """Median of a window."""
+    end_to_end_fps: float
+    """Frames a second through decoding, preprocessing and the network, with windows at this stride. Drawing and
+    writing are not in it."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to do with a source."""
+
+    source: Source
+    top: int = 5
+    threads: int = 0
+    window_s: float | None = None
+    stride_s: float | None = None
+    seconds: float | None = None
+    overlay: Path | None = None
+    timeline: Path | None = None
+
+
+@dataclass
+class _Clock:
+    """Seconds spent in each step."""
+
+    decode_s: float = 0.0
+    preprocess_s: float = 0.0
+    network_s: list[float] = field(default_factory=list)
+    last_s: float = field(default_factory=time.perf_counter)
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        now_s = time.perf_counter()
+        passed_s, self.last_s = now_s - self.last_s, now_s
+        return passed_s
+
+    @property
+    def total_s(self) -> float:
+        return self.decode_s + self.preprocess_s + sum(self.network_s)
+
+
+def watch(bundle_path: Path, wanted: Wanted, tell: Callable[[Moment], None]) -> Watched:
+    """Answer for each window of a source, and `tell` each answer as it comes.
+
+    A live source is read until it ends, for `seconds`, or until it is interrupted, which is not an error then.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        MissingDependency: its runtime's package is not installed.
+        RecipeError: a window's length is given and the bundle's sampling sets it, or the overlay's name is no video.
+        DataError: the source cannot be read, or holds too few frames for a window.
+        DeviceError: there is no such camera.
+        StorageError: overlay or timeline cannot be written.
+    """
+    bundle = Bundle.open(bundle_path)
+    made = bundle.manifest
+    if wanted.window_s is not None and made.clip.stride is not None:
+        raise RecipeError(
+            f"{bundle_path} takes every {made.clip.stride}. frame, {made.clip.frames} of them: that is its window",
+            hint="leave out --window",
+        )
+    if wanted.overlay:
+        encode.check_name(wanted.overlay)
+    runtime = runtimes.get(made.runtime)
+    runtime.check_run()
+    with ExitStack() as stack:
+        stream = stack.enter_context(opened(wanted.source))
+        runner = stack.enter_context(runtime.open(bundle, threads=wanted.threads))
+        runner.run(np.zeros(made.clip.shape, np.uint8))  # the first run also prepares memory
+        watcher = _Watcher(bundle, wanted, stream, runner, tell, stack)
+        ended = watcher.run()
+        found = watcher.result(str(bundle_path), ended)
+    if wanted.timeline:
+        timeline.save(watcher.picture(found), wanted.timeline)
+    return found
+
+
+class _Watcher:
+    """One walk through a source."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        wanted: Wanted,
+        stream: Stream,
+        runner: Runner,
+        tell: Callable[[Moment], None],
+        stack: ExitStack,
+    ) -> None:
+        made = bundle.manifest
+        self._labels, self._sampling = made.labels, made.clip.sampling
+        self._wanted, self._stream, self._runner, self._tell, self._stack = wanted, stream, runner, tell, stack
+        self._stride_s = wanted.stride_s or STRIDE_S
+        self._window_s = wanted.window_s or made.video_length_s or WINDOW_S
+        self._windows = Windows(made.clip, window_s=self._window_s, stride_s=self._stride_s, rate_hz=stream.rate_hz)
+        self._clock = _Clock()
+        self._moments: list[Moment] = []
+        self._scores: list[npt.NDArray[np.float64]] = []
+        self._left_out = 0
+        self._frames = 0
+        self._last_s = 0.0
+        self._film: _Film | None = None
+
+    def run(self) -> Literal["end of source", "seconds", "interrupted"]:
+        """Walk until the source ends, or is ended."""
+        try:
+            began_s = time.monotonic()
+            for frame in self._decoded():
+                if self._wanted.seconds is not None and frame.time_s >= self._wanted.seconds:
+                    return "seconds"
+                self._take(frame, late_s=time.monotonic() - began_s - frame.time_s)
+        except KeyboardInterrupt:
+            if not self._wanted.source.live:
+                raise
+            return "interrupted"
+        self._clock.lap()
+        self._answer(self._windows.flush())
+        return "end of source"
+
+    def _decoded(self) -> Iterator[TimedFrame]:
+        """The frames, and the time that decoding them took."""
+        self._clock.lap()
+        for frame in self._stream.frames:
+            self._clock.decode_s += self._clock.lap()
+            yield frame
+            self._clock.lap()
+
+    def _take(self, frame: TimedFrame, late_s: float) -> None:
+        self._frames += 1
+        self._last_s = frame.time_s
+        window = None
+        try:
+            window = self._windows.push(frame.time_s, frame.image)
+        except DataError as error:
+            # A camera may falter for a moment. If it gave no window at all, something else is wrong.
+            if not (self._wanted.source.live and self._moments):
+                raise DataError(f"{self._wanted.source.name}: {error.message}", hint=error.hint) from error
+            self._left_out += 1
+        self._clock.preprocess_s += self._clock.lap()
+        if window and self._wanted.source.live and self._moments and late_s > self._stride_s:
+            self._left_out += 1  # the stream waits for nobody: catch up by decoding alone
+        else:
+            self._answer(window)
+        if self._wanted.overlay:
+            self._draw(self._wanted.overlay, frame.image)
+
+    def _answer(self, window: Window | None) -> None:
+        if window is None:
+            return
+        self._clock.lap()
+        scores = probabilities(self._runner.run(window.clip))
+        took_s = self._clock.lap()
+        self._clock.network_s.append(took_s)
+        self._scores.append(scores)
+        moment = Moment(
+            start_s=window.start_s,
+            end_s=window.end_s,
+            answers=best(scores, self._labels, self._wanted.top),
+            network_ms=1e3 * took_s,
+        )
+        self._moments.append(moment)
+        self._tell(moment)
+        self._clock.lap()
+
+    def _draw(self, path: Path, image: Frame) -> None:
+        if self._film is None:
+            self._film = _Film(path, image, self._stream.rate_hz, self._stack)
+        scores = () if not self._moments else tuple(Score(*pair) for pair in self._latest())
+        self._film.add(image, self._last_s, scores, waiting=f"first answer at {self._window_s:.1f} s")
+
+    def _latest(self) -> Iterator[tuple[str, float]]:
+        for index in np.argsort(-self._scores[-1], kind="stable")[: overlay.SHOWN]:
+            yield self._labels[index], float(self._scores[-1][index])
+
+    def result(self, bundle: str, ended: Literal["end of source", "seconds", "interrupted"]) -> Watched:
+        """All that was found.
+
+        Raises:
+            DataError: no window was answered.
+        """
+        if not self._moments:
+            raise DataError(
+                f"{self._wanted.source.name} ended after {self._frames} frames, {self._last_s:.2f} s, before a window "
+                "was complete",
+                hint="a shorter --window, or more --seconds" if self._sampling == "uniform" else "more --seconds",
+            )
+        clock, frames = self._clock, max(self._frames, 1)
+        first = self._moments[0]
+        return Watched(
+            source=self._wanted.source.name,
+            bundle=bundle,
+            where=self._runner.where,
+            runtime=self._runner.runtime,
+            sampling=self._sampling,
+            window_s=first.end_s - first.start_s,
+            stride_s=self._stride_s,
+            moments=tuple(self._moments),
+            left_out=self._left_out,
+            ended=ended,
+            frames=self._frames,
+            source_s=self._last_s,
+            decode_ms=1e3 * clock.decode_s / frames,
+            preprocess_ms=1e3 * clock.preprocess_s / frames,
+            network_ms=1e3 * float(np.median(clock.network_s)),
+            end_to_end_fps=self._frames / clock.total_s if clock.total_s > 0 else 0.0,
+        )
+
+    def picture(self, found: Watched) -> Image.Image:
+        """The scores over time."""
+        name = Path(found.source).name or found.source
+        return timeline.draw(
+            [moment.end_s for moment in found.moments],
+            np.stack(self._scores),
+            self._labels,
+            title=name,
+            subtitle=f"{found.bundle}: probability of each class at the end of a window of {found.window_s:.2f} s, "
+            f"every {found.stride_s:g} s",
+        )
+
+
+class _Film:
+    """The overlay, with a frame rate of its own: the source's frames are held or left out so that times stay true."""
+
+    def __init__(self, path: Path, image: Frame, rate_hz: float, stack: ExitStack) -> None:
+        self._overlay = Overlay(*image.shape[:2])
+        self._rate_hz = rate_hz
+        self._write = stack.enter_context(encode.writer(path, rate_hz, self._overlay.width, self._overlay.height))
+        self._written = 0
+
+    def add(self, image: Frame, time_s: float, scores: tuple[Score, ...], waiting: str) -> None:
+        due = round(time_s * self._rate_hz) + 1
+        if due <= self._written:
+            return
+        note = f"{int(time_s) // 60}:{int(time_s) % 60:02d}" if scores else waiting
+        drawn = self._overlay.draw(image, scores, note)
+        while self._written < due:
+            self._write(drawn)
+            self._written += 1

@@ -1,0 +1,65 @@
+"""Videos written whole or not at all, through OpenCV's FFmpeg. Decides no pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import cv2
+
+from d3d_edge.errors import DataError, RecipeError, StorageError
+from d3d_edge.files import atomic_file
+from d3d_edge.video.decode import Frame, first_frame
+
+# What every build of OpenCV from PyPI encodes: its FFmpeg has no H.264. Browsers play WebM only.
+_CODEC_OF = {".mp4": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG", ".webm": "VP90"}
+
+
+def check_name(path: Path) -> None:
+    """Refuse a name whose suffix is no container that can be written.
+
+    Raises:
+        RecipeError: it is not.
+    """
+    if path.suffix.lower() not in _CODEC_OF:
+        raise RecipeError(f"cannot tell the format of the video {path}", hint=f"a name in {', '.join(_CODEC_OF)}")
+
+
+@contextmanager
+def writer(path: Path, rate_hz: float, width: int, height: int) -> Iterator[Callable[[Frame], None]]:
+    """Yield a function that adds one frame [height, width, 3]; the video appears at `path` when the block ends well.
+
+    Raises:
+        RecipeError: the suffix is not one of a video.
+        StorageError: it cannot be written.
+    """
+    check_name(path)
+    with atomic_file(path) as partial:
+        # OpenCV picks the container by the suffix, which the partial file has not.
+        scratch = partial.with_name(partial.name + path.suffix.lower())
+        fourcc = cv2.VideoWriter.fourcc(*_CODEC_OF[path.suffix.lower()])
+        video = cv2.VideoWriter(str(scratch), cv2.CAP_FFMPEG, fourcc, rate_hz, (width, height))
+        try:
+            if not video.isOpened():
+                raise StorageError(f"cannot write the video {path}", hint="is its folder writable, and the disk full?")
+
+            def write(frame: Frame) -> None:
+                video.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+            yield write
+            video.release()
+            _check(scratch, path)
+            scratch.replace(partial)
+        finally:
+            video.release()
+            with suppress(OSError):
+                scratch.unlink()
+
+
+def _check(scratch: Path, path: Path) -> None:
+    """OpenCV says nothing of a full disk; a file without its index, which is written last, does not open."""
+    try:
+        first_frame(scratch)
+    except DataError as error:
+        raise StorageError(f"cannot write the video {path}: {error.message}", hint="is the disk full?") from error

@@ -1,0 +1,148 @@
+"""`predict` over time: windows of files, streams and cameras, drawn and summed up."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from d3d_edge.video import decode
+from tests.cli.conftest import D3DEdge
+
+BUNDLE = "jetson"  # the one that opens fastest
+
+
+@pytest.fixture
+def video(clips: Path) -> Path:
+    """Twelve frames at 25 a second."""
+    return sorted(clips.rglob("*.mp4"))[0]
+
+
+@contextmanager
+def endless(at_frame: Callable[[int], None] = lambda number: None) -> Iterator[str]:
+    """The address of a Motion JPEG stream without end; `at_frame` is called before each frame."""
+    _, picture = cv2.imencode(".jpg", np.full((64, 64, 3), 90, np.uint8))
+    head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(picture)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            for number in count():
+                try:
+                    at_frame(number)
+                    self.wfile.write(head + picture.tobytes() + b"\r\n")
+                except OSError:
+                    return
+                time.sleep(0.01)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_file_is_answered_for_window_by_window(made: Path, video: Path, tmp_path: Path, d3d_edge: D3DEdge) -> None:
+    overlay, timeline = tmp_path / "out.mp4", tmp_path / "out.png"
+    words = ("predict", made / "bundles" / BUNDLE, video, "--window", 0.24, "--stride", 0.08)
+    result = d3d_edge(*words, "--overlay", overlay, "--timeline", timeline)
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    assert [line.split()[0] for line in lines[:4]] == ["0.24", "0.32", "0.40", "0.48"]
+    assert "4 windows of 0.24 s every 0.08 s (uniform sampling)" in lines[4]
+    assert "frames/s of 12 frames: decode" in lines[5]
+    frames = list(decode.iterate_frames(overlay))
+    assert len(frames) == 12
+    assert frames[0].image.shape == (384, 384, 3)
+    assert timeline.read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mp4", "out.png"]
+
+
+def test_a_window_as_long_as_the_training_videos_answers_as_the_whole_file_does(
+    made: Path, video: Path, d3d_edge: D3DEdge
+) -> None:
+    bundle = made / "bundles" / BUNDLE
+    assert json.loads((bundle / "manifest.json").read_text())["video_length_s"] == 0.48
+    whole = json.loads(d3d_edge("predict", bundle, video, "--json").out)
+    *windows, summed = [
+        json.loads(line) for line in d3d_edge("predict", bundle, video, "--json", "--stride", 1).out.splitlines()
+    ]
+    assert [window["answers"] for window in windows] == [whole["answers"]]
+    assert summed["window_s"] == pytest.approx(0.48)
+    assert summed["frames"] == whole["frames"] == 12
+    assert summed["end_to_end_fps"] > 0
+    assert whole["end_to_end_fps"] > 0
+
+
+def test_a_stream_that_ends_is_answered_for_to_its_end(made: Path, video: Path, d3d_edge: D3DEdge) -> None:
+    words = (made / "bundles" / BUNDLE, video.as_uri(), "--window", 0.24, "--stride", 0.08)
+    result = d3d_edge("predict", *words)
+    assert result.code == 0, result.err
+    assert "4 windows" in result.out
+
+
+def test_an_endless_stream_is_answered_for_until_the_seconds_are_over(made: Path, d3d_edge: D3DEdge) -> None:
+    with endless() as address:
+        words = ("--window", 0.2, "--stride", 0.1, "--seconds", 0.6, "--json")
+        result = d3d_edge("predict", made / "bundles" / BUNDLE, address, *words)
+    assert result.code == 0, result.err
+    *windows, summed = [json.loads(line) for line in result.out.splitlines()]
+    assert summed["ended"] == "seconds"
+    assert windows
+    assert all(window["end_s"] - window["start_s"] == pytest.approx(0.2) for window in windows)
+
+
+def test_ctrl_c_ends_a_stream_well_and_keeps_the_overlay(made: Path, tmp_path: Path, d3d_edge: D3DEdge) -> None:
+    drawn = count(1)
+
+    def interrupt(_: int) -> None:
+        # FFmpeg looks at many frames before the first is given. The overlay is begun with that one.
+        if any(tmp_path.iterdir()) and next(drawn) == 60:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with endless(interrupt) as address:
+        words = (address, "--window", 0.1, "--stride", 0.1, "--overlay", tmp_path / "out.mp4")
+        result = d3d_edge("predict", made / "bundles" / BUNDLE, *words)
+    assert result.code == 0, result.err
+    assert ", stopped" in result.out
+    assert decode.count_frames(tmp_path / "out.mp4") > 0
+
+
+def test_what_goes_wrong_is_one_line_and_leaves_no_file(
+    made: Path, video: Path, tmp_path: Path, d3d_edge: D3DEdge
+) -> None:
+    bundle = made / "bundles" / BUNDLE
+    overlay = ("--overlay", tmp_path / "out.mp4")
+    cases = {
+        ("77",): (7, "camera 77"),
+        ("http://127.0.0.1:9/none", *overlay): (8, "cannot be opened"),
+        ("none.mp4", *overlay): (8, "no video file"),
+        (video, "--overlay", tmp_path / "out.txt"): (2, "out.txt"),
+        (video, "--seconds", 0.1, *overlay): (8, "before a window was complete"),
+        (video, "--window", 0.08, *overlay): (8, "the clip needs 4"),
+        (video, "--window", 0): (2, "--window"),
+    }
+    for words, (code, said) in cases.items():
+        result = d3d_edge("predict", bundle, *words)
+        assert result.code == code, (words, result.err)
+        assert said in result.err
+        assert "Traceback" not in result.err
+    assert not list(tmp_path.iterdir())

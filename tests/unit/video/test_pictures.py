@@ -1,0 +1,101 @@
+"""Answers on frames and over time, and the video that they are written to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from d3d_edge.errors import RecipeError, StorageError
+from d3d_edge.video import decode, encode, lettering, timeline
+from d3d_edge.video.overlay import Overlay, Score, canvas_size
+from tests.unit.video.samples import textured
+
+SCORES = [Score("wave", 0.75), Score("clap", 0.2), Score("jump", 0.05)]
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"),
+    [(128, 170, (384, 510)), (720, 1280, (720, 1280)), (33, 33, (396, 396)), (401, 700, (402, 700))],
+)
+def test_small_frames_are_enlarged_and_sides_are_even(height: int, width: int, size: tuple[int, int]) -> None:
+    assert canvas_size(height, width) == size
+
+
+@pytest.mark.parametrize(("height", "width"), [(128, 170), (1280, 720), (480, 640)])
+def test_the_overlay_lies_on_the_lower_part_and_grows_with_the_score(height: int, width: int) -> None:
+    frame = np.full((height, width, 3), 128, np.uint8)
+    overlay = Overlay(height, width)
+    likely, unlikely = (overlay.draw(frame, [Score("wave", share)], "0:01") for share in (0.9, 0.1))
+    assert likely.shape == (overlay.height, overlay.width, 3)
+    assert (likely[: overlay.height // 2] == 128).all()
+    assert (likely != unlikely).any()
+    bright = [(image.min(axis=2) > 200).sum() for image in (likely, overlay.draw(frame, [], ""))]
+    assert bright[0] > 20  # letters
+    assert bright[1] == 0
+
+
+def test_the_overlay_does_not_change_the_frame_it_is_given() -> None:
+    frame = textured(400, 500)
+    before = frame.copy()
+    Overlay(400, 500).draw(frame, SCORES, "0:01")
+    assert (frame == before).all()
+
+
+@pytest.mark.parametrize("label", ["w" * 400, "挥手", "<b>", "naïve œuvre", "", "שלום"])
+def test_any_label_can_be_drawn(label: str) -> None:
+    assert Overlay(128, 170).draw(textured(128, 170), [Score(label, 0.5)], "0:00").shape == (384, 510, 3)
+
+
+@pytest.mark.parametrize("width_px", [0, 10, 60, 1000])
+def test_text_is_cut_to_the_room_it_has(width_px: int) -> None:
+    text = lettering.fitted("opening a bottle", 20, width_px)
+    font = lettering.font_for(text, 20)
+    assert font.getlength(text) <= max(width_px, font.getlength("…"))
+    assert text.endswith("…") == (width_px < 1000)
+
+
+@pytest.mark.parametrize("windows", [1, 2, 300])
+def test_a_timeline_shows_the_likeliest_classes(tmp_path: Path, windows: int) -> None:
+    scores = np.random.default_rng(0).dirichlet(np.ones(20), windows)
+    shown = timeline.shown_classes(scores)
+    assert shown[0] == scores.max(axis=0).argmax()
+    assert len(shown) == 6
+    labels = [f"class {number}" for number in range(20)]
+    times_s = [0.5 + 0.25 * number for number in range(windows)]
+    timeline.save(timeline.draw(times_s, scores, labels, title="a", subtitle="b"), tmp_path / "t.png")
+    assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["t.png"]
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.webm", "OUT.AVI"])
+def test_a_video_is_written_with_its_size_and_rate(tmp_path: Path, name: str) -> None:
+    with encode.writer(tmp_path / name, 10, 64, 48) as write:
+        for number in range(5):
+            write(np.full((48, 64, 3), 20 * number, np.uint8))
+    frames = list(decode.iterate_frames(tmp_path / name))
+    assert [frame.image.shape for frame in frames] == 5 * [(48, 64, 3)]
+    assert decode.frame_rate_hz(tmp_path / name) == 10
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_video_that_was_not_finished_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "out.mp4"
+    path.write_text("before")
+    with pytest.raises(cv2.error), encode.writer(path, 10, 64, 48) as write:
+        write(np.zeros((0, 64, 3), np.uint8))
+    assert path.read_text() == "before"
+    assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_a_video_without_a_frame_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="cannot write the video"), encode.writer(tmp_path / "a.mp4", 10, 64, 48):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_is_no_video_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"out\.txt .*\.mp4"):
+        encode.check_name(tmp_path / "out.txt")
