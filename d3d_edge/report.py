@@ -62,6 +62,8 @@ class ClassSlice(Schema):
     right: int
     student_right: int | None = None
     """Of the float student, on the same clips."""
+    mcnemar_p: float | None = None
+    """Exact McNemar test against the float student, within the class."""
 
 
 class Paired(Schema):
@@ -201,5 +203,12 @@ class Report(Schema):
         """
         try:
             return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, ValidationError) as error:
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the whole"
+            raise DataError(
+                f"{path} is not a readable report: {where}: {first['msg']}",
+                hint="it must be one that this version of d3d-edge wrote",
+            ) from error
+        except (OSError, ValueError) as error:
             raise DataError(f"{path} is not a readable report: {str(error).splitlines()[0]}") from error

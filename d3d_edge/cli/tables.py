@@ -11,12 +11,14 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from d3d_edge.report import Report, Row
+from d3d_edge.report import Gate, Report, Row
 from d3d_edge.runner import Where
 
 TEXT_NAME = "report.txt"
 _WHERE = {Where.REFERENCE_INTERPRETER: "interpreter"}
 """Shorter words, explained below the table."""
+_LEVEL = 0.05
+"""Significance from which a difference is put into words."""
 
 
 def print_report(report: Report, path: Path | None) -> None:
@@ -44,18 +46,44 @@ def _report(report: Report) -> Group:
         parts += [Text(f"  {clip.path}: {clip.reason}") for clip in report.skipped[:10]]
         if len(report.skipped) > 10:
             parts.append(Text(f"  and {len(report.skipped) - 10} more, all in the JSON report"))
-    for gate in report.gates:
-        if gate.verdict != "pass":
-            value = "not measured" if gate.value is None else f"{gate.value:.6g}"
-            parts.append(Text(f"gate {gate.name}: {gate.row} has {value}, bound {gate.bound:.6g}: {gate.verdict}"))
-    if report.gates and not any(gate.verdict != "pass" for gate in report.gates):
-        parts.append(Text(f"all {len(report.gates)} gates pass"))
+    parts += [Text(line) for line in gate_lines(report.gates)]
     return Group(*parts)
 
 
-def columns(words: Sequence[str], figures: Sequence[str]) -> Table:
+def gate_lines(gates: Sequence[Gate]) -> list[str]:
+    """How many gates pass, after one line for those that do not; rows with the same finding share a line."""
+    if not gates:
+        return []
+    rows: dict[Gate, list[str]] = {}
+    for gate in gates:
+        if gate.verdict != "pass":
+            rows.setdefault(gate.model_copy(update={"row": ""}), []).append(gate.row)
+    lines = [f"gate {gate.name} {gate.bound:g} of {', '.join(names)}: {_finding(gate)}" for gate, names in rows.items()]
+    passed = sum(gate.verdict == "pass" for gate in gates)
+    if passed == len(gates):
+        return [f"all {passed} gates pass"]
+    undecided = sum(gate.verdict == "undecided" for gate in gates)
+    too_few = f"; for {undecided} the clips are too few (--strict-gates makes that a failure)" if undecided else ""
+    return [*lines, f"{passed} of {len(gates)} gates pass{too_few}"]
+
+
+def _finding(gate: Gate) -> str:
+    if gate.value is None:
+        return "not measured"
+    if gate.low is None or gate.high is None:
+        return f"{gate.verdict}, {gate.value:.6g}"
+    digits = 1 if gate.name == "top1_drop_points_max" else 3
+    value, low, high = (f"{number:.{digits}f}" for number in (gate.value, gate.low, gate.high))
+    found = f"{gate.verdict}, {value} ({low} to {high} by {gate.clips} clips)"
+    if gate.verdict != "undecided":
+        return found
+    needed = f"about {gate.clips_needed} like them would tell" if gate.clips_needed else "no number of them would tell"
+    return f"{found}: {needed}"
+
+
+def columns(words: Sequence[str], figures: Sequence[str], *, tight: bool = False) -> Table:
     """An empty table, in the look of all of them: columns of words, then columns of figures."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0 if tight else 1, 0, 0))
     for name in words:
         table.add_column(name, no_wrap=True)
     for name in figures:
@@ -65,26 +93,58 @@ def columns(words: Sequence[str], figures: Sequence[str]) -> Table:
 
 def _rows(report: Report) -> Table:
     # Narrow enough for a terminal of 80 columns: precision stands in the name, the runtime's version in the notes.
-    full = any(row.role == "bundle" for row in report.rows)
-    more = ("agree", "diff", "MB", "p50", "p90") if full else ()
-    table = columns(("model", "measured by"), ("top-1", "top-5", *more))
+    if not any(row.role == "bundle" for row in report.rows):
+        table = columns(("model", "measured by"), ("top-1", "top-5"))
+        for row in report.rows:
+            table.add_row(row.name, str(row.where), _share(row.top1), _share(row.top5))
+        return table
+    table = columns(("model", "measured by"), ("top-1", "95 %", "+/-", "agree", "diff", "MB", "p50", "p90"), tight=True)
     for row in report.rows:
-        shares = (_share(row.top1), _share(row.top5))
-        table.add_row(row.name, _WHERE.get(row.where, str(row.where)), *shares, *(_more(row) if full else ()))
+        table.add_row(row.name, _WHERE.get(row.where, str(row.where)), *_accuracy(row), *_size_and_time(row))
     return table
 
 
-def _more(row: Row) -> tuple[str, str, str, str, str]:
+def _accuracy(row: Row) -> tuple[str, str, str, str, str]:
+    interval, flips = "-", "-"
+    if row.top1_low is not None and row.top1_high is not None:
+        interval = f"{100 * row.top1_low:.0f}-{100 * row.top1_high:.0f}"
+    if row.paired:
+        flips = f"+{row.paired.gained}-{row.paired.lost}"
     difference = "-" if row.logit_difference_max is None else f"{row.logit_difference_max:.2g}"
+    return (_share(row.top1), interval, flips, _share(row.agreement), difference)
+
+
+def _size_and_time(row: Row) -> tuple[str, str, str]:
     size = "-" if row.size_bytes is None else f"{row.size_bytes / 1e6:.2f}"
-    timed = ("-", "-")
-    if row.latency:
-        timed = (f"{row.latency.latency_ms_p50:.1f}", f"{row.latency.latency_ms_p90:.1f}")
-    return (_share(row.agreement), difference, size, *timed)
+    if row.latency is None:
+        return (size, "-", "-")
+    return (size, f"{row.latency.latency_ms_p50:.1f}", f"{row.latency.latency_ms_p90:.1f}")
 
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}%"
+
+
+def _losses(row: Row) -> list[str]:
+    """What cannot be chance: a loss against the float student, or one in a class, allowing for how many classes are
+    looked at (Bonferroni)."""
+    if not row.paired:
+        return []
+    found = row.paired
+    lines = []
+    if found.mcnemar_p < _LEVEL:
+        interval = f"{found.difference_points_low:+.1f} to {found.difference_points_high:+.1f}"
+        lines.append(
+            f"{row.name} differs from the float student by {found.difference_points:+.1f} points ({interval}), "
+            f"McNemar p {found.mcnemar_p:.2g}"
+        )
+    for slice_ in row.classes:
+        if slice_.mcnemar_p is not None and slice_.mcnemar_p < _LEVEL / len(row.classes):
+            lines.append(
+                f"{row.name} names {slice_.right} of {slice_.clips} {slice_.label} rightly, the float student "
+                f"{slice_.student_right}"
+            )
+    return lines
 
 
 def _where_notes(report: Report) -> list[str]:
@@ -101,6 +161,12 @@ def _where_notes(report: Report) -> list[str]:
             f"interpreter: the file of {', '.join(interpreted)} read by this project's reference interpreter, "
             "which checks its answers; its time would say nothing"
         )
+    if any(row.paired for row in report.rows):
+        notes.append(
+            "95 %: interval of top-1 in percent; +/-: clips that a row names rightly and the float student wrongly, "
+            "and the other way round"
+        )
+        notes += [line for row in report.rows for line in _losses(row)]
     steps = {row.logit_step for row in report.rows if row.logit_step is not None}
     if len(steps) == 1:
         notes.append(

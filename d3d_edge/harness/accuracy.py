@@ -13,6 +13,8 @@ from d3d_edge.runner import Runner
 
 Logits = NDArray[np.float32]
 
+BOOTSTRAP_DRAWS = 10_000
+
 
 def logits_of(
     runners: Mapping[str, Runner], clips: Iterable[NDArray[np.uint8]], on_clip: Callable[[], None] = lambda: None
@@ -89,51 +91,69 @@ def answers(logits: Logits) -> Answers:
     )
 
 
+class Rights:
+    """Which clips a model and the float student name rightly, and how the two differ; see `report.Paired`."""
+
+    def __init__(self, own: NDArray[np.bool_], student: NDArray[np.bool_]) -> None:
+        self.gained = int((own & ~student).sum())
+        self.lost = int((student & ~own).sum())
+
+    @property
+    def mcnemar_p(self) -> float:
+        """Exact McNemar test: the clips that tell the two apart, as throws of a coin."""
+        from scipy.stats import binomtest
+
+        apart = self.gained + self.lost
+        return float(binomtest(self.lost, apart).pvalue) if apart else 1.0
+
+
 def by_class(
     own: Answers, clips: Sequence[ReportClip], labels: Sequence[str], student: Answers | None
 ) -> tuple[ClassSlice, ...]:
     """The classes that `clips` hold, in the order of `labels`, with what was right of each."""
-    of = np.array([clip.label for clip in clips])
-    right = np.array(own.predicted) == of
-    student_right = None if student is None else np.array(student.predicted) == of
-    return tuple(
-        ClassSlice(
-            label=labels[index],
-            clips=int((of == index).sum()),
-            right=int(right[of == index].sum()),
-            student_right=None if student_right is None else int(student_right[of == index].sum()),
+    of, right = _right(own, clips)
+    before = None if student is None else _right(student, clips)[1]
+    slices = []
+    for index in np.unique(of).tolist():
+        here = of == index
+        slices.append(
+            ClassSlice(
+                label=labels[index],
+                clips=int(here.sum()),
+                right=int(right[here].sum()),
+                student_right=None if before is None else int(before[here].sum()),
+                mcnemar_p=None if before is None else Rights(right[here], before[here]).mcnemar_p,
+            )
         )
-        for index in np.unique(of).tolist()
-    )
-
-
-BOOTSTRAP_DRAWS = 10_000
+    return tuple(slices)
 
 
 def paired(own: Answers, student: Answers, clips: Sequence[ReportClip]) -> Paired:
     """`own` against the float student's answers, clip by clip.
 
-    The bootstrap is over clips: as many are drawn with replacement, 10000 times from a fixed seed, and the middle 95 %
-    of the differences make the interval. Where no clip tells the two apart it has no width, whatever the number of
-    clips: gates are judged by an interval that does not collapse (`harness.gates`).
+    The bootstrap is over clips: as many are drawn with replacement, BOOTSTRAP_DRAWS times from a fixed seed, and the
+    middle 95 % of the differences make the interval. Where no clip tells the two apart it has no width, whatever the
+    number of clips: gates are judged by an interval that does not collapse (`harness.gates`).
     """
-    from scipy.stats import binomtest
-
-    of = np.array([clip.label for clip in clips])
-    right, before = np.array(own.predicted) == of, np.array(student.predicted) == of
-    gained, lost = int((right & ~before).sum()), int((before & ~right).sum())
+    rights = Rights(_right(own, clips)[1], _right(student, clips)[1])
     count = len(clips)
-    shares = np.array([gained, lost, count - gained - lost]) / count
+    shares = np.array([rights.gained, rights.lost, count - rights.gained - rights.lost]) / count
     drawn = np.random.default_rng(0).multinomial(count, shares, size=BOOTSTRAP_DRAWS)
     low, high = np.percentile(100 * (drawn[:, 0] - drawn[:, 1]) / count, [2.5, 97.5])
     return Paired(
-        gained=gained,
-        lost=lost,
-        difference_points=100 * (gained - lost) / count,
+        gained=rights.gained,
+        lost=rights.lost,
+        difference_points=100 * (rights.gained - rights.lost) / count,
         difference_points_low=float(low),
         difference_points_high=float(high),
-        mcnemar_p=float(binomtest(lost, gained + lost).pvalue) if gained + lost else 1.0,
+        mcnemar_p=rights.mcnemar_p,
         flipped=tuple(
             clip.key for clip, one, other in zip(clips, own.predicted, student.predicted, strict=True) if one != other
         ),
     )
+
+
+def _right(answers: Answers, clips: Sequence[ReportClip]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The class of each clip, and whether it was answered."""
+    of = np.array([clip.label for clip in clips])
+    return of, np.array(answers.predicted) == of

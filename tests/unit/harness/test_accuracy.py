@@ -7,6 +7,7 @@ import pytest
 
 from d3d_edge.errors import LoweringError
 from d3d_edge.harness import accuracy
+from d3d_edge.report import Answers, ReportClip
 from d3d_edge.runner import TensorSpec, Where
 
 LOGITS = np.array([[3, 2, 1], [1, 2, 3], [2, 3, 1], [1, 3, 2]], np.float32)
@@ -49,6 +50,63 @@ def test_agreement_and_largest_difference() -> None:
 
 def test_chance_is_the_commonest_class() -> None:
     assert accuracy.chance(LABELS) == 0.75
+
+
+CLIPS = [ReportClip(key=f"{index}.mp4", label=int(label)) for index, label in enumerate(LABELS)]
+
+
+def said(*predicted: int) -> Answers:
+    return Answers(predicted=predicted, probability=(1.0,) * len(predicted))
+
+
+def test_answers_hold_the_first_class_and_its_probability() -> None:
+    found = accuracy.answers(np.array([[0, 0, np.log(2)], [5, 1, 5], [0, 0, 0]], np.float32))
+    assert found.predicted == (2, -1, -1)
+    assert found.probability == pytest.approx((0.5, 0.495463, 1 / 3), abs=1e-6)
+
+
+def test_top1_is_the_share_of_right_answers() -> None:
+    logits = np.random.default_rng(0).integers(0, 4, (200, 3)).astype(np.float32)  # ties, too
+    labels = np.random.default_rng(1).integers(0, 3, 200)
+    assert np.mean(np.array(accuracy.answers(logits).predicted) == labels) == accuracy.topk(logits, labels, 1)
+
+
+def test_clip_by_clip_against_the_student() -> None:
+    found = accuracy.paired(own=said(0, 2, 1, 1), student=said(0, 1, 0, 2), clips=CLIPS)
+    assert (found.gained, found.lost) == (1, 1)
+    assert found.difference_points == 0
+    assert found.mcnemar_p == 1.0
+    assert found.flipped == ("1.mp4", "2.mp4", "3.mp4")  # the last was wrong, and is wrong in another way
+    assert -100 <= found.difference_points_low < 0 < found.difference_points_high <= 100
+
+
+@pytest.mark.parametrize(("gained", "lost", "p"), [(0, 0, 1.0), (0, 5, 0.0625), (0, 6, 0.03125), (2, 10, 0.0385742)])
+def test_exact_mcnemar(gained: int, lost: int, p: float) -> None:
+    # Twice the tail of a binomial distribution of one half: 2 / 2^5, 2 / 2^6, 2 * (1 + 12 + 66) / 2^12.
+    own = np.array([True] * gained + [False] * lost + [True] * 5)
+    student = np.array([False] * gained + [True] * lost + [True] * 5)
+    assert accuracy.Rights(own, student).mcnemar_p == pytest.approx(p, rel=1e-4)
+
+
+@pytest.mark.parametrize(("gained", "lost", "count"), [(3, 9, 200), (0, 20, 400), (30, 10, 1000)])
+def test_the_bootstrap_is_near_the_normal_interval(gained: int, lost: int, count: int) -> None:
+    clips = [ReportClip(key=str(index), label=0) for index in range(count)]
+    own = said(*[0] * gained, *[1] * lost, *[0] * (count - gained - lost))
+    student = said(*[1] * gained, *[0] * lost, *[0] * (count - gained - lost))
+    found = accuracy.paired(own, student, clips)
+    error = 1.96 * np.sqrt(gained + lost - (gained - lost) ** 2 / count) / count * 100
+    assert found.difference_points_low == pytest.approx(found.difference_points - error, abs=0.25 * error)
+    assert found.difference_points_high == pytest.approx(found.difference_points + error, abs=0.25 * error)
+
+
+def test_slices() -> None:
+    alone = accuracy.by_class(said(0, 2, 1, 1), CLIPS, ["a", "b", "c"], None)
+    assert [(slice_.label, slice_.clips, slice_.right, slice_.student_right) for slice_ in alone] == [
+        ("a", 3, 1, None),
+        ("c", 1, 1, None),
+    ]
+    found = accuracy.by_class(said(0, 2, 1, 1), CLIPS, ["a", "b", "c"], said(0, 2, 0, 0))
+    assert [(slice_.student_right, slice_.mcnemar_p) for slice_ in found] == [(3, 0.5), (1, 1.0)]
 
 
 class Fake:
