@@ -1,0 +1,223 @@
+"""A run on a device: model and clips go there, logits and raw times come back. Knows the protocol, and no device.
+
+The protocol is in docs/devices.md. Every runner speaks it, whatever it is written in; accuracy and every figure are
+computed here from what it sends, by the same code as for this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from d3d_edge.errors import DeviceError
+from d3d_edge.files import sha256_of_value
+from d3d_edge.harness.accuracy import Logits
+
+if TYPE_CHECKING:
+    from d3d_edge.transports import Ended, File, Transport
+
+PROTOCOL = 1
+"""The one in targets/jetson/runner, targets/android/bench and targets/ios/bench."""
+SILENCE_S = 120.0
+"""A runner that prints nothing for so long is given up. It prints at least once a second while it works."""
+RESULTS, SAMPLES = "results.jsonl", "samples.json"
+_HINTS = {
+    "protocol": "build and install the device's program again, from this version of d3d-edge",
+    "busy": "wait for the other run, or end it",
+    "disk_full": "make room there; the same command with --resume keeps the clips that are done",
+    "missing": "docs/devices.md says what the device needs",
+    "model": "export the bundle again, or see docs/devices.md for what the device needs",
+}
+
+
+@dataclass(frozen=True)
+class Program:
+    """A device's runner."""
+
+    name: str
+    """The pushed file that the transport starts. Where it is an installed app, the transport knows that."""
+    files: tuple[File, ...] = ()
+    """To be pushed."""
+    words: tuple[str, ...] = ()
+    """Its own arguments, beside the protocol's."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a device is to run."""
+
+    program: Program
+    model: str
+    """Name of the model on the device."""
+    files: tuple[File, ...]
+    """Of the model."""
+    clips: tuple[tuple[File, int], ...]
+    """Packs, and the number of clips in each."""
+    shape: tuple[int, ...]
+    """[T, H, W, C] of a clip."""
+    classes: int
+    threads: int
+    logits: bool
+    """Whether all clips are run; the first is timed in any case."""
+    timing: Mapping[str, float]
+    """Values of --warmup, --runs, --min-runs, --budget-s and --sustained-s, by name without the dashes."""
+
+    @property
+    def count(self) -> int:
+        """Clips in all packs."""
+        return sum(clips for _, clips in self.clips)
+
+    @property
+    def folder(self) -> str:
+        """Where the results lie on the device: the same job finds them again."""
+        said = [self.program.name, self.words(), [file.sha256 for file in self.files], PROTOCOL]
+        return f"jobs/{sha256_of_value(said)[:32]}"
+
+    def words(self) -> list[str]:
+        """The command line, but for --out and --resume."""
+        words = ["--protocol", str(PROTOCOL), "--model", self.model, "--shape", ",".join(map(str, self.shape))]
+        words += ["--classes", str(self.classes), "--threads", str(self.threads), *self.program.words]
+        for pack, clips in self.clips:
+            words += ["--clips", f"{pack.name}={clips}"]
+        for name, value in self.timing.items():
+            words += [f"--{name}", f"{value:g}"]
+        return words if self.logits else [*words, "--skip-logits"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came back."""
+
+    runtime: str
+    """Name and version of what ran the model there."""
+    native: bool
+    """Whether that is the runtime that the bundle is made for; if not, its times say nothing about it."""
+    device: str
+    """What the device says it is."""
+    logits: Logits | None
+    """float32 [clips, classes], in the order of the packs."""
+    samples: dict[str, Any]
+    """As the device sent them."""
+    ran: int
+    """Clips that were run now; the others were there from before."""
+
+
+def run(
+    transport: Transport, job: Job, *, resume: bool, silence_s: float = SILENCE_S, on_clip: Callable[[int], None]
+) -> Outcome:
+    """Run `job`. `on_clip` is given the number of clips that are done, as it grows.
+
+    With `resume`, the clips of an earlier run of this job that was cut short are kept.
+
+    Raises:
+        DeviceError: the device, the tool that reaches it, or the runner failed.
+    """
+    transport.push([*job.program.files, *job.files, *(pack for pack, _ in job.clips)])
+    words = [*job.words(), "--out", job.folder, "--watch-stdin", *(("--resume",) if resume else ())]
+    heard = _Listener(transport.name, on_clip)
+    ended = transport.start(job.program.name, words, folder=job.folder, on_line=heard, silence_s=silence_s)
+    heard.check(ended, job.count)
+    with tempfile.TemporaryDirectory() as scratch:
+        results, samples = Path(scratch) / RESULTS, Path(scratch) / SAMPLES
+        for path in (results, samples):
+            transport.pull(f"{job.folder}/{path.name}", path)
+        return Outcome(
+            runtime=str(heard.hello.get("runtime", "")),
+            native=bool(heard.hello.get("native")),
+            device=str(heard.hello.get("device", "")),
+            logits=_logits(transport.name, results, job) if job.logits else None,
+            samples=_json(transport.name, samples.read_text(encoding="utf-8")),
+            ran=job.count - heard.kept,
+        )
+
+
+class _Listener:
+    """Follows the events of a runner. Lines that are none, such as what a library prints, are passed over."""
+
+    def __init__(self, device: str, on_clip: Callable[[int], None]) -> None:
+        self._device, self._on_clip = device, on_clip
+        self.hello: dict[str, Any] = {}
+        self._error: dict[str, Any] = {}
+        self._counts: list[int] = []
+        self._done = False
+
+    @property
+    def kept(self) -> int:
+        """Clips that were done before."""
+        return self._counts[0] if self._counts else 0
+
+    def __call__(self, line: str) -> None:
+        try:
+            event = json.loads(line)
+            kind = event["event"]
+        except (ValueError, KeyError, TypeError):
+            return
+        if kind == "hello":
+            self.hello = event
+            if event.get("protocol") != PROTOCOL:
+                raise self._failed("protocol", f"its runner speaks protocol {event.get('protocol')}, not {PROTOCOL}")
+        elif kind == "clips":
+            self._counts.append(int(event["done"]))
+            self._on_clip(self._counts[-1])
+        elif kind == "error":
+            self._error = event
+        elif kind == "done":
+            self._done = True
+
+    def check(self, ended: Ended, count: int) -> None:
+        """Raises DeviceError unless the runner said hello, no error, and that it is done."""
+        if self._error:
+            raise self._failed(str(self._error.get("kind")), str(self._error.get("message")))
+        said = ended.errors.splitlines()[-1] if ended.errors else f"exit code {ended.code}"
+        if not self.hello:
+            raise self._failed("protocol" if "--protocol" in said else "", f"its runner did not start: {said}")
+        if not self._done:
+            raise DeviceError(
+                f"{self._device}: the runner was ended after {max(self._counts, default=0)} of {count} clips ({said})",
+                hint="the same command with --resume runs only those that are missing",
+            )
+
+    def _failed(self, kind: str, message: str) -> DeviceError:
+        return DeviceError(f"{self._device}: {message}", hint=_HINTS.get(kind, "docs/devices.md"))
+
+
+def _logits(device: str, path: Path, job: Job) -> Logits:
+    """float32 [clips, classes] of a results file, whose first line says what ran.
+
+    Raises:
+        DeviceError: a clip is missing or has not its number of logits.
+    """
+    found = np.full((job.count, job.classes), np.nan, dtype=np.float32)
+    seen = set()
+    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
+        result = _json(device, line)
+        place, logits = result.get("clip"), result.get("logits", ())
+        if not isinstance(place, int) or not 0 <= place < job.count or len(logits) != job.classes:
+            raise _damaged(device, line)
+        found[place] = logits
+        seen.add(place)
+    if len(seen) < job.count:
+        raise DeviceError(f"{device}: {job.count - len(seen)} clips have no result", hint="--resume runs those")
+    if not np.isfinite(found).all():
+        raise DeviceError(f"{device} gives logits that are not finite", hint="validate the bundle here first")
+    return found
+
+
+def _json(device: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise _damaged(device, text)
+    return value
+
+
+def _damaged(device: str, text: str) -> DeviceError:
+    return DeviceError(f"{device}: the results are damaged: {text[:80]!r}", hint="run the command without --resume")

@@ -1,0 +1,158 @@
+"""A device with a POSIX shell: push, start and pull by small scripts; how those get there is each transport's own."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Self
+
+from d3d_edge.errors import DeviceError, RecipeError
+from d3d_edge.transports import Ended, File, tool
+
+ANSWER_S = 30.0
+"""For what takes the device no time; a phone that wakes up included."""
+SLOWEST_BYTES_PER_S = 500e3
+"""A copy may take as long as at this rate, or ANSWER_S: slower than poor wireless."""
+SPARE_BYTES = 16 * 2**20
+"""Left free on the device: for results, and for whatever else it does."""
+
+
+class ShellDevice(ABC):
+    """What ssh, adb and a folder of this machine share; see `d3d_edge.transports.Transport`."""
+
+    def __init__(self, name: str, folder: str) -> None:
+        if not re.fullmatch(r"[\w./-]+", folder) or folder.startswith("-"):
+            raise RecipeError(f"{name}: the folder {folder!r} has other characters than letters, digits and ._-/")
+        self.name = name
+        self._folder = folder
+
+    @abstractmethod
+    def command(self, script: str) -> list[str]:
+        """The command of this machine that runs a POSIX shell script on the device."""
+
+    @abstractmethod
+    def copy_there(self, path: Path, place: str) -> list[str]:
+        """The command of this machine that copies `path` to `place` on the device."""
+
+    @abstractmethod
+    def copy_here(self, place: str, path: Path) -> list[str]:
+        """The command of this machine that copies `place` of the device to `path`."""
+
+    @abstractmethod
+    def lost(self, code: int, errors: str) -> DeviceError | None:
+        """The error to raise if a tool's exit code and messages mean that the device was not reached."""
+
+    def push(self, files: Sequence[File]) -> int:
+        """See `Transport.push`. Both before and after, the device says what it has, by SHA-256."""
+        there = self._hashes(files)
+        missing = [file for file in files if there.get(file.name) != file.sha256]
+        sizes = {file.name: file.path.stat().st_size for file in missing}
+        self._make_room(missing, sum(sizes.values()))
+        for file in missing:
+            done = self._call(
+                self.copy_there(file.path, f"{self._folder}/{file.name}"),
+                timeout_s=max(ANSWER_S, sizes[file.name] / SLOWEST_BYTES_PER_S),
+            )
+            if done.returncode:
+                raise self._failed(f"cannot copy {file.path.name} there", done)
+        arrived = self._hashes(missing)
+        if damaged := [file for file in missing if arrived.get(file.name) != file.sha256]:
+            raise DeviceError(
+                f"{self.name}: {damaged[0].name} did not arrive as it was sent",
+                hint="run the same command again; if it stays so, the device's storage is failing",
+            )
+        return sum(sizes.values())
+
+    def _hashes(self, files: Sequence[File]) -> dict[str, str]:
+        """SHA-256 by name, of those of `files` that the device has."""
+        if not files:
+            return {}
+        names = " ".join(shlex.quote(file.name) for file in files)
+        # A file that is not there is no error, but a device without the tool is.
+        script = f"command -v sha256sum >/dev/null || exit 9; sha256sum {names} 2>/dev/null; true"
+        seconds = sum(file.path.stat().st_size for file in files) / 20e6
+        done = self._call(self._there(script), timeout_s=ANSWER_S + seconds)
+        if done.returncode:
+            raise self._failed("cannot check files: sha256sum is not installed there", done)
+        lines = (line.split() for line in done.stdout.splitlines())
+        return {words[1]: words[0] for words in lines if len(words) == 2}
+
+    def _make_room(self, files: Sequence[File], needed: int) -> None:
+        """Make the folders of `files`.
+
+        Raises:
+            DeviceError: there is too little room for `needed` bytes.
+        """
+        if not files:
+            return
+        folders = " ".join(sorted({shlex.quote(str(Path(file.name).parent)) for file in files}))
+        done = self._call(self._there(f"mkdir -p {folders} && df -Pk ."), timeout_s=ANSWER_S)
+        free = re.search(r"\s(\d+)\s+\d+%", done.stdout)
+        if done.returncode or free is None:
+            raise self._failed(f"cannot write to {self._folder}", done)
+        if needed + SPARE_BYTES > (free_bytes := 1024 * int(free[1])):
+            raise self._full(f"{needed / 1e6:.0f} MB are to be copied, {free_bytes / 1e6:.0f} MB are free")
+
+    def start(
+        self, program: str, words: Sequence[str], *, folder: str, on_line: Callable[[str], None], silence_s: float
+    ) -> Ended:
+        """See `Transport.start`. A program whose name ends in .pyz is run by the folder's venv, else by python3."""
+        pid = shlex.quote(f"{folder}/pid")
+        call = f"{shlex.quote(program)} {shlex.join(words)}"
+        if program.endswith(".pyz"):
+            run = f"p=venv/bin/python; [ -x $p ] || p=python3; exec $p {call}"
+        else:
+            run = f"chmod 700 {shlex.quote(program)} && exec ./{call}"
+        ended: Ended | None = None
+        try:
+            ended = tool.stream(
+                self._there(f"rm -f {pid}; {run}"), device=self.name, on_line=on_line, silence_s=silence_s
+            )
+        finally:
+            if ended is None:
+                with suppress(DeviceError):  # a device that is gone ends the program itself, as its input ends
+                    stop = f"[ -f {pid} ] && kill -s KILL -- -$(cat {pid})"
+                    tool.call(self._there(stop), device=self.name, timeout_s=ANSWER_S)
+        if error := self.lost(ended.code, ended.errors):
+            raise error
+        return ended
+
+    def pull(self, name: str, path: Path) -> None:
+        """See `Transport.pull`."""
+        done = self._call(self.copy_here(f"{self._folder}/{name}", path), timeout_s=300)
+        if done.returncode:
+            raise self._failed(f"cannot copy {name} here", done)
+
+    def _there(self, script: str) -> list[str]:
+        """The command that runs `script` in the device's folder."""
+        folder = shlex.quote(self._folder)
+        return self.command(f"mkdir -p {folder} && cd {folder} && {{ {script}; }}")
+
+    def _call(self, command: list[str], *, timeout_s: float) -> CompletedProcess[str]:
+        done = tool.call(command, device=self.name, timeout_s=timeout_s)
+        if done.returncode and (error := self.lost(done.returncode, done.stderr)):
+            raise error
+        return done
+
+    def _failed(self, what: str, done: CompletedProcess[str]) -> DeviceError:
+        if "No space left" in done.stderr:
+            return self._full("its disk is full")
+        said = done.stderr.strip().splitlines()
+        return DeviceError(f"{self.name}: {what}" + (f": {said[-1]}" if said else ""))
+
+    def _full(self, detail: str) -> DeviceError:
+        return DeviceError(
+            f"{self.name}: not enough room: {detail}",
+            hint=f"everything in its folder {self._folder} may be deleted; finished clips are lost with it",
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        return None

@@ -1,0 +1,51 @@
+"""Raw times of one clip, run after run. Statistics are the host's, so that they are the same for every device."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from argparse import Namespace
+from typing import Any, Callable
+
+
+def measure(model: Any, clip: Any, job: Namespace, load_ms: float, on_second: Callable[[], None]) -> dict[str, Any]:
+    """What the protocol calls samples: of the first run, the warm-up, the timed runs, and the sustained ones.
+
+    `on_second` is called about once a second, between two runs.
+    """
+
+    def timed() -> float:
+        began = time.perf_counter()
+        model.run(clip)
+        return (time.perf_counter() - began) * 1e3
+
+    samples: dict[str, Any] = {"load_ms": load_ms, "first_ms": timed(), "sustained": None}
+    samples["warmup_ms"] = [timed() for _ in range(job.warmup)]
+    times: list[float] = []
+    began = said = time.perf_counter()
+    while len(times) < job.runs:
+        if len(times) >= job.min_runs and time.perf_counter() - began > job.budget_s:
+            break
+        times.append(timed())
+        if time.perf_counter() - said > 1:
+            said = time.perf_counter()
+            on_second()
+    samples["network_ms"] = times
+    if job.sustained_s:
+        sustained: dict[str, list[float]] = {"at_s": [], "network_ms": []}
+        began = said = time.perf_counter()
+        while time.perf_counter() - began < job.sustained_s:
+            sustained["at_s"].append(time.perf_counter() - began)
+            sustained["network_ms"].append(timed())
+            if time.perf_counter() - said > 1:
+                said = time.perf_counter()
+                on_second()
+        samples["sustained"] = sustained
+    return samples
+
+
+def memory_peak_bytes() -> int:
+    """The most memory that this process had resident until now."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
