@@ -95,8 +95,10 @@ class Row(Schema):
     target: str = ""
     precision: Literal["int8", "float32"]
     where: Where
+    device: str = ""
+    """The device that was given, e.g. 'ssh:nano@10.0.0.5'; empty for this machine."""
     runtime: str = ""
-    """Name and version of what ran it."""
+    """Name and version of what ran it; for a device, also what it says it is."""
     note: str = ""
     """Why it was not run, or what to know about the figures."""
     clips: int = Field(default=0, ge=0)

@@ -16,7 +16,7 @@ class Where(StrEnum):
 
     DEVICE = "device"
     HOST_RUNTIME = "host runtime"
-    """The target's own runtime and file, on this machine instead of the device."""
+    """The target's file by its runtime or one like it, on an ordinary machine instead of the device."""
     REFERENCE_INTERPRETER = "reference interpreter"
     """The target's file, read by an interpreter of this project; says nothing about speed on the device."""
     HOST_TORCH = "host PyTorch"

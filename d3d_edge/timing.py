@@ -30,10 +30,16 @@ class Conditions(Schema):
     """How the clock of the processor is chosen, e.g. 'performance'."""
     clock_mhz: tuple[float, ...] = ()
     """Of each processor."""
+    gpu_clock_mhz: float | None = None
     temperature_c: dict[str, float] = Field(default_factory=dict)
     """By the sensor's name."""
     power_mode: str | None = None
     """E.g. 'MAXN' of a Jetson, 'low power' of a phone."""
+    rail_mw: dict[str, float] = Field(default_factory=dict)
+    """Power drawn, by the name of the supply rail."""
+    thermal_status: str | None = None
+    """How far a phone throttles itself, in its own word or number: 'nominal' of iOS, '0' of Android."""
+    battery_percent: float | None = None
     charging: bool | None = None
     memory_available_bytes: int | None = None
 

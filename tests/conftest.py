@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from tests import sshd
 
 # A busy machine makes one example slow, and that is no failure.
 settings.register_profile("patient", deadline=None)
@@ -46,3 +50,10 @@ def recipe_data(clip_data: dict[str, Any]) -> dict[str, Any]:
         "quantize": {"scheme": "symmetric", "calibration": "balanced", "qat": None},
         "gates": {"top1_drop_points_max": 2.0, "agreement_min": 0.9, "size_bytes_max": 1_000_000},
     }
+
+
+@pytest.fixture(scope="session")
+def ssh_config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A configuration in which `sshd.HOST` is this machine's own server."""
+    with sshd.serving(tmp_path_factory.mktemp("sshd")) as config:
+        yield config

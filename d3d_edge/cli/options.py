@@ -83,6 +83,26 @@ def threads(command: C) -> C:
     )(command)
 
 
+def devices(command: C) -> C:
+    """--device and --device-runtime."""
+    runtime = click.option(
+        "--device-runtime",
+        type=click.Choice(["auto", "tensorrt", "onnxruntime"]),
+        default="auto",
+        show_default=True,
+        help="What runs the file of a Jetson's bundle there. auto: TensorRT where it is installed, else ONNX Runtime.",
+    )
+    return click.option(
+        "--device",
+        "device_names",
+        multiple=True,
+        default=["local"],
+        metavar="local|ssh:USER@HOST|adb[:SERIAL]|ios[:UDID]",
+        help="Where the bundles run; may be given several times. Default: local, which is this machine. "
+        "docs/devices.md says how a device is set up.",
+    )(runtime(command))
+
+
 def as_json(command: C) -> C:
     """--json."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(command)

@@ -149,7 +149,14 @@ def _losses(row: Row) -> list[str]:
 
 def _where_notes(report: Report) -> list[str]:
     notes = [f"{row.name} was not run: {row.note}" for row in report.rows if row.where == Where.NOT_RUN]
-    hosted = [f"{row.name} by {row.runtime}" for row in report.rows if row.where == Where.HOST_RUNTIME]
+    notes += [f"{row.name} by {row.runtime}" for row in report.rows if row.device and row.where == Where.DEVICE]
+    notes += [
+        f"{row.name} by {row.runtime}, which is not what its bundle is made for: its times say nothing of the target's"
+        for row in report.rows
+        if row.device and row.where == Where.HOST_RUNTIME
+    ]
+    here = [row for row in report.rows if row.where == Where.HOST_RUNTIME and not row.device]
+    hosted = [f"{row.name} by {row.runtime}" for row in here]
     if hosted:
         processor = report.environment.processor
         notes.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,9 @@ from d3d_edge.errors import GateFailed
 from d3d_edge.files import write_text
 from d3d_edge.manifest import Source
 from d3d_edge.report import FILE_NAME, Report
+
+if TYPE_CHECKING:
+    from d3d_edge.pipeline.devices import Runtime
 
 
 @click.command("validate")
@@ -30,6 +34,8 @@ from d3d_edge.report import FILE_NAME, Report
 @click.option(
     "--strict-gates", is_flag=True, help="Fail unless every gate passes: where there are too few clips to tell, too."
 )
+@options.devices
+@click.option("--resume", is_flag=True, help="Keep the clips that an interrupted run finished on a device.")
 @options.threads
 @options.as_json
 def command(
@@ -39,22 +45,34 @@ def command(
     out: Path | None,
     strict: bool,
     strict_gates: bool,
+    device_names: tuple[str, ...],
+    device_runtime: Runtime,
+    resume: bool,
     threads: int,
     as_json: bool,
 ) -> None:
-    """Measure BUNDLES on the same decoded clips: accuracy, agreement, size and latency, on this machine.
+    """Measure BUNDLES on the same decoded clips: accuracy, agreement, size and latency, here and on devices.
 
     Each row says what measured it. Leaves report.json and report.txt. Exit code 4 if a gate of the recipe is missed.
     Where the clips are too few to tell on which side of a bound the truth lies, that is said, with the number needed.
 
     \b
     d3d-edge validate bundles/android bundles/ios bundles/jetson --data clips/
+    d3d-edge validate bundles/jetson --data clips/ --device local --device ssh:nano@10.0.0.5
     """
+    from d3d_edge.pipeline.devices import Devices
     from d3d_edge.pipeline.validate import validate
 
     path = (out or bundles[0].resolve().parent) / FILE_NAME
     report = validate(
-        bundles, data, split=split, strict=strict, threads=threads, report_path=path, progress=TerminalProgress()
+        bundles,
+        data,
+        split=split,
+        strict=strict,
+        threads=threads,
+        report_path=path,
+        progress=TerminalProgress(),
+        devices=Devices(device_names, device_runtime, resume),
     )
     show(report, path, as_json=as_json, strict_gates=strict_gates)
 

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from d3d_edge.errors import DeviceError
 from d3d_edge.files import sha256_of_value
 from d3d_edge.harness.accuracy import Logits
+from d3d_edge.timing import Samples
 
 if TYPE_CHECKING:
     from d3d_edge.transports import Ended, File, Transport
@@ -63,8 +65,6 @@ class Job:
     """[T, H, W, C] of a clip."""
     classes: int
     threads: int
-    logits: bool
-    """Whether all clips are run; the first is timed in any case."""
     timing: Mapping[str, float]
     """Values of --warmup, --runs, --min-runs, --budget-s and --sustained-s, by name without the dashes."""
 
@@ -87,7 +87,7 @@ class Job:
             words += ["--clips", f"{pack.name}={clips}"]
         for name, value in self.timing.items():
             words += [f"--{name}", f"{value:g}"]
-        return words if self.logits else [*words, "--skip-logits"]
+        return words
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,9 @@ class Outcome:
     """Whether that is the runtime that the bundle is made for; if not, its times say nothing about it."""
     device: str
     """What the device says it is."""
-    logits: Logits | None
+    logits: Logits
     """float32 [clips, classes], in the order of the packs."""
-    samples: dict[str, Any]
-    """As the device sent them."""
+    samples: Samples
     ran: int
     """Clips that were run now; the others were there from before."""
 
@@ -131,8 +130,8 @@ def run(
             runtime=str(heard.hello.get("runtime", "")),
             native=bool(heard.hello.get("native")),
             device=str(heard.hello.get("device", "")),
-            logits=_logits(transport.name, results, job) if job.logits else None,
-            samples=_json(transport.name, samples.read_text(encoding="utf-8")),
+            logits=_logits(transport.name, results, job),
+            samples=_samples(transport.name, samples.read_text(encoding="utf-8")),
             ran=job.count - heard.kept,
         )
 
@@ -207,6 +206,14 @@ def _logits(device: str, path: Path, job: Job) -> Logits:
     if not np.isfinite(found).all():
         raise DeviceError(f"{device} gives logits that are not finite", hint="validate the bundle here first")
     return found
+
+
+def _samples(device: str, text: str) -> Samples:
+    try:
+        return Samples.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _damaged(device, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 def _json(device: str, text: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +26,11 @@ class Pack:
 
 
 class Packer:
-    """Writes clips into packs in `folder`, in the order they come."""
+    """Writes clips into packs in `folder`, in the order they come. Holds no file open, so needs no closing."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._packs: list[Pack] = []
-        self._file: Any = None
         self._hash = hashlib.sha256()
         self._clips = self._size = 0
 
@@ -44,9 +42,8 @@ class Packer:
         """
         content = np.ascontiguousarray(clip).data.cast("B")
         try:
-            if self._file is None:
-                self._file = self._path.open("wb")
-            self._file.write(content)
+            with self._path.open("ab" if self._clips else "wb") as file:
+                file.write(content)
         except OSError as error:
             raise StorageError.of(self._path, error) from error
         self._hash.update(content)
@@ -61,12 +58,8 @@ class Packer:
             yield clip
 
     def finished(self) -> tuple[Pack, ...]:
-        """All packs, in order; no clip can be added after.
-
-        Raises:
-            StorageError: the disk of this machine is full.
-        """
-        if self._file is not None:
+        """All packs, in order; no clip can be added after."""
+        if self._clips:
             self._finish()
         return tuple(self._packs)
 
@@ -75,9 +68,5 @@ class Packer:
         return self._folder / f"{len(self._packs)}.clips"
 
     def _finish(self) -> None:
-        try:
-            self._file.close()  # writes what is left in its buffer
-        except OSError as error:
-            raise StorageError.of(self._path, error) from error
         self._packs.append(Pack(self._path, self._clips, self._hash.hexdigest()))
-        self._file, self._hash, self._clips, self._size = None, hashlib.sha256(), 0, 0
+        self._hash, self._clips, self._size = hashlib.sha256(), 0, 0

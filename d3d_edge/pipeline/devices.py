@@ -4,24 +4,61 @@ from __future__ import annotations
 
 import io
 import os
+import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from d3d_edge import resources, transports
-from d3d_edge.bundle import Bundle
+from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, Bundle
 from d3d_edge.errors import DeviceError, RecipeError
 from d3d_edge.files import files_below, sha256_of_file, sha256_of_value
+from d3d_edge.harness import accuracy, device, latency
+from d3d_edge.harness.accuracy import Logits
 from d3d_edge.harness.device import Job, Program
-from d3d_edge.harness.packs import Pack
+from d3d_edge.harness.packs import Pack, Packer
+from d3d_edge.progress import Progress
+from d3d_edge.runner import Where
 from d3d_edge.transports import File, Transport
 
 HERE = "local"
 """The name of this machine, whose runtimes are called in this process."""
+Runtime = Literal["auto", "tensorrt", "onnxruntime"]
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Where bundles are to be run."""
+
+    names: tuple[str, ...] = (HERE,)
+    """As `transports.get` takes them, or HERE."""
+    runtime: Runtime = "auto"
+    """What runs the file of a Jetson's bundle there. auto: TensorRT where it is installed, else ONNX Runtime."""
+    resume: bool = False
+    """Whether clips that an interrupted run finished on a device are kept."""
+
+    @property
+    def remote(self) -> tuple[str, ...]:
+        """All but this machine."""
+        return tuple(name for name in dict.fromkeys(self.names) if name != HERE)
+
+
 ANDROID_BENCH = "D3D_EDGE_ANDROID_BENCH"
 """Environment variable: the built program of targets/android/bench, where it is not in its build folder."""
 
+TIMING = {
+    "warmup": latency.WARMUP_RUNS,
+    "runs": latency.RUNS,
+    "min-runs": latency.MIN_RUNS,
+    "budget-s": latency.BUDGET_S,
+}
+"""As this machine is timed."""
 _REACHED_BY = {"tensorrt": ("local", "ssh"), "executorch": ("local", "ssh", "adb"), "coreml": ("ios",)}
 """By runtime: the transports whose devices have a runner for it."""
 
@@ -31,22 +68,76 @@ def fits(bundle: Bundle, device: str) -> bool:
     return device == HERE or device.partition(":")[0] in _REACHED_BY.get(bundle.manifest.runtime, ())
 
 
-def check(bundles: Sequence[Bundle], devices: Sequence[str]) -> None:
+def check(bundles: Sequence[Bundle], devices: Devices) -> None:
     """Raises RecipeError if a device has not the form of one, or has no bundle to run."""
-    for device in devices:
-        transports.check(device)
+    for name in devices.names:
+        transports.check(name)
         kinds = {bundle.manifest.target for bundle in bundles}
-        if not any(fits(bundle, device) for bundle in bundles):
-            raise RecipeError(f"{device} runs none of the bundles, which are for {', '.join(sorted(kinds))}")
+        if not any(fits(bundle, name) for bundle in bundles):
+            raise RecipeError(f"{name} runs none of the bundles, which are for {', '.join(sorted(kinds))}")
 
 
-def connect(devices: Sequence[str], stack: ExitStack) -> list[Transport]:
-    """The devices but this machine, reached: what cannot be is said before any clip is decoded.
+THIS_MACHINE = Devices()
 
-    Raises:
-        DeviceError: one is not there.
-    """
-    return [stack.enter_context(transports.get(device)) for device in dict.fromkeys(devices) if device != HERE]
+
+class Fleet:
+    """The devices, reached. A context manager: what cannot be reached is said before any clip is decoded."""
+
+    def __init__(self, devices: Devices, threads: int) -> None:
+        self._devices, self._threads = devices, threads
+        self._transports: dict[str, Transport] = {}
+        self._packs: tuple[Pack, ...] | None = None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            self._packer = Packer(self._scratch)
+            for name in self._devices.remote:
+                self._transports[name] = stack.enter_context(transports.get(name))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.close()
+
+    def packed(self, clips: Iterable[NDArray[np.uint8]]) -> Iterable[NDArray[np.uint8]]:
+        """`clips`, each kept for the devices on its way, where there are any."""
+        return self._packer.through(clips) if self._transports else clips
+
+    def run(self, name: str, bundle: Bundle, runs: int, progress: Progress) -> tuple[dict[str, object], Logits]:
+        """What the device of that name says of a bundle: fields of a `Row`, and logits of all packed clips.
+
+        Raises:
+            DeviceError: it failed, or has no runner for the bundle.
+        """
+        if self._packs is None:
+            self._packs = self._packer.finished()
+        with tempfile.TemporaryDirectory() as scratch:
+            golden = Packer(Path(scratch))
+            stored = np.load(bundle.path / GOLDEN_LOGITS)
+            for clip in np.load(bundle.path / GOLDEN_CLIPS):
+                golden.add(clip)
+            run_by = program(bundle, self._devices.runtime, Path(scratch))
+            packs = (*golden.finished(), *self._packs)
+            todo = job(bundle, packs, run_by, threads=self._threads, timing={**TIMING, "runs": runs})
+            with progress.task(f"{bundle.path.name} on {name}", todo.count) as task:
+                counted = 0
+
+                def count(done: int) -> None:
+                    nonlocal counted
+                    task.advance(done - counted)
+                    counted = done
+
+                came = device.run(self._transports[name], todo, resume=self._devices.resume, on_clip=count)
+        fields: dict[str, object] = {
+            "where": Where.DEVICE if came.native else Where.HOST_RUNTIME,
+            "device": name,
+            "runtime": f"{came.runtime} on {came.device}",
+            "golden_difference_max": accuracy.largest_difference(came.logits[: len(stored)], stored),
+            "samples": came.samples,
+            "latency": latency.figures(came.samples),
+        }
+        return fields, came.logits[len(stored) :]
 
 
 def program(bundle: Bundle, runtime: str, scratch: Path) -> Program:
@@ -102,10 +193,8 @@ def model_files(bundle: Bundle) -> tuple[str, tuple[File, ...]]:
     return whole, tuple(files)
 
 
-def job(
-    bundle: Bundle, packs: Sequence[Pack], run_by: Program, *, threads: int, logits: bool, timing: dict[str, float]
-) -> Job:
-    """What a device is to run of `bundle`: all packed clips, or (without `logits`) the first for its time alone."""
+def job(bundle: Bundle, packs: Sequence[Pack], run_by: Program, *, threads: int, timing: dict[str, float]) -> Job:
+    """What a device is to run of `bundle`: the first of all packed clips for its time, then all for their logits."""
     model, files = model_files(bundle)
     made = bundle.manifest
     clips = tuple((File(f"blobs/{pack.sha256}.clips", pack.path, pack.sha256), pack.clips) for pack in packs)
@@ -117,6 +206,5 @@ def job(
         shape=made.clip.shape,
         classes=len(made.labels),
         threads=threads,
-        logits=logits,
         timing=timing,
     )

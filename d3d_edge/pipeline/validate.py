@@ -19,6 +19,7 @@ from d3d_edge.harness import accuracy, gates, latency
 from d3d_edge.harness.accuracy import Logits
 from d3d_edge.manifest import Clip, Source
 from d3d_edge.pipeline.data import note_skipped
+from d3d_edge.pipeline.devices import HERE, THIS_MACHINE, Devices, Fleet, check, fits
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.export import REFERENCES
 from d3d_edge.progress import Progress
@@ -37,11 +38,14 @@ class _Model:
 
     bundle: Bundle
     role: Role
+    device: str = HERE
+    """Where it is run; empty where no device that was given can."""
 
     @property
     def name(self) -> str:
         made = self.bundle.manifest
-        return _NAME.get(self.role) or made.target + ("" if made.precision == "int8" else f" {made.precision}")
+        own = _NAME.get(self.role) or made.target + ("" if made.precision == "int8" else f" {made.precision}")
+        return own if self.device in (HERE, "") else f"{own} on {self.device}"
 
 
 def validate(
@@ -53,26 +57,31 @@ def validate(
     threads: int,
     report_path: Path,
     progress: Progress,
+    devices: Devices = THIS_MACHINE,
 ) -> Report:
     """Measure the bundles at `paths` on a split of `data` ('test', 'val', 'train' or 'all') and write the report.
 
-    The float student and the quantized graph are the reference bundles that `export` writes beside the others.
+    The float student and the quantized graph are the reference bundles that `export` writes beside the others. They
+    run on this machine, and the bundles on each of `devices` that can run them.
 
     Raises:
         BundleError: a bundle is damaged, or the bundles are not of one student.
+        RecipeError: a device is none, or can run none of the bundles.
+        DeviceError: a device failed; --resume goes on.
         DataError: the data cannot be used, or a label is not the bundles'.
         StorageError: the report cannot be written.
     """
     started = datetime.now(UTC)
-    models = _models(paths)
+    models = _models(paths, devices)
     made = models[0].bundle.manifest
     rules = recipe.load(str(models[0].bundle.path / "recipe.yaml"))
     clips, notes = _clips(made.labels, made.data_hash, rules, data, split)
     decoding = _Decoding(clips, models[0].bundle, strict)
     with ExitStack() as stack:
+        fleet = stack.enter_context(Fleet(devices, threads))
         runners, refused = _open(models, threads, stack)
         with progress.task("accuracy", len(clips)) as task:
-            logits = accuracy.logits_of(runners, decoding.decoded(), task.advance)
+            logits = accuracy.logits_of(runners, fleet.packed(decoding.decoded()), task.advance)
         note_skipped(decoding.skipped, progress)
         if not decoding.used:
             raise DataError(f"no clip of {data} could be read", hint=decoding.skipped[0].reason)
@@ -87,7 +96,12 @@ def validate(
             for model in models:
                 runner = runners.get(model.name)
                 row = _row(model, runner, refused.get(model.name, ""), threads)
-                rows.append(row if runner is None else _with_accuracy(row, model, models, logits, labels, measured))
+                if model.device not in (HERE, ""):
+                    figures, logits[model.name] = fleet.run(model.device, model.bundle, latency.RUNS, progress)
+                    row = row.model_copy(update=figures)
+                if model.name in logits:
+                    row = _with_accuracy(row, model, models, logits, labels, measured)
+                rows.append(row)
                 task.advance(1, model.name)
     report = Report(
         title=made.name,
@@ -107,13 +121,15 @@ def validate(
     return report
 
 
-def _models(paths: Sequence[Path]) -> list[_Model]:
-    """The bundles at `paths` and, first, the references that lie beside them.
+def _models(paths: Sequence[Path], devices: Devices) -> list[_Model]:
+    """The bundles at `paths`, once for each device that runs them, and first the references that lie beside them.
 
     Raises:
         BundleError: they are not all of one student, one quantized graph, and one ClipSpec.
+        RecipeError: a device is none, or can run none of the bundles.
     """
     given = {path.resolve(): Bundle.open(path) for path in paths}
+    check(list(given.values()), devices)
     first = next(iter(given.values())).manifest
     for path in dict.fromkeys(path.parent for path in given):
         for name in REFERENCES.values():
@@ -129,7 +145,11 @@ def _models(paths: Sequence[Path]) -> list[_Model]:
             raise BundleError(f"{path} comes from another student than {paths[0]}", hint="validate them apart")
         if graphs.setdefault(made.precision, made.graph_sha256) != made.graph_sha256:
             raise BundleError(f"{path} comes from another quantized graph", hint="export it again")
-    models = [_Model(bundle, role_of(bundle)) for bundle in given.values()]
+    models = []
+    for bundle in given.values():
+        role = role_of(bundle)
+        where = [name for name in dict.fromkeys(devices.names) if fits(bundle, name)] if role == "bundle" else [HERE]
+        models += [_Model(bundle, role, name) for name in where or [""]]
     order: dict[Role, int] = {"float": 0, "quantized": 1, "bundle": 2}
     return sorted(models, key=lambda model: order[model.role])
 
@@ -195,6 +215,9 @@ def _open(models: Sequence[_Model], threads: int, stack: ExitStack) -> tuple[dic
     refused: dict[str, str] = {}
     for model in models:
         runtime = runtimes.get(model.bundle.manifest.runtime)
+        if model.device != HERE:
+            refused[model.name] = "" if model.device else "none of the devices given runs it"
+            continue
         try:
             runtime.check_run()
         except MissingDependency as error:

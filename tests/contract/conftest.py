@@ -1,10 +1,7 @@
-"""A device of every kind on this machine: a folder, an SSH server, and the recorded answers of adb and devicectl."""
+"""A device of every kind, reached."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +10,7 @@ import pytest
 
 from d3d_edge import transports
 from d3d_edge.transports import Transport
-from tests import sshd
-
-FAKES = Path(__file__).resolve().parents[1] / "fakes"
-KINDS = ("local", "ssh", "adb", "ios")
+from tests.devices import KINDS, reach
 
 
 class Device(NamedTuple):
@@ -25,13 +19,6 @@ class Device(NamedTuple):
     kind: str
     transport: Transport
     folder: Path
-
-
-@pytest.fixture(scope="session")
-def ssh_config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A configuration in which `sshd.HOST` is this machine's own server."""
-    with sshd.serving(tmp_path_factory.mktemp("sshd")) as config:
-        yield config
 
 
 @pytest.fixture(params=KINDS)
@@ -46,25 +33,3 @@ def device(
     name, folder = reach(kind, request, tmp_path / "device", monkeypatch)
     with transports.get(name) as transport:
         yield Device(kind, transport, folder)
-
-
-def reach(kind: str, request: pytest.FixtureRequest, root: Path, patch: pytest.MonkeyPatch) -> tuple[str, Path]:
-    """What `--device` calls a device of that kind, and its folder, in which `venv` is the running Python's."""
-    root.mkdir()
-    folder = {"adb": root / "d3d-edge", "ios": root / "Documents"}.get(kind, root)
-    folder.mkdir(exist_ok=True)
-    (folder / "venv").symlink_to(sys.prefix)
-    name = {"local": f"local:{root}", "ssh": f"ssh:{sshd.HOST}:{root}"}.get(kind, kind)
-    if kind == "ssh":
-        patch.setenv("D3D_EDGE_SSH_CONFIG", str(request.getfixturevalue("ssh_config")))
-    if kind in ("adb", "ios"):
-        # The fakes alone, under the running Python: no real tool can be meant.
-        tools = root.parent / "tools"
-        tools.mkdir()
-        for tool in FAKES.iterdir():
-            text = tool.read_text().partition("\n")[2]
-            (tools / tool.name).write_text(f"#!{sys.executable} -I\n{text}")
-            shutil.copymode(tool, tools / tool.name)
-        patch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
-        patch.setenv("FAKE_DEVICE", str(root))
-    return name, folder

@@ -17,7 +17,8 @@ import pytest
 from d3d_edge import transports
 from d3d_edge.errors import DeviceError, RecipeError
 from d3d_edge.transports import File
-from tests.contract.conftest import Device, reach
+from tests.contract.conftest import Device
+from tests.devices import reach
 
 PROGRAM = "blobs/app"
 JOB = "jobs/1"

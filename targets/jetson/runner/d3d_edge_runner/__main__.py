@@ -102,35 +102,34 @@ def _run(job: Namespace, events: Events) -> None:
     runtime = backend.version()
     events.say("hello", protocol=PROTOCOL, runtime=runtime, native=backend.NATIVE, device=board.describe())
     results = Results(job.out, runtime, resume=job.resume)
-    kept = job.resume and (job.out / SAMPLES).is_file()
+    timed = job.resume and (job.out / SAMPLES).is_file()
     total = sum(pack.clips for pack in job.clips)
-    wanted = 0 if job.skip_logits else total
-    events.say("clips", done=len(results.done), total=wanted)
-    if (kept or not job.runs) and len(results.done) >= wanted:
+    events.say("clips", done=len(results.done), total=total)
+    if timed and len(results.done) == total:
         return
     before, memory = board.state(), timing.memory_peak_bytes()
     with events.alive():
         model, load_ms = _open(backend, job)
     try:
-        if job.runs and not kept:
+        if not timed:
             _, clip = next(clips_of(job.clips, job.shape, set()))
             samples = timing.measure(model, clip, job, load_ms, lambda: events.say("alive"))
             samples["environment_before"] = before
             samples["environment_after"] = board.state()
-            samples["memory_peak_bytes"] = timing.memory_peak_bytes() - memory
+            if memory is not None:
+                samples["memory_peak_bytes"] = (timing.memory_peak_bytes() or memory) - memory
             samples["threads"] = job.threads
             _write(job.out / SAMPLES, samples)
-        if not job.skip_logits:
-            for place, clip in clips_of(job.clips, job.shape, results.done.copy()):
-                logits = model.run(clip)
-                if len(logits) != job.classes:
-                    raise RunnerError("model", f"the model gives {len(logits)} logits, not {job.classes}")
-                results.add(place, logits)
-                events.say_at_times("clips", done=len(results.done), total=wanted)
+        for place, clip in clips_of(job.clips, job.shape, results.done.copy()):
+            logits = model.run(clip)
+            if len(logits) != job.classes:
+                raise RunnerError("model", f"the model gives {len(logits)} logits, not {job.classes}")
+            results.add(place, logits)
+            events.say_at_times("clips", done=len(results.done), total=total)
     finally:
         model.close()
     results.close()
-    events.say("clips", done=len(results.done) if wanted else 0, total=wanted)
+    events.say("clips", done=len(results.done), total=total)
 
 
 def _backend(name: str) -> Any:

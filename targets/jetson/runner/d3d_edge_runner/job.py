@@ -41,11 +41,10 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--classes", type=int, required=True, help="number of logits")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: results.jsonl, samples.json")
     parser.add_argument("--clips", type=_pack, action="append", default=[], metavar="FILE=COUNT", help="packed clips")
-    parser.add_argument("--skip-logits", action="store_true", help="time only")
     parser.add_argument("--runtime", choices=["auto", "tensorrt", "onnxruntime"], default="auto")
     parser.add_argument("--threads", type=int, default=0, help="0: the runtime's own choice")
     parser.add_argument("--warmup", type=int, default=5, help="runs before the timed ones")
-    parser.add_argument("--runs", type=int, default=0, help="timed runs; 0: do not time")
+    parser.add_argument("--runs", type=int, default=50, help="timed runs")
     parser.add_argument("--min-runs", type=int, default=10, help="timed runs that the budget does not cut")
     parser.add_argument("--budget-s", type=float, default=3.0, help="seconds after which timing ends early")
     parser.add_argument("--sustained-s", type=float, default=0.0, help="then run without a pause for so many seconds")
@@ -103,9 +102,10 @@ class Results:
         if not self._path.exists():
             return []
         with self._path.open("rb+") as file:
-            whole = file.read()
-            whole = whole[: whole.rfind(b"\n") + 1]
-            file.truncate(len(whole))
+            found = file.read()
+            whole = found[: found.rfind(b"\n") + 1]
+            if whole != found:
+                file.truncate(len(whole))
         try:
             return [json.loads(line) for line in whole.splitlines()]
         except ValueError:  # not what a killed process leaves, but a disk that lost power might

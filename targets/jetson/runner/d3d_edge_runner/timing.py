@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import resource
-import sys
+import re
 import time
 from argparse import Namespace
+from pathlib import Path
 from typing import Any, Callable
 
 
@@ -45,7 +45,10 @@ def measure(model: Any, clip: Any, job: Namespace, load_ms: float, on_second: Ca
     return samples
 
 
-def memory_peak_bytes() -> int:
-    """The most memory that this process had resident until now."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def memory_peak_bytes() -> int | None:
+    """The most memory that this process had resident until now. Linux says; not getrusage, which counts the parent."""
+    try:
+        found = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return 1024 * int(found.group(1)) if found else None
