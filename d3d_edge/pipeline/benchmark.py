@@ -46,7 +46,7 @@ def benchmark(
             if name == HERE:
                 rows.append(_time(bundle, runs, threads))
             else:
-                row = _row(bundle, f"{bundle.path.name} on {name}")
+                row = _row(bundle, bundle.path.name + devices.suffix(name))
                 rows.append(row.model_copy(update=fleet.run(name, bundle, runs, progress)[0]))
             task.advance(1, rows[-1].name)
     first = bundles[0].manifest

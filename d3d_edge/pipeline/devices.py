@@ -48,6 +48,20 @@ class Devices:
         """All but this machine."""
         return tuple(name for name in dict.fromkeys(self.names) if name != HERE)
 
+    def suffix(self, name: str) -> str:
+        """What is added to the name of a bundle's row: short enough for a table, and no two alike."""
+        if name == HERE:
+            return ""
+        labels = [_label(other) for other in self.remote]
+        label = _label(name)
+        return f" on {label if labels.count(label) == 1 else name}"
+
+
+def _label(name: str) -> str:
+    """The host, serial or kind that a person would call a device by."""
+    kind, _, rest = name.partition(":")
+    return {"ssh": rest.partition(":")[0].rpartition("@")[2], "adb": rest, "ios": rest[-6:]}.get(kind) or kind
+
 
 ANDROID_BENCH = "D3D_EDGE_ANDROID_BENCH"
 """Environment variable: the built program of targets/android/bench, where it is not in its build folder."""

@@ -40,12 +40,14 @@ class _Model:
     role: Role
     device: str = HERE
     """Where it is run; empty where no device that was given can."""
+    suffix: str = ""
+    """Of the name: the device."""
 
     @property
     def name(self) -> str:
         made = self.bundle.manifest
         own = _NAME.get(self.role) or made.target + ("" if made.precision == "int8" else f" {made.precision}")
-        return own if self.device in (HERE, "") else f"{own} on {self.device}"
+        return own + self.suffix
 
 
 def validate(
@@ -149,7 +151,9 @@ def _models(paths: Sequence[Path], devices: Devices) -> list[_Model]:
     for bundle in given.values():
         role = role_of(bundle)
         where = [name for name in dict.fromkeys(devices.names) if fits(bundle, name)] if role == "bundle" else [HERE]
-        models += [_Model(bundle, role, name) for name in where or [""]]
+        models += [_Model(bundle, role, name, devices.suffix(name)) for name in where]
+        if not where:
+            models.append(_Model(bundle, role, device=""))
     order: dict[Role, int] = {"float": 0, "quantized": 1, "bundle": 2}
     return sorted(models, key=lambda model: order[model.role])
 
