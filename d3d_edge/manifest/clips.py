@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from typing import Literal
 
@@ -47,6 +48,15 @@ class Clip(Schema):
     def key(self) -> str:
         """The path and the times: what tells one clip from another, to programs and to people."""
         return self.path + self.span
+
+
+def place_of(key: str) -> tuple[str, float | None, float | None]:
+    """Path, start_s and end_s of a clip's key."""
+    found = re.fullmatch(r"(.+)#t=([0-9.e+-]+)(?:,([0-9.e+-]+))?", key, re.DOTALL)
+    if not found:
+        return key, None, None
+    path, start, end = found.groups()
+    return path, float(start), None if end is None else float(end)
 
 
 class Manifest(Schema):

@@ -94,7 +94,7 @@ def test_every_package_is_listed_in_setup_cfg(wheel_names: set[str]) -> None:
 def test_every_module_is_in_the_wheel(wheel_names: set[str]) -> None:
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "d3d_edge").rglob("*.py")}
     assert modules <= wheel_names
-    assert "d3d_edge/py.typed" in wheel_names
+    assert {"d3d_edge/py.typed", "d3d_edge/page/report.html", "d3d_edge/page/style.css"} <= wheel_names
 
 
 def test_only_d3d_edge_becomes_importable(wheel_names: set[str]) -> None:

@@ -1,0 +1,52 @@
+"""The report as one HTML page: a pure function of the JSON that runs and bundles hold. Measures and decodes nothing.
+
+material.py   what lies on disk
+views.py      what a template shows of it, as words and figures
+svg.py        elements and axes
+charts.py     the charts
+report.html   the page; style.css: its looks
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from d3d_edge import __version__
+from d3d_edge.page import charts, views
+from d3d_edge.page.material import Material
+
+_FOLDER = Path(__file__).parent
+
+
+def render(material: Material, pictures: Mapping[str, str] | None = None) -> str:
+    """The page: HTML that loads nothing and runs no script.
+
+    `pictures`: by a clip's key, an image as a data URI.
+    """
+    return _template().render(
+        material=material,
+        reports=[views.ReportView(report) for report in material.reports],
+        head=views.Head(material),
+        pictures=pictures or {},
+        charts=charts,
+        style=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
+        version=__version__,
+    )
+
+
+@functools.cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(views.FILTERS)
+    return environment.get_template("report.html")

@@ -1,0 +1,106 @@
+"""What runs and bundles hold for the page: reads JSON, and draws nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from d3d_edge import evaluation, report
+from d3d_edge.bundle import Bundle, BundleManifest
+from d3d_edge.errors import DataError
+from d3d_edge.evaluation import Evaluation
+from d3d_edge.report import Report
+from d3d_edge.schema import Schema
+
+S = TypeVar("S", bound=Schema)
+
+
+@dataclass
+class Material:
+    """All that was found, each once."""
+
+    reports: list[Report] = field(default_factory=list)
+    """Those with bundles first."""
+    evaluations: list[Evaluation] = field(default_factory=list)
+    bundles: dict[str, BundleManifest] = field(default_factory=dict)
+    """By the name of the folder."""
+    recipes: dict[str, str] = field(default_factory=dict)
+    """YAML, by the name of the folder it was found in first."""
+
+
+def gather(paths: Sequence[Path]) -> Material:
+    """The material in runs, bundles, and folders of bundles.
+
+    Bundles bring the report that `validate` left beside them.
+
+    Raises:
+        DataError: a path holds nothing of that kind, or a file in it cannot be read.
+        BundleError: a bundle is damaged.
+    """
+    found = Material()
+    folders: dict[Path, None] = {}
+    for path in paths:
+        bundles = list(_bundles(path))
+        about = [path, *([path.resolve().parent] if bundles == [path] else [])]
+        if not bundles and not any((path / name).is_file() for name in _ANY):
+            raise DataError(
+                f"{path} is neither a run nor a bundle, and holds no bundles or {report.FILE_NAME}",
+                hint="d3d-edge report RUN BUNDLES --html out.html",
+            )
+        for folder in bundles:
+            found.bundles[_free(found.bundles, folder)] = Bundle.open(folder).manifest
+        folders.update(dict.fromkeys(folder.resolve() for folder in (*about, *bundles)))
+    for folder in folders:
+        _add_once(found.reports, _read(Report, folder / report.FILE_NAME))
+        _add_once(found.evaluations, _read(Evaluation, folder / evaluation.FILE_NAME))
+        text = _text(folder / "recipe.yaml")
+        if text and text not in found.recipes.values():
+            found.recipes[_free(found.recipes, folder)] = text
+    found.reports.sort(key=lambda one: not any(row.role == "bundle" for row in one.rows))
+    return found
+
+
+_ANY = (report.FILE_NAME, evaluation.FILE_NAME, "recipe.yaml")
+
+
+def _bundles(path: Path) -> Iterator[Path]:
+    """`path` itself, or the bundles in it."""
+    if (path / "manifest.json").is_file():
+        yield path
+    elif path.is_dir():
+        yield from (folder for folder in sorted(path.iterdir()) if (folder / "manifest.json").is_file())
+
+
+def _free(taken: dict[str, object] | dict[str, str] | dict[str, BundleManifest], folder: Path) -> str:
+    """A name for a folder: its own, with its parents' where that is taken."""
+    parts = folder.resolve().parts[1:]
+    names = ("/".join(parts[-count:]) for count in range(1, len(parts) + 1))
+    return next((name for name in names if name not in taken), str(folder))
+
+
+def _read(kind: type[S], path: Path) -> S | None:
+    """The JSON at `path`; None where there is none."""
+    text = _text(path)
+    if text is None:
+        return None
+    try:
+        return kind.model_validate(json.loads(text))
+    except (ValueError, ValidationError) as error:
+        raise DataError(f"{path} is not a readable {kind.__name__.lower()}: {str(error).splitlines()[0]}") from error
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+
+
+def _add_once(values: list[S], value: S | None) -> None:
+    if value is not None and value not in values:
+        values.append(value)

@@ -1,0 +1,328 @@
+"""What the template shows of a report, as words and figures. Draws nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from d3d_edge.page.charts import Point
+from d3d_edge.page.material import Material
+from d3d_edge.report import Gate, Report, Row
+from d3d_edge.runner import Where
+
+_KIND = {
+    Where.DEVICE: "device",
+    Where.HOST_RUNTIME: "host",
+    Where.HOST_TORCH: "torch",
+    Where.REFERENCE_INTERPRETER: "interpreter",
+    Where.NOT_RUN: "none",
+}
+MEANING = {
+    Where.DEVICE: "on the device itself",
+    Where.HOST_RUNTIME: "the target's file and runtime on this machine, not on a device",
+    Where.HOST_TORCH: "PyTorch on this machine, the reference for the others",
+    Where.REFERENCE_INTERPRETER: "the target's file read by this project's interpreter, which checks its answers; its "
+    "time would say nothing",
+    Where.NOT_RUN: "no figures; why is said below",
+}
+MISSING = "\u2013"
+"""A dash, for what was not measured."""
+_LISTED = 200
+"""Changed clips that are listed of one model; of the others the number is said."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A clip that a model answers otherwise than the float student."""
+
+    key: str
+    truth: str
+    student: str
+    student_probability: float | None
+    answer: str
+    probability: float
+    verdict: str
+    """'lost', 'gained' or 'both wrong'."""
+
+
+class ReportView:
+    """One report."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.student = next((row for row in report.rows if row.role == "float"), None)
+
+    @property
+    def title(self) -> str:
+        return self.report.title
+
+    @property
+    def measured(self) -> bool:
+        """Whether clips were classified."""
+        return any(row.top1 is not None for row in self.report.rows)
+
+    def has(self, name: str) -> bool:
+        """Whether any row has this figure."""
+        return any(getattr(row, name) is not None for row in self.report.rows)
+
+    @property
+    def sizes(self) -> list[tuple[str, float, str]]:
+        """Name, bytes, megabytes in words."""
+        rows = [row for row in self.report.rows if row.size_bytes is not None]
+        return [(row.name, float(row.size_bytes or 0), megabytes(row.size_bytes)) for row in rows]
+
+    @property
+    def gate_rows(self) -> list[str]:
+        """Models that gates are about."""
+        return list(dict.fromkeys(gate.row for gate in self.report.gates))
+
+    @property
+    def gate_table(self) -> list[tuple[str, float, list[Gate | None]]]:
+        """Name and bound of each gate, and how each of `gate_rows` stands to it."""
+        found = {(gate.name, gate.bound, gate.row): gate for gate in self.report.gates}
+        kinds = dict.fromkeys((name, bound) for name, bound, _ in found)
+        return [(name, bound, [found.get((name, bound, row)) for row in self.gate_rows]) for name, bound in kinds]
+
+    @property
+    def places(self) -> list[tuple[str, str, str]]:
+        """Where rows were measured: kind, name, meaning; each once."""
+        return [
+            (_KIND[where], str(where), MEANING[where]) for where in dict.fromkeys(row.where for row in self.report.rows)
+        ]
+
+    def kind(self, row: Row) -> str:
+        """The class of a row in style.css."""
+        return _KIND[row.where]
+
+    @property
+    def points(self) -> list[Point]:
+        """Rows with an accuracy and a latency."""
+        return [
+            Point(
+                row.name,
+                row.latency.latency_ms_p50,
+                row.top1,
+                row.top1 if row.top1_low is None else row.top1_low,
+                row.top1 if row.top1_high is None else row.top1_high,
+                _KIND[row.where],
+            )
+            for row in self.report.rows
+            if row.latency and row.top1 is not None
+        ]
+
+    @property
+    def timed(self) -> list[Row]:
+        """Rows with a latency."""
+        return [row for row in self.report.rows if row.latency]
+
+    @property
+    def answered(self) -> list[Row]:
+        """Rows with an answer for each clip, bundles first: of them the reader wants to know."""
+        rows = [row for row in self.report.rows if row.answers and self.report.clips]
+        return sorted(
+            rows,
+            key=lambda row: (
+                ("bundle", "quantized", "float").index(row.role) if row.role in ("bundle", "quantized", "float") else 3
+            ),
+        )
+
+    def confusion(self, row: Row) -> list[list[int]]:
+        """Clips by true class and answer; a column more where some got no answer."""
+        answers = row.answers.predicted if row.answers else ()
+        columns = len(self.report.labels) + (-1 in answers)
+        counts = [[0] * columns for _ in self.report.labels]
+        for clip, answer in zip(self.report.clips, answers, strict=True):
+            counts[clip.label][answer] += 1  # -1 is the last column
+        return counts
+
+    def confused(self, row: Row) -> list[tuple[str, str, int]]:
+        """The most frequent mistakes: true class, answer, clips."""
+        counts = self.confusion(row)
+        labels = (*self.report.labels, "no answer")
+        wrong = [
+            (labels[true], labels[answer], many)
+            for true, line in enumerate(counts)
+            for answer, many in enumerate(line)
+            if many and true != answer
+        ]
+        return sorted(wrong, key=lambda one: -one[2])[:10]
+
+    def per_class(self, row: Row) -> list[tuple[str, int, int, int | None]]:
+        """Classes, those first that lost most against the student, then the least accurate."""
+
+        def order(one: tuple[str, int, int, int | None]) -> tuple[float, float]:
+            _, clips, right, before = one
+            return ((right - before) / clips if before is not None else 0.0, right / clips)
+
+        return sorted(((one.label, one.clips, one.right, one.student_right) for one in row.classes), key=order)
+
+    def changed(self, row: Row) -> list[Changed]:
+        """Clips answered otherwise than by the float student: lost ones first."""
+        if not row.answers or not self.student or not self.student.answers or row is self.student:
+            return []
+        before, own = self.student.answers, row.answers
+        labels = (*self.report.labels, "no answer")
+        found = []
+        for place, clip in enumerate(self.report.clips):
+            one, other = own.predicted[place], before.predicted[place]
+            if one == other:
+                continue
+            verdict = "gained" if one == clip.label else "lost" if other == clip.label else "both wrong"
+            found.append(
+                Changed(
+                    key=clip.key,
+                    truth=labels[clip.label],
+                    student=labels[other],
+                    student_probability=before.probability[place],
+                    answer=labels[one],
+                    probability=own.probability[place],
+                    verdict=verdict,
+                )
+            )
+        return sorted(found, key=lambda one: ("lost", "gained", "both wrong").index(one.verdict))[:_LISTED]
+
+
+def changed_keys(material: Material) -> list[str]:
+    """Keys of the clips whose answer changed somewhere, each once, in the order they are shown."""
+    views = [ReportView(report) for report in material.reports]
+    return list(dict.fromkeys(one.key for view in views for row in view.answered for one in view.changed(row)))
+
+
+class Head:
+    """The top of the page: what this is, and whether it holds."""
+
+    def __init__(self, material: Material) -> None:
+        self._material = material
+        self._report = material.reports[0] if material.reports else None
+
+    @property
+    def title(self) -> str:
+        made = next(iter(self._material.bundles.values()), None)
+        named = self._report.title if self._report else made.name if made else "d3d-edge"
+        return named or "d3d-edge"
+
+    @property
+    def targets(self) -> list[str]:
+        """Targets of the bundles, without the references."""
+        return sorted({one.target for one in self._material.bundles.values() if one.runtime != "eager"})
+
+    @property
+    def gates(self) -> tuple[Gate, ...]:
+        return tuple(gate for report in self._material.reports for gate in report.gates)
+
+    @property
+    def verdict(self) -> tuple[str, str]:
+        """Class and words for the gates of all reports."""
+        verdicts: list[str] = [gate.verdict for gate in self.gates]
+        if not verdicts:
+            return "none", "no gates were judged"
+        many = {word: verdicts.count(word) for word in ("fail", "undecided", "not measured", "pass")}
+        worst = next(word for word, number in many.items() if number)
+        if worst == "pass":
+            return "pass", f"all {len(verdicts)} gates pass"
+        words = {"fail": "missed", "undecided": "undecided: too few clips to tell"}
+        others = [f"{number} {words.get(word, word)}" for word, number in many.items() if number and word != "pass"]
+        return worst.replace(" ", "-"), f"{many['pass']} of {len(verdicts)} gates pass, {', '.join(others)}"
+
+    @property
+    def sentences(self) -> list[str]:
+        """What this is, in words."""
+        said = [f"Bundles for {', '.join(self.targets)}."] if self.targets else []
+        if self._report is None:
+            return said
+        report, machine = self._report, self._report.environment
+        clips = max((row.clips for row in report.rows), default=0)
+        if clips:
+            chance = "" if report.chance is None else f", chance {percent(report.chance)}"
+            said.append(f"{report.classes} classes, {clips} {report.split} clips{chance}.")
+        return [*said, f"Measured {machine.started[:10]} on {machine.processor}, {machine.cpus} CPUs."]
+
+    @property
+    def best(self) -> Row | None:
+        """The bundle that stands for the others in the key figures: measured on a device if one was, else the first."""
+        rows = [row for report in self._material.reports for row in report.rows if row.role == "bundle" and row.clips]
+        return next((row for row in rows if row.where == Where.DEVICE), rows[0] if rows else None)
+
+
+def percent(value: float | None) -> str:
+    """A share with one decimal."""
+    return MISSING if value is None else f"{100 * value:.1f} %"
+
+
+def megabytes(value: int | None) -> str:
+    """Bytes as megabytes of a million."""
+    return MISSING if value is None else f"{value / 1e6:.2f}"
+
+
+def milliseconds(value: float | None) -> str:
+    """Three figures."""
+    return (
+        MISSING
+        if value is None
+        else f"{value:.0f}"
+        if value >= 100
+        else f"{value:.1f}"
+        if value >= 10
+        else f"{value:.2f}"
+    )
+
+
+def points(value: float | None) -> str:
+    """Percentage points with their sign."""
+    return MISSING if value is None else "0.0" if abs(value) < 0.05 else f"{value:+.1f}".replace("-", "\u2212")
+
+
+def figure(value: Any) -> str:
+    """Any figure or word of a table."""
+    if value is None:
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+_UNITS = {"points": "points", "bytes": "MB"}
+
+
+def gate_name(name: str) -> str:
+    """A gate's name in words: top1_drop_points_max is 'top1 drop, points, at most'."""
+    *words, way = name.split("_")
+    unit = next((_UNITS[word] for word in words if word in _UNITS), "")
+    said = " ".join(word for word in words if word not in _UNITS)
+    return ", ".join(part for part in (said, unit, {"max": "at most", "min": "at least"}.get(way, way)) if part)
+
+
+def gate_value(value: float | None, name: str) -> str:
+    """A gate's value or bound, in the unit of its name."""
+    if value is None:
+        return MISSING
+    if "bytes" in name:
+        return megabytes(int(value))
+    return f"{value:.1f}" if "points" in name else f"{value:.3f}"
+
+
+def clip_name(key: str) -> str:
+    """The last two parts of a clip's path."""
+    return "/".join(PurePosixPath(key).parts[-2:])
+
+
+def median(values: Sequence[float]) -> float:
+    """Of at least one value."""
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "percent": percent,
+    "megabytes": megabytes,
+    "ms": milliseconds,
+    "points": points,
+    "figure": figure,
+    "gate_name": gate_name,
+    "gate_value": gate_value,
+    "clip_name": clip_name,
+    "median": median,
+}

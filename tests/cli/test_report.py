@@ -1,0 +1,69 @@
+"""`report`: one page of what runs and bundles hold."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from d3d_edge.report import ReportClip
+from tests.cli.conftest import D3DEdge
+from tests.unit.page import samples
+
+
+@pytest.fixture
+def run(tmp_path: Path, clips: Path) -> Path:
+    """A folder with a report whose clips are videos on disk."""
+    videos = sorted(path.relative_to(clips).as_posix() for path in clips.rglob("*.mp4"))[: len(samples.TRUTH)]
+    keys = [videos[0], f"{videos[1]}#t=0,0.2", videos[2], "missing.mp4", *videos[4:]]
+    measured = tuple(ReportClip(key=key, label=label) for key, label in zip(keys, samples.TRUTH, strict=True))
+    samples.report(clips=measured).write(tmp_path / "run" / "report.json")
+    return tmp_path / "run"
+
+
+def pictures(page: Path) -> int:
+    return len(re.findall(r'src="data:image/jpeg;base64,', page.read_text()))
+
+
+@pytest.mark.parametrize(
+    "form", ["{run} --html {out}", "--html {out} {run}", "page {run} --html {out}", "{run} --html={out}"]
+)
+def test_the_page_is_written_in_every_form_of_the_command(
+    form: str, run: Path, tmp_path: Path, d3d_edge: D3DEdge
+) -> None:
+    out = tmp_path / "out.html"
+    result = d3d_edge("report", *form.format(run=run, out=out).split())
+    assert result.code == 0, result.err
+    assert result.out == f"wrote {out}\n"
+    assert "Accuracy against latency" in out.read_text()
+    assert pictures(out) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "out.html"}
+
+
+def test_with_the_data_changed_clips_are_shown(run: Path, clips: Path, tmp_path: Path, d3d_edge: D3DEdge) -> None:
+    out = tmp_path / "out.html"
+    result = d3d_edge("report", run, "--html", out, "--data", clips)
+    assert "with pictures of 2 clips" in result.out  # one of the three is missing
+    assert pictures(out) == 2 * 2  # in two models
+
+
+def test_what_goes_wrong_is_one_line(run: Path, tmp_path: Path, d3d_edge: D3DEdge) -> None:
+    out = tmp_path / "out.html"
+    cases = {
+        (tmp_path, "--html", out): (8, "neither a run nor a bundle"),
+        (run, "--html", out, "--data", tmp_path / "none"): (8, "not a folder"),
+        (run, "--html", tmp_path / "run" / "report.json" / "x"): (9, "cannot write"),
+        (run,): (2, "--html"),
+        ("--html", out): (2, "SOURCES"),
+    }
+    for words, (code, said) in cases.items():
+        result = d3d_edge("report", *words)
+        assert (result.code, said in result.err) == (code, True), result.err
+        assert "Traceback" not in result.err
+    assert not out.exists()
+
+
+def test_help_names_both_uses(d3d_edge: D3DEdge) -> None:
+    assert "--html" in d3d_edge("report", "--help").out
+    assert "--data" in d3d_edge("report", "page", "--help").out

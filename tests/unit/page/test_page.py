@@ -1,0 +1,219 @@
+"""The page is a function of the JSON on disk: whole, escaped, and standing alone whatever is missing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from d3d_edge import page
+from d3d_edge.errors import BundleError, DataError
+from d3d_edge.page.material import Material, gather
+from d3d_edge.page.views import Head, ReportView, changed_keys, gate_name, gate_value, milliseconds, points
+from d3d_edge.report import Report, Row
+from d3d_edge.runner import Where
+from tests.unit.page import samples
+
+VOID = {"meta", "link", "br", "img"}
+
+
+class Reader(HTMLParser):
+    """Collects elements, their attributes and the text, and checks that elements are closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.opened: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.opened
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.opened.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.opened.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data.strip())
+
+    def count(self, tag: str, **attributes: str) -> int:
+        return sum(
+            name == tag and all(found.get(key.rstrip("_")) == value for key, value in attributes.items())
+            for name, found in self.elements
+        )
+
+    @property
+    def text(self) -> str:
+        return " ".join(word for word in self.words if word)
+
+
+def drawn(*reports: Report, **more: Any) -> Reader:
+    return Reader(page.render(Material(reports=list(reports)), **more))
+
+
+def test_everything_measured_is_on_the_page() -> None:
+    found = drawn(samples.report())
+    for words in (
+        "Gates",
+        "Accuracy against latency",
+        "Latency",
+        "Sustained running",
+        "Changed answers",
+        "Environment",
+    ):
+        assert words in found.text
+    assert "1 of 4 gates pass, 1 missed, 1 undecided: too few clips to tell, 1 not measured" in found.text
+    for where in (Where.DEVICE, Where.HOST_RUNTIME, Where.HOST_TORCH, Where.NOT_RUN):
+        assert where in found.words
+    assert found.count("svg") == found.count("svg", role="img") == 1 + 1 + 3 + 3 * 3 + 3 * 2
+
+
+@pytest.mark.parametrize("name", [samples.NASTY, '" onload="x', "</title>", "&amp;", "挥手", "a\x00b\x1bc", "\u202e"])
+def test_names_are_text_and_nothing_else(name: str) -> None:
+    odd = samples.report(title=name, labels=(name, *samples.LABELS[1:]), notes=(name,))
+    found = drawn(odd, pictures={f"{samples.NASTY}/c1.mp4": "data:,"})
+    assert not found.count("script")
+    assert not any(key.startswith("on") for _, attributes in found.elements for key in attributes)
+    assert all(attributes.get("src", "data:,") == "data:," for _, attributes in found.elements)
+    assert samples.NASTY in found.text
+
+
+def test_the_page_loads_nothing() -> None:
+    text = page.render(Material(reports=[samples.report()]))
+    found = Reader(text)
+    assert "default-src 'none'" in str([attributes for tag, attributes in found.elements if tag == "meta"])
+    assert "url(" not in text
+    assert "@import" not in text
+    assert not found.count("script")
+    links = [value for _, attributes in found.elements for key, value in attributes.items() if key in ("href", "src")]
+    assert all(link and link.startswith(("#", "data:")) for link in links)
+
+
+LESS: list[Any] = [
+    pytest.param({"rows": ()}, id="no rows"),
+    pytest.param({"rows": (Row(name="a", role="bundle", precision="int8", where=Where.NOT_RUN),)}, id="not run"),
+    pytest.param({"rows": (samples.measured("a", samples=None, latency=None),)}, id="no latency"),
+    pytest.param({"rows": (samples.measured("a", samples=None),)}, id="no samples"),
+    pytest.param({"rows": (samples.measured("a", samples=samples.samples(network_ms=(4.0,))),)}, id="one run"),
+    pytest.param({"rows": (samples.measured("a", samples=samples.samples(sustained=None)),)}, id="not sustained"),
+    pytest.param(
+        {"rows": (samples.measured("a", answers=None, classes=(), paired=None),), "clips": (), "labels": ()},
+        id="no answers",
+    ),
+    pytest.param({"rows": (samples.measured("a", paired=None),), "gates": ()}, id="no student and no gates"),
+    pytest.param(
+        {"rows": (samples.measured("a", top1=None, top1_low=None, clips=0),), "chance": None}, id="times only"
+    ),
+    pytest.param({"rows": (samples.measured("a", top1=0.0, top1_low=0.0, top1_high=0.0),) * 2}, id="nothing right"),
+]
+
+
+@pytest.mark.parametrize("changes", LESS)
+def test_what_is_missing_is_left_out(changes: dict[str, Any]) -> None:
+    assert "Environment" in drawn(samples.report(**changes)).text
+
+
+def test_nothing_at_all_is_a_page_too() -> None:
+    assert "No report was found" in drawn().text
+
+
+@pytest.mark.parametrize("classes", [1, 2, 41, 400])
+def test_any_number_of_classes(classes: int) -> None:
+    found = drawn(samples.large(classes))
+    assert found.count("g", class_="miss") == (classes if classes > 1 else 0)
+
+
+def test_a_report_of_an_earlier_form_is_drawn() -> None:
+    """Fields that came later are missing in it."""
+    old = json.loads(samples.report().model_dump_json(exclude={"labels", "clips", "data"}))
+    for row in old["rows"]:
+        for field in ("answers", "classes", "paired", "samples", "top1_low", "top1_high"):
+            del row[field]
+    assert "android" in drawn(Report.model_validate(old)).words
+
+
+def test_answers_without_a_winner_have_a_column_of_their_own() -> None:
+    view = ReportView(samples.report())
+    row = view.report.rows[1]
+    assert view.confusion(row) == [[1, 1, 0, 0, 0], [0, 2, 0, 0, 0], [0, 0, 2, 0, 0], [0, 0, 0, 1, 1]]
+    assert view.confused(row) == [("wave", samples.NASTY, 1), (samples.LABELS[3], "no answer", 1)]
+
+
+def test_changed_answers_come_with_what_was_lost_first() -> None:
+    view = ReportView(samples.report())
+    changed = view.changed(view.report.rows[1])
+    assert [(clip.truth, clip.student, clip.answer, clip.verdict) for clip in changed] == [
+        ("wave", "wave", samples.NASTY, "lost"),
+        (samples.LABELS[3], samples.LABELS[3], "no answer", "lost"),
+        (samples.NASTY, samples.LABELS[2], samples.NASTY, "gained"),
+    ]
+    assert changed_keys(Material(reports=[samples.report()])) == [clip.key for clip in changed]
+
+
+def test_classes_that_lost_most_come_first() -> None:
+    view = ReportView(samples.report())
+    names = [label for label, *_ in view.per_class(view.report.rows[1])]
+    assert names[:2] == ["wave", samples.LABELS[3]]
+    assert names[-1] == samples.NASTY
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "words"),
+    [
+        ((), "no gates were judged"),
+        (("pass", "pass"), "all 2 gates pass"),
+        (("pass", "fail"), "1 of 2 gates pass, 1 missed"),
+        (("not measured",), "0 of 1 gates pass, 1 not measured"),
+    ],
+)
+def test_the_verdict_is_the_worst_of_the_gates(verdicts: tuple[str, ...], words: str) -> None:
+    by_verdict = {gate.verdict: gate for gate in samples.report().gates}
+    gates = tuple(by_verdict[verdict] for verdict in verdicts)  # type: ignore[index]
+    assert Head(Material(reports=[samples.report(gates=gates)])).verdict[1] == words
+
+
+def test_figures_in_words() -> None:
+    assert [milliseconds(value) for value in (None, 0.123, 12.34, 123.4)] == ["\u2013", "0.12", "12.3", "123"]
+    assert [points(value) for value in (None, 0.01, 1.25, -3.0)] == ["\u2013", "0.0", "+1.2", "\u22123.0"]
+    assert gate_name("top1_drop_points_max") == "top1 drop, points, at most"
+    assert gate_name("agreement_min") == "agreement, at least"
+    assert [gate_value(2e6, "size_bytes_max"), gate_value(2.0, "top1_drop_points_max")] == ["2.00", "2.0"]
+
+
+def test_reports_are_found_in_runs_and_beside_bundles_and_each_is_shown_once(tmp_path: Path) -> None:
+    for name in ("run", "bundles"):
+        samples.report(title=name).write(tmp_path / name / "report.json")
+        (tmp_path / name / "recipe.yaml").write_text("name: the same\n")
+    found = gather([tmp_path / "run", tmp_path / "bundles", tmp_path / "bundles"])
+    assert [report.title for report in found.reports] == ["run", "bundles"]
+    assert found.recipes == {"run": "name: the same\n"}
+
+
+def test_a_folder_without_anything_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="neither a run nor a bundle"):
+        gather([tmp_path])
+    with pytest.raises(DataError, match="neither a run nor a bundle"):
+        gather([tmp_path / "none"])
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "other"}', "\ufffe"])
+def test_a_damaged_report_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(DataError, match=r"report\.json is not a readable report"):
+        gather([tmp_path])
+
+
+def test_a_damaged_bundle_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "android").mkdir()
+    (tmp_path / "android" / "manifest.json").write_text("{}")
+    with pytest.raises(BundleError, match="android"):
+        gather([tmp_path])
+    shutil.rmtree(tmp_path / "android")
