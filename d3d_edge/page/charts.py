@@ -33,8 +33,12 @@ def scatter(points: Sequence[Point], chance: float | None) -> Markup:
     """Accuracy against latency, with the interval of each accuracy."""
     times = [point.latency_ms for point in points]
     wide = max(times) / min(times) > 4
-    more = 2.6 if wide else 1.35  # room for the name of the slowest
-    x = Axis(min(times) / (1.6 if wide else 1.1), more * max(times), _LEFT, _WIDTH - _RIGHT, wide)
+    # Room for the name of the slowest, to the right of its mark.
+    name = min(0.4, (7.0 * max(len(point.name) for point in points) + 12) / (_WIDTH - _LEFT - _RIGHT))
+    begin = min(times) / (1.6 if wide else 1.1)
+    span = max(times) / begin
+    end = begin * (span ** (1 / (1 - name)) if wide else 1 + (span - 1) / (1 - name))
+    x = Axis(begin, end, _LEFT, _WIDTH - _RIGHT, wide)
     low = min(point.low for point in points)
     y = Axis(max(0.0, low - 0.05), 1.0, _HEIGHT - _FOOT, _TOP)
     listed = "; ".join(f"{point.name} {point.top1:.1%} in {point.latency_ms:.3g} ms" for point in points)

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from d3d_edge import evaluation, report
 from d3d_edge.bundle import Bundle, BundleManifest
@@ -20,6 +20,36 @@ from d3d_edge.schema import Schema
 S = TypeVar("S", bound=Schema)
 
 
+SENSITIVITY = "sensitivity.json"
+
+
+class Cost(Schema):
+    """What the logits lose when only some operators are INT8."""
+
+    model_config = ConfigDict(extra="ignore")
+    name: str
+    kind: str
+    sqnr_db: float
+    """Power of the float logits to that of their change."""
+    changed: float
+    """Share of clips whose first answer is another one."""
+    top1_drop_points: float
+
+
+class Sensitivity(Schema):
+    """The part of sensitivity.json that is shown; whatever else it holds is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+    format: Literal["d3d-edge sensitivity"]
+    title: str
+    clips: int
+    float_top1: float
+    whole: Cost
+    """Everything INT8 at once."""
+    kinds: tuple[Cost, ...]
+    groups: tuple[Cost, ...]
+
+
 @dataclass
 class Material:
     """All that was found, each once."""
@@ -27,6 +57,7 @@ class Material:
     reports: list[Report] = field(default_factory=list)
     """Those with bundles first."""
     evaluations: list[Evaluation] = field(default_factory=list)
+    sensitivities: list[Sensitivity] = field(default_factory=list)
     bundles: dict[str, BundleManifest] = field(default_factory=dict)
     """By the name of the folder."""
     recipes: dict[str, str] = field(default_factory=dict)
@@ -58,6 +89,7 @@ def gather(paths: Sequence[Path]) -> Material:
     for folder in folders:
         _add_once(found.reports, _read(Report, folder / report.FILE_NAME))
         _add_once(found.evaluations, _read(Evaluation, folder / evaluation.FILE_NAME))
+        _add_once(found.sensitivities, _read(Sensitivity, folder / SENSITIVITY))
         text = _text(folder / "recipe.yaml")
         if text and text not in found.recipes.values():
             found.recipes[_free(found.recipes, folder)] = text
@@ -65,7 +97,7 @@ def gather(paths: Sequence[Path]) -> Material:
     return found
 
 
-_ANY = (report.FILE_NAME, evaluation.FILE_NAME, "recipe.yaml")
+_ANY = (report.FILE_NAME, evaluation.FILE_NAME, SENSITIVITY, "recipe.yaml")
 
 
 def _bundles(path: Path) -> Iterator[Path]:

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from d3d_edge.page.charts import Point
-from d3d_edge.page.material import Material
+from d3d_edge.page.material import Cost, Material
 from d3d_edge.report import Gate, Report, Row
 from d3d_edge.runner import Where
 
@@ -118,15 +118,15 @@ class ReportView:
         return [row for row in self.report.rows if row.latency]
 
     @property
-    def answered(self) -> list[Row]:
-        """Rows with an answer for each clip, bundles first: of them the reader wants to know."""
+    def answered(self) -> list[list[Row]]:
+        """Rows with an answer for each clip, those of the same answers together, bundles first."""
+        order = ("bundle", "quantized", "float")
         rows = [row for row in self.report.rows if row.answers and self.report.clips]
-        return sorted(
-            rows,
-            key=lambda row: (
-                ("bundle", "quantized", "float").index(row.role) if row.role in ("bundle", "quantized", "float") else 3
-            ),
-        )
+        rows.sort(key=lambda row: order.index(row.role) if row.role in order else len(order))
+        alike: dict[tuple[int, ...], list[Row]] = {}
+        for row in rows:
+            alike.setdefault(row.answers.predicted if row.answers else (), []).append(row)
+        return list(alike.values())
 
     def confusion(self, row: Row) -> list[list[int]]:
         """Clips by true class and answer; a column more where some got no answer."""
@@ -160,7 +160,7 @@ class ReportView:
 
     def changed(self, row: Row) -> list[Changed]:
         """Clips answered otherwise than by the float student: lost ones first."""
-        if not row.answers or not self.student or not self.student.answers or row is self.student:
+        if not row.answers or not self.student or not self.student.answers:
             return []
         before, own = self.student.answers, row.answers
         labels = (*self.report.labels, "no answer")
@@ -187,7 +187,7 @@ class ReportView:
 def changed_keys(material: Material) -> list[str]:
     """Keys of the clips whose answer changed somewhere, each once, in the order they are shown."""
     views = [ReportView(report) for report in material.reports]
-    return list(dict.fromkeys(one.key for view in views for row in view.answered for one in view.changed(row)))
+    return list(dict.fromkeys(one.key for view in views for rows in view.answered for one in view.changed(rows[0])))
 
 
 class Head:
@@ -283,6 +283,17 @@ def figure(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def noise(cost: Cost) -> float:
+    """Root mean square of the change of the logits, as a share of theirs: 20 dB are 10 %."""
+    return float(10 ** (-cost.sqnr_db / 20))
+
+
+def noise_bars(costs: Sequence[Cost]) -> list[tuple[str, float, str]]:
+    """The worst parts first, at most 16: name, noise, noise in words."""
+    worst = sorted(costs, key=lambda cost: cost.sqnr_db)[:16]
+    return [(cost.name, noise(cost), percent(noise(cost))) for cost in worst]
+
+
 _UNITS = {"points": "points", "bytes": "MB"}
 
 
@@ -323,6 +334,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "figure": figure,
     "gate_name": gate_name,
     "gate_value": gate_value,
+    "noise_bars": noise_bars,
     "clip_name": clip_name,
     "median": median,
 }

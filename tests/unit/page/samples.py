@@ -146,3 +146,22 @@ def large(classes: int) -> Report:
     )
     clips = tuple(ReportClip(key=f"c{number}", label=number) for number in range(classes))
     return report(labels=labels, classes=classes, clips=clips, rows=(row,), gates=())
+
+
+def sensitivity() -> dict[str, Any]:
+    """sensitivity.json, with fields that the page does not show."""
+
+    def cost(name: str, kind: str, sqnr_db: float) -> dict[str, Any]:
+        return {"name": name, "kind": kind, "sqnr_db": sqnr_db, "changed": 0.1, "top1_drop_points": 1.5, "weights": 10}
+
+    return {
+        "format": "d3d-edge sensitivity",
+        "format_version": 1,
+        "title": "gestures",
+        "scheme": "symmetric",
+        "clips": 64,
+        "float_top1": 0.9,
+        "whole": cost("everything", "all", 20.0),
+        "kinds": [cost("gate", "gate", 26.0), cost("temporal", "temporal", 200.0)],
+        "groups": [cost(f"{NASTY}{number}", "gate", 30.0 + number) for number in range(40)],
+    }

@@ -73,7 +73,7 @@ def test_everything_measured_is_on_the_page() -> None:
     assert "1 of 4 gates pass, 1 missed, 1 undecided: too few clips to tell, 1 not measured" in found.text
     for where in (Where.DEVICE, Where.HOST_RUNTIME, Where.HOST_TORCH, Where.NOT_RUN):
         assert where in found.words
-    assert found.count("svg") == found.count("svg", role="img") == 1 + 1 + 3 + 3 * 3 + 3 * 2
+    assert found.count("svg") == found.count("svg", role="img") == 1 + 1 + 3 + 3 * 3 + 2 * 2
 
 
 @pytest.mark.parametrize("name", [samples.NASTY, '" onload="x', "</title>", "&amp;", "挥手", "a\x00b\x1bc", "\u202e"])
@@ -140,6 +140,12 @@ def test_a_report_of_an_earlier_form_is_drawn() -> None:
     assert "android" in drawn(Report.model_validate(old)).words
 
 
+def test_models_that_answer_alike_are_shown_together() -> None:
+    names = [[row.name for row in rows] for rows in ReportView(samples.report()).answered]
+    assert names == [["android", "jetson"], ["float student"]]
+    assert "each clip answered alike" in drawn(samples.report()).text
+
+
 def test_answers_without_a_winner_have_a_column_of_their_own() -> None:
     view = ReportView(samples.report())
     row = view.report.rows[1]
@@ -197,6 +203,14 @@ def test_reports_are_found_in_runs_and_beside_bundles_and_each_is_shown_once(tmp
     assert found.recipes == {"run": "name: the same\n"}
 
 
+def test_the_sensitivity_of_a_run_is_shown_as_noise(tmp_path: Path) -> None:
+    (tmp_path / "sensitivity.json").write_text(json.dumps(samples.sensitivity()))
+    found = Reader(page.render(gather([tmp_path])))
+    assert "10.0 % , and 10.0 % of the answers change" in found.text.replace("%,", "% ,")
+    assert "16 of 40" in found.text
+    assert not found.count("script")
+
+
 def test_a_folder_without_anything_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="neither a run nor a bundle"):
         gather([tmp_path])
@@ -204,10 +218,11 @@ def test_a_folder_without_anything_is_refused(tmp_path: Path) -> None:
         gather([tmp_path / "none"])
 
 
+@pytest.mark.parametrize("name", ["report", "evaluation", "sensitivity"])
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "other"}', "\ufffe"])
-def test_a_damaged_report_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "report.json").write_text(text)
-    with pytest.raises(DataError, match=r"report\.json is not a readable report"):
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / f"{name}.json").write_text(text)
+    with pytest.raises(DataError, match=rf"{name}\.json is not a readable {name}"):
         gather([tmp_path])
 
 
