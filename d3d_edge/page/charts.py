@@ -122,7 +122,7 @@ def curve(at_s: Sequence[float], values: Sequence[float], title: str, unit: str)
 def per_class(rows: Sequence[tuple[str, int, int, int | None]], name: str) -> Markup:
     """Share right of each class: (label, clips, right, right of the float student), with a mark at the student's."""
     height = 26.0 * len(rows) + 34
-    left = 12 + 7.2 * max(len(_short(label)) for label, *_ in rows)
+    left = 12 + 7.8 * max(len(_short(label)) for label, *_ in rows)
     x = Axis(0, 1, left, _WIDTH - 58)
     root = picture(
         _WIDTH,
@@ -152,7 +152,7 @@ def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str], name: str)
     rows, columns = len(counts), len(counts[0])
     named = max(rows, columns) <= 40
     cell = 32.0 if rows <= 14 else 22.0 if named else max(4.0, 640.0 / columns)
-    margin = 10 + 7.2 * max(len(_short(label)) for label in labels) if named else 14.0
+    margin = 10 + 7.8 * max(len(_short(label)) for label in labels) if named else 14.0
     width, height = margin + columns * cell + 4, margin + rows * cell + 4
     wrong = sum(many for row, line in enumerate(counts) for column, many in enumerate(line) if row != column)
     total = sum(map(sum, counts))
@@ -202,14 +202,21 @@ def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str], name: str)
 
 
 def bars(rows: Sequence[tuple[str, float, str]], title: str) -> Markup:
-    """Horizontal bars from zero: (name, value, value in words). Negative ones are drawn as nothing."""
-    height = 26.0 * len(rows) + 12
-    left = 12 + 7.2 * max(len(_short(name, 28)) for name, *_ in rows)
+    """Horizontal bars from zero: (name, value, value in words). Long names stand above their bars, whole."""
+    longest = max(len(name) for name, *_ in rows)
+    above = longest > _LETTERS
+    step = 40.0 if above else 26.0
+    left = 2.0 if above else 12 + 7.8 * longest
+    height = step * len(rows) + 12
     x = Axis(0, max(max(value for _, value, _ in rows), 1e-12), left, _WIDTH - 70)
     root = picture(_WIDTH, height, title, "; ".join(f"{name} {shown}" for name, _, shown in rows))
     for number, (name, value, shown) in enumerate(rows):
-        top = 6 + 26.0 * number
-        add(root, "text", _short(name, 28), class_="label", x=left - 8, y=top + 14, text_anchor="end")
+        top = 6 + step * number
+        if above:
+            add(root, "text", _short(name, 60), class_="label", x=left, y=top + 12)
+            top += 16
+        else:
+            add(root, "text", name, class_="label", x=left - 8, y=top + 14, text_anchor="end")
         add(root, "rect", class_="bar", x=left, y=top + 2, width=max(0.0, x(value) - left), height=16, rx=3)
         add(root, "text", shown, class_="tick", x=max(left, x(value)) + 6, y=top + 14)
     return markup(root)

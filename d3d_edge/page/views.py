@@ -199,9 +199,10 @@ class Head:
 
     @property
     def title(self) -> str:
-        made = next(iter(self._material.bundles.values()), None)
-        named = self._report.title if self._report else made.name if made else "d3d-edge"
-        return named or "d3d-edge"
+        found = self._material
+        titles = [one.title for one in found.reports] + [one.title for one in found.evaluations]
+        titles += [one.title for one in found.sensitivities] + [made.name for made in found.bundles.values()]
+        return next((title for title in titles if title), "d3d-edge")
 
     @property
     def targets(self) -> list[str]:
@@ -289,9 +290,9 @@ def noise(cost: Cost) -> float:
 
 
 def noise_bars(costs: Sequence[Cost]) -> list[tuple[str, float, str]]:
-    """The worst parts first, at most 16: name, noise, noise in words."""
-    worst = sorted(costs, key=lambda cost: cost.sqnr_db)[:16]
-    return [(cost.name, noise(cost), percent(noise(cost))) for cost in worst]
+    """The worst parts first, at most 12: name, noise, noise in words."""
+    worst = sorted(costs, key=lambda cost: cost.sqnr_db)[:12]
+    return [(cost.name, noise(cost), f"{100 * noise(cost):.2g} %") for cost in worst]
 
 
 _UNITS = {"points": "points", "bytes": "MB"}

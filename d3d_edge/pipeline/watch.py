@@ -175,7 +175,7 @@ class _Watcher:
                     return "seconds"
                 self._take(frame, late_s=time.monotonic() - began_s - frame.time_s)
         except KeyboardInterrupt:
-            if not self._wanted.source.live:
+            if not (self._wanted.source.live and self._moments):
                 raise
             return "interrupted"
         self._clock.lap()

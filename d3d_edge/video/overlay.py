@@ -70,7 +70,7 @@ class Overlay:
         pad = unit
         height = min(self.height, round(unit * (7.4 if scores else 3.2)))
         image, draw = lettering.blank(self.width, height, (8, 10, 14, 0))
-        fade = 225 * np.sin(np.linspace(0, np.pi / 2, height))
+        fade = 210 * np.sin(np.pi / 2 * np.minimum(np.linspace(0, 1.8, height), 1))
         image.putalpha(_column(fade, self.width))
         right = self.width - pad
         if not scores:
