@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from d3d_edge import resources
 from tests import sshd
 
 FAKES = Path(__file__).resolve().parent / "fakes"
@@ -35,3 +38,33 @@ def reach(kind: str, request: pytest.FixtureRequest, root: Path, patch: pytest.M
         patch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
         patch.setenv("FAKE_DEVICE", str(root))
     return name, folder
+
+
+def build_android_bench(folder: Path) -> None:
+    """libbench.so in `folder`: the bench program of targets/android for this machine, by the executorch package.
+
+    Skips the test where there is no C++ compiler. The package is a library for Python, so `call_android_bench` is how
+    the program is called.
+    """
+    executorch = Path(pytest.importorskip("executorch").__path__[0])
+    compiler = shutil.which("g++") or pytest.skip("no C++ compiler on this machine (Debian: apt install g++)")
+    (library,) = (executorch / "extension" / "pybindings").glob("_portable_lib*.so")
+    # A header that the package includes and does not have.
+    declared = 'typedef struct pthreadpool* pthreadpool_t;\nextern "C" void pthreadpool_destroy(pthreadpool_t);\n'
+    (folder / "pthreadpool.h").write_text(declared)
+    includes = [executorch / "include", executorch / "include/executorch/runtime/core/portable_type/c10", folder]
+    flags = ["-std=c++17", "-O1", "-DNDEBUG", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
+    flags += ["-DC10_USING_CUSTOM_GENERATED_MACROS", f'-DEXECUTORCH_VERSION="{version("executorch")}"']
+    sources = sorted((resources.root("targets") / "android" / "bench" / "src").glob("*.cpp"))
+    where = [word for path in includes for word in ("-isystem", path)]
+    linked = [library, f"-Wl,-rpath,{library.parent}", "-o", folder / "libbench.so"]
+    subprocess.run([compiler, *flags, *where, *sources, *linked], check=True)
+
+
+def call_android_bench(library: Path, program: Path) -> None:
+    """Write `program`, which calls the `main` of the library that was built."""
+    program.write_text(
+        f"#!{sys.executable}\nimport ctypes, os, sys\nlibrary = ctypes.CDLL({str(library)!r})\n"
+        "words = [os.fsencode(word) for word in sys.argv]\n"
+        "sys.exit(library.main(len(words), (ctypes.c_char_p * (len(words) + 1))(*words)))\n"
+    )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from d3d_edge.report import Report
-from tests.cli.conftest import D3DEdge
-from tests.devices import reach
+from tests.cli.conftest import D3DEdge, once
+from tests.devices import build_android_bench, call_android_bench, reach
 
 
 @pytest.fixture
@@ -94,3 +96,81 @@ def test_a_device_without_tensorrt_is_refused_where_it_is_asked_for(made: Path, 
     done = d3d_edge("benchmark", made / "bundles" / "jetson", "--device", ssh, "--device-runtime", "tensorrt")
     assert done.code == 7
     assert "cannot import tensorrt, which comes with JetPack" in done.err
+
+
+@pytest.fixture(scope="module")
+def bench(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bench program of targets/android, for this machine."""
+    program = tmp_path_factory.mktemp("bench") / "d3d-edge-bench"
+    call_android_bench(once(shared / "bench", build_android_bench) / "libbench.so", program)
+    return program
+
+
+@pytest.fixture
+def phone(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bench: Path) -> Path:
+    """The folder of a phone that adb's recorded answers come from, which runs the real bench program."""
+    monkeypatch.setenv("D3D_EDGE_ANDROID_BENCH", str(bench))
+    return reach("adb", request, tmp_path / "device", monkeypatch)[1]
+
+
+@pytest.mark.slow
+def test_validate_here_and_over_adb(made: Path, clips: Path, phone: Path, tmp_path: Path, d3d_edge: D3DEdge) -> None:
+    bundle = made / "bundles" / "android"
+    words = [
+        "validate",
+        bundle,
+        "--data",
+        clips,
+        "--out",
+        tmp_path,
+        "--threads",
+        "1",
+        "--device",
+        "local",
+        "--device",
+        "adb",
+    ]
+    done = d3d_edge(*words)
+    assert done.code == 0, done.err
+    here, there = (row for row in Report.read(tmp_path / "report.json").rows if row.role == "bundle")
+    assert (there.name, there.device) == ("android on adb", "adb")
+    assert there.runtime.startswith(f"{here.runtime} on ")
+    assert there.where == "host runtime"  # the program says that it does not run on Android
+    assert there.answers == here.answers
+    assert there.logit_difference_max == here.logit_difference_max
+    assert there.golden_difference_max == here.golden_difference_max
+    assert there.samples is not None
+    assert (there.samples.build, there.samples.threads) == ("release", 1)
+    (results,) = phone.glob("jobs/*/results.jsonl")
+    whole = results.read_bytes().splitlines(keepends=True)
+    results.write_bytes(b"".join(whole[:-2]) + whole[-2][:9])
+    again = d3d_edge(*words, "--resume", "--json")
+    assert again.code == 0, again.err
+    assert json.loads(again.out)["rows"][-1]["answers"] == there.answers.model_dump(mode="json")
+    assert results.read_bytes().splitlines(keepends=True) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "kind", "message"),
+    [
+        (["--protocol", "2", "--later"], "protocol", "this runner speaks protocol 1, not 2"),
+        ([], "protocol", "this runner speaks protocol 1, not an unnamed one"),
+        (["--protocol", "1", "--later"], "usage", "unknown argument --later"),
+        (["--protocol", "1", "--runs", "x"], "usage", "not a number: x"),
+        (["--model", "none"], "input", "none: No such file or directory"),
+        (["--clips", "pack=3"], "input", "pack has 8 bytes, 12 are expected"),
+        (["--model", "pack"], "model", "cannot load the model: ExecuTorch error 18"),
+        (["--out", "/dev/null/job"], "storage", "/dev/null/job: Not a directory"),
+    ],
+)
+def test_the_bench_program_says_what_is_wrong(
+    bench: Path, made: Path, tmp_path: Path, words: list[str], kind: str, message: str
+) -> None:
+    (tmp_path / "pack").write_bytes(b"notclips")
+    model = made / "bundles" / "android" / "model.pte"
+    whole = ["--protocol", "1", "--model", model, "--shape", "1,2,2,3", "--clips", "pack=1", "--out", "job"]
+    command = [sys.executable, bench, *(() if not words or words[0] == "--protocol" else whole), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert json.loads(done.stdout.splitlines()[-1]) == {"event": "error", "kind": kind, "message": message}
