@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from . import board
 from .errors import RunnerError
@@ -141,7 +141,7 @@ def gpu() -> str:
     name = ctypes.create_string_buffer(128)
     major, minor, device = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h
-    calls = (
+    calls: tuple[Callable[[], int], ...] = (
         lambda: cuda.cuInit(0),
         lambda: cuda.cuDeviceGet(ctypes.byref(device), 0),
         lambda: cuda.cuDeviceGetName(name, len(name), device),

@@ -1,0 +1,152 @@
+"""What the Jetson's runner reads of its board, and when it builds an engine anew. Files stand in for a board."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from d3d_edge import resources
+from d3d_edge.timing import Conditions
+
+# Names and numbers as an Orin Nano gives them.
+FILES = {
+    "proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0",
+    "proc/loadavg": "0.52 0.48 0.40 1/512 4242\n",
+    "proc/meminfo": "MemTotal: 7802924 kB\nMemFree: 1 kB\nMemAvailable: 5120000 kB\n",
+    "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil\n",
+    "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "1510400\n",
+    "sys/devices/system/cpu/cpu1/cpufreq/scaling_cur_freq": "729600\n",
+    "sys/class/devfreq/17000000.gpu/cur_freq": "624750000\n",
+    "sys/class/devfreq/15340000.vic/cur_freq": "1\n",
+    "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
+    "sys/class/thermal/thermal_zone0/temp": "46187\n",
+    "sys/class/thermal/thermal_zone1/type": "cv0-thermal\n",
+    "sys/class/hwmon/hwmon1/in1_label": "VDD_IN\n",
+    "sys/class/hwmon/hwmon1/in1_input": "5072\n",
+    "sys/class/hwmon/hwmon1/curr1_input": "912\n",
+    "sys/class/hwmon/hwmon1/in7_label": "sum of shunt voltages\n",
+    "var/lib/nvpmodel/status": "pmode:0002\n",
+}
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The runner's modules, imported here for once."""
+    monkeypatch.syspath_prepend(resources.root("targets") / "jetson" / "runner")
+    for name in [name for name in sys.modules if name.startswith("d3d_edge_runner")]:
+        monkeypatch.delitem(sys.modules, name)
+    from d3d_edge_runner import board, errors, tensorrt_model
+
+    return SimpleNamespace(board=board, errors=errors, tensorrt=tensorrt_model)
+
+
+@pytest.fixture
+def jetson(tmp_path: Path) -> Path:
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_a_jetson_is_read_as_the_report_names_it(runner: Any, jetson: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")  # no nvpmodel: its file is read
+    found = Conditions.model_validate(runner.board.state(jetson))
+    assert found.time.endswith("+00:00")
+    assert (found.load_average, found.governor, found.power_mode) == (0.52, "schedutil", "pmode:0002")
+    assert (found.clock_mhz, found.gpu_clock_mhz) == ((1510.4, 729.6), 624.75)
+    assert (found.temperature_c, found.rail_mw) == ({"cpu-thermal": 46.187}, {"VDD_IN": pytest.approx(4625.664)})
+    assert found.memory_available_bytes == 5120000 * 1024
+    assert "NVIDIA Jetson Orin Nano Developer Kit" in runner.board.describe(jetson)
+
+
+def test_nvpmodel_is_asked_where_it_is(
+    runner: Any, jetson: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvpmodel"
+    tool.write_text("#!/bin/sh\necho 'NV Power Mode: MAXN_SUPER'\necho 2\n")
+    tool.chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert runner.board.power_mode(jetson) == "MAXN_SUPER"
+
+
+def test_a_machine_that_says_little_is_no_error(runner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert runner.board.state(tmp_path).keys() == {"time"}
+    assert runner.board.describe(tmp_path).endswith(f", {os.uname().machine})")
+
+
+@pytest.fixture
+def built(runner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The ONNX files that an engine was built of; TensorRT, its builder and the GPU are stood in for."""
+    exception = ModuleType("polygraphy.exception")
+    exception.PolygraphyException = type("PolygraphyException", (Exception,), {})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "polygraphy", ModuleType("polygraphy"))
+    monkeypatch.setitem(sys.modules, "polygraphy.exception", exception)
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.3.0"))
+    monkeypatch.setattr(runner.tensorrt, "gpu", lambda: "Orin (compute 8.7)")
+    monkeypatch.setattr(runner.board, "power_mode", lambda: "15W")
+    files: list[Path] = []
+    monkeypatch.setattr(runner.tensorrt, "_build", lambda path: files.append(path) or b"engine")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.onnx").write_bytes(b"a")
+    return files
+
+
+def test_an_engine_is_built_once_and_anew_when_something_changes(
+    runner: Any, built: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Path("a.onnx")
+
+    def builds() -> int:
+        before = len(built)
+        runner.tensorrt.prepare(model)
+        return len(built) - before
+
+    assert [builds(), builds()] == [1, 0]
+    monkeypatch.setattr(runner.board, "power_mode", lambda: "MAXN")
+    assert [builds(), builds()] == [1, 0]
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.7.0"))
+    assert [builds(), builds()] == [1, 0]
+    monkeypatch.setattr(runner.tensorrt, "gpu", lambda: "Thor (compute 11.0)")
+    assert [builds(), builds()] == [1, 0]
+    model.write_bytes(b"b")
+    assert [builds(), builds()] == [1, 0]
+    monkeypatch.setattr(runner.board, "power_mode", lambda: "15W")
+    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.3.0"))
+    monkeypatch.setattr(runner.tensorrt, "gpu", lambda: "Orin (compute 8.7)")
+    model.write_bytes(b"a")
+    assert builds() == 0, "the first engine is still there"
+
+
+def test_an_engine_whose_building_fails_leaves_nothing(
+    runner: Any, built: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> bytes:
+        raise sys.modules["polygraphy.exception"].PolygraphyException("no tactic\nmore")
+
+    monkeypatch.setattr(runner.tensorrt, "_build", refused)
+    with pytest.raises(runner.errors.RunnerError, match=r"^TensorRT cannot build the engine: no tactic$"):
+        runner.tensorrt.prepare(Path("a.onnx"))
+    assert not list(Path().glob("engines/*"))
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (SimpleNamespace(), "which comes with JetPack"),  # a package of type stubs can be imported, too
+        (SimpleNamespace(__version__="8.6.1"), "TensorRT 8.6.1 is too old"),
+        (SimpleNamespace(__version__="10.3.0"), "Polygraphy is missing: pip install polygraphy"),
+    ],
+)
+def test_a_tensorrt_that_will_not_do_is_refused(
+    runner: Any, monkeypatch: pytest.MonkeyPatch, module: SimpleNamespace, message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    monkeypatch.setitem(sys.modules, "polygraphy", None)
+    with pytest.raises(runner.errors.RunnerError, match=message):
+        runner.tensorrt.version()
