@@ -28,7 +28,7 @@ from d3d_edge.errors import BundleError, DataError, LoweringError, MissingDepend
 from d3d_edge.files import size_of
 from d3d_edge.quantize.pt2e import origins_shared
 from d3d_edge.runner import TensorSpec, Where
-from d3d_edge.runtimes import Lowered, xnnpack_graph
+from d3d_edge.runtimes import Lowered, quick_lowering, xnnpack_graph
 from d3d_edge.target import Target
 
 MODEL = "model.pte"
@@ -40,17 +40,6 @@ MAX_RANK = 4
 
 _HEAVY = re.compile(r"conv|pool|linear|bmm|\bmm\b|addmm|matmul")
 """Operators that must not be left to ExecuTorch's portable kernels, which are slow or missing."""
-
-_PASSES_FOR = {
-    "ConvertToUpsampleBilinear2d": "upsample",
-    "ConvertToLinearPass": "linear|mm|matmul",
-    "ConvertToSDPAPass": "softmax|attention",
-    "FuseBatchNormPass": "batch_norm",
-    "DecomposeBatchNorm": "batch_norm",
-    "Conv1dUnsqueezePass": "conv1d|convolution",
-    "PReLUReshapePass": "prelu",
-}
-"""XNNPACK's passes that only look for some operators, by class name, and those operators."""
 
 _DTYPES = {0: "uint8", 1: "int8", 3: "int32", 4: "int64", 6: "float32"}
 """ExecuTorch's ScalarType codes."""
@@ -87,10 +76,10 @@ class ExecuTorch:
             from executorch.exir import to_edge_transform_and_lower
 
             try:
-                with _idle_passes_left_out(program), _delegates_made_small():
-                    edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-                facts = _facts(edge.exported_program())
-                lowered = edge.to_executorch()
+                with quick_lowering.quickly(program) as same, _delegates_made_small():
+                    edge = to_edge_transform_and_lower(same, partitioner=[XnnpackPartitioner()])
+                    facts = _facts(edge.exported_program())
+                    lowered = edge.to_executorch()
             except (RuntimeError, ValueError, AssertionError, NotImplementedError, KeyError) as error:
                 raise _error(f"ExecuTorch cannot lower the graph: {_first_line(error)}", "to ExecuTorch") from error
         path = folder / MODEL
@@ -187,42 +176,6 @@ def _facts(program: ExportedProgram) -> dict[str, int | float | str | bool]:
 
 
 @contextmanager
-def _idle_passes_left_out(program: ExportedProgram) -> Iterator[None]:
-    """Lower without the passes that would change nothing, each of which traces the whole graph anew.
-
-    These are XNNPACK's passes that look for operators which `program` does not have, and decompositions of graphs that
-    hold nothing to decompose. The file is the same, byte for byte. For executorch 1.4; of a
-    version that names its passes otherwise, all run.
-    """
-    from executorch.backends.xnnpack import xnnpack_preprocess
-
-    operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-    manager = xnnpack_preprocess.XNNPACKPassManager
-    decompose = ExportedProgram.run_decompositions
-
-    def without_idle(exported: ExportedProgram, passes: list[type] | None = None) -> Any:
-        made = manager(exported, passes)
-        made.passes = [kind for kind in made.passes if _is_needed(kind.__name__, operators)]
-        return made
-
-    def where_needed(exported: ExportedProgram, table: dict[Any, Any] | None = None, **options: Any) -> ExportedProgram:
-        targets = {node.target for node in exported.graph.nodes if node.op == "call_function"}
-        mutable = any(getattr(getattr(target, "_schema", None), "is_mutable", False) for target in targets)
-        if table is None or mutable or not targets.isdisjoint(table):
-            decomposed: ExportedProgram = decompose(exported, table, **options)
-            return decomposed
-        return exported
-
-    xnnpack_preprocess.XNNPACKPassManager = without_idle
-    ExportedProgram.run_decompositions = where_needed  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        xnnpack_preprocess.XNNPACKPassManager = manager
-        ExportedProgram.run_decompositions = decompose  # type: ignore[method-assign]
-
-
-@contextmanager
 def _delegates_made_small() -> Iterator[None]:
     """Write delegates without idle moves of memory, and with their constants inside. For executorch 1.4.
 
@@ -257,11 +210,6 @@ def _delegates_made_small() -> Iterator[None]:
     finally:
         xnnpack_preprocess.serialize_xnnpack_binary = serialize
         xnnpack_preprocess.NamedDataStore = NamedDataStore
-
-
-def _is_needed(name: str, operators: set[str]) -> bool:
-    wanted = _PASSES_FOR.get(name)
-    return wanted is None or any(re.search(wanted, operator) for operator in operators)
 
 
 def _error(message: str, stage: str, operator: str = "") -> LoweringError:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from d3d_edge import target
 from d3d_edge.errors import LoweringError, MissingDependency
-from d3d_edge.runtimes import executorch, xnnpack_graph
+from d3d_edge.runtimes import executorch, quick_lowering, xnnpack_graph
 from tests import networks
 
 pytest.importorskip("executorch")
@@ -77,12 +77,26 @@ def test_an_undelegated_pool_is_refused_by_name(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-def test_leaving_out_idle_passes_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    executorch.RUNTIME.lower(networks.quantized(), tmp_path, ANDROID)
+@pytest.mark.parametrize("make", [networks.quantized, networks.float_program])
+def test_lowering_quickly_changes_no_byte(
+    make: Callable[[], ExportedProgram], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = str(make().graph)
+    executorch.RUNTIME.lower(make(), tmp_path, ANDROID)
     quick = (tmp_path / executorch.MODEL).read_bytes()
-    monkeypatch.setattr(executorch, "_idle_passes_left_out", lambda program: nullcontext())
-    executorch.RUNTIME.lower(networks.quantized(), tmp_path, ANDROID)
+    assert str(make().graph) == before
+    monkeypatch.setattr(quick_lowering, "VERSIONS", "none")
+    executorch.RUNTIME.lower(make(), tmp_path, ANDROID)
     assert (tmp_path / executorch.MODEL).read_bytes() == quick
+
+
+def test_what_was_replaced_for_lowering_is_put_back() -> None:
+    from torch.fx import GraphModule
+
+    before = ExportedProgram.run_decompositions, ExportedProgram.validate, GraphModule.recompile
+    with pytest.raises(KeyError), quick_lowering.quickly(networks.float_program()):
+        raise KeyError
+    assert (ExportedProgram.run_decompositions, ExportedProgram.validate, GraphModule.recompile) == before
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
