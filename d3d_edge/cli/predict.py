@@ -25,7 +25,8 @@ _SECONDS = click.FloatRange(0.02, 600)
     "--overlay",
     type=options.PATH,
     metavar="FILE",
-    help="Write the video with the answers drawn on it: .mp4, .mov, .mkv, .avi, or .webm, which browsers play.",
+    help="Write the video with the answers drawn on it, each frame of a file with that of the window around it, of a "
+    "live source with the last: .mp4, .mov, .mkv, .avi, or .webm, which browsers play.",
 )
 @click.option(
     "--timeline", type=options.PATH, metavar="PNG", help="Draw the scores of the likeliest classes over time."
@@ -113,7 +114,7 @@ def _over_time(bundle: Path, wanted: Wanted, *, as_json: bool) -> None:
     from d3d_edge.pipeline.watch import watch
 
     def tell(moment: Moment) -> None:
-        line = moment.model_dump_json() if as_json else f"{moment.end_s:8.2f} s  {_line(moment.answers)}"
+        line = moment.model_dump_json() if as_json else f"{_span(moment)}  {_line(moment.answers)}"
         click.echo(line)
 
     found = watch(bundle, wanted, tell)
@@ -124,6 +125,10 @@ def _over_time(bundle: Path, wanted: Wanted, *, as_json: bool) -> None:
         click.echo(line)
 
 
+def _span(moment: Moment) -> str:
+    return f"{moment.start_s:7.2f} to {moment.end_s:.2f} s"
+
+
 def _line(answers: Sequence[Answer]) -> str:
     first, *others = (f"{answer.label} {answer.probability:.1%}" for answer in answers)
     return first + (f"  ({', '.join(others[:2])})" if others else "")
@@ -132,7 +137,7 @@ def _line(answers: Sequence[Answer]) -> str:
 def _summary(found: Watched, wanted: Wanted) -> list[str]:
     why = {"end of source": "", "seconds": f", stopped after {found.source_s:.1f} s", "interrupted": ", stopped"}
     lines = [
-        f"{len(found.moments)} windows of {found.window_s:.2f} s every {found.stride_s:g} s ({found.sampling} sampling)"
+        f"{found.windows} windows of {found.window_s:.2f} s every {found.stride_s:g} s ({found.sampling} sampling)"
         + why[found.ended],
         f"end to end {found.end_to_end_fps:.1f} frames/s of {found.frames} frames: decode {found.decode_ms:.2f} ms and "
         f"preprocess {found.preprocess_ms:.2f} ms a frame, network {found.network_ms:.1f} ms a window "

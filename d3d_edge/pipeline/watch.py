@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -11,17 +12,16 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from d3d_edge import runtimes
 from d3d_edge.bundle import Bundle
 from d3d_edge.errors import DataError, RecipeError
+from d3d_edge.pipeline.film import Film, named, of_file
 from d3d_edge.pipeline.predict import Answer, best, probabilities
 from d3d_edge.runner import Runner, Where
 from d3d_edge.schema import Schema
-from d3d_edge.video import encode, overlay, timeline
-from d3d_edge.video.decode import Frame, TimedFrame
-from d3d_edge.video.overlay import Overlay, Score
+from d3d_edge.video import encode, timeline
+from d3d_edge.video.decode import TimedFrame
 from d3d_edge.video.stream import Source, Stream, opened
 from d3d_edge.video.windows import Window, Windows
 
@@ -29,6 +29,8 @@ WINDOW_S = 2.0
 """Length of a window with uniform sampling, where neither the caller nor the bundle says."""
 STRIDE_S = 0.25
 """From one window to the next, where it is not given: four answers a second."""
+_KEPT = 100_000
+"""Answers that are kept: a camera may run for days."""
 
 
 class Moment(Schema):
@@ -52,7 +54,10 @@ class Watched(Schema):
     window_s: float
     """Length of a window; with dense sampling, of the first one."""
     stride_s: float
+    windows: int
+    """Windows that were answered."""
     moments: tuple[Moment, ...]
+    """The last 100000 of them, seven hours at four a second."""
     left_out: int
     """Windows not answered: a live source was ahead of the network, or sent too few frames."""
     ended: Literal["end of source", "seconds", "interrupted"]
@@ -90,7 +95,8 @@ class _Clock:
 
     decode_s: float = 0.0
     preprocess_s: float = 0.0
-    network_s: list[float] = field(default_factory=list)
+    network_total_s: float = 0.0
+    network_s: deque[float] = field(default_factory=lambda: deque(maxlen=_KEPT))
     last_s: float = field(default_factory=time.perf_counter)
 
     def lap(self) -> float:
@@ -101,7 +107,7 @@ class _Clock:
 
     @property
     def total_s(self) -> float:
-        return self.decode_s + self.preprocess_s + sum(self.network_s)
+        return self.decode_s + self.preprocess_s + self.network_total_s
 
 
 def watch(bundle_path: Path, wanted: Wanted, tell: Callable[[Moment], None]) -> Watched:
@@ -132,11 +138,13 @@ def watch(bundle_path: Path, wanted: Wanted, tell: Callable[[Moment], None]) -> 
         stream = stack.enter_context(opened(wanted.source))
         runner = stack.enter_context(runtime.open(bundle, threads=wanted.threads))
         runner.run(np.zeros(made.clip.shape, np.uint8))  # the first run also prepares memory
-        watcher = _Watcher(bundle, wanted, stream, runner, tell, stack)
+        # A live source is drawn as it comes; a file afterwards, when the answers around each frame are known.
+        live = wanted.overlay is not None and wanted.source.live
+        film = stack.enter_context(Film(wanted.overlay, stream.rate_hz)) if wanted.overlay and live else None
+        watcher = _Watcher(bundle, wanted, stream, runner, tell, film)
         ended = watcher.run()
         found = watcher.result(str(bundle_path), ended)
-    if wanted.timeline:
-        timeline.save(watcher.picture(found), wanted.timeline)
+    watcher.draw(found)
     return found
 
 
@@ -150,21 +158,22 @@ class _Watcher:
         stream: Stream,
         runner: Runner,
         tell: Callable[[Moment], None],
-        stack: ExitStack,
+        film: Film | None,
     ) -> None:
         made = bundle.manifest
         self._labels, self._sampling = made.labels, made.clip.sampling
-        self._wanted, self._stream, self._runner, self._tell, self._stack = wanted, stream, runner, tell, stack
+        self._wanted, self._stream, self._runner, self._tell = wanted, stream, runner, tell
         self._stride_s = wanted.stride_s or STRIDE_S
         self._window_s = wanted.window_s or made.video_length_s or WINDOW_S
         self._windows = Windows(made.clip, window_s=self._window_s, stride_s=self._stride_s, rate_hz=stream.rate_hz)
         self._clock = _Clock()
-        self._moments: list[Moment] = []
-        self._scores: list[npt.NDArray[np.float64]] = []
+        self._moments: deque[Moment] = deque(maxlen=_KEPT)
+        self._scores: deque[npt.NDArray[np.float64]] = deque(maxlen=_KEPT)
+        self._answered = 0
         self._left_out = 0
         self._frames = 0
         self._last_s = 0.0
-        self._film: _Film | None = None
+        self._film = film
 
     def run(self) -> Literal["end of source", "seconds", "interrupted"]:
         """Walk until the source ends, or is ended."""
@@ -206,8 +215,9 @@ class _Watcher:
             self._left_out += 1  # the stream waits for nobody: catch up by decoding alone
         else:
             self._answer(window)
-        if self._wanted.overlay:
-            self._draw(self._wanted.overlay, frame.image)
+        if self._film:
+            scores = named(self._scores[-1], self._labels) if self._scores else ()
+            self._film.add(frame, scores, f"first answer at {self._window_s:.1f} s")
 
     def _answer(self, window: Window | None) -> None:
         if window is None:
@@ -216,6 +226,7 @@ class _Watcher:
         scores = probabilities(self._runner.run(window.clip))
         took_s = self._clock.lap()
         self._clock.network_s.append(took_s)
+        self._clock.network_total_s += took_s
         self._scores.append(scores)
         moment = Moment(
             start_s=window.start_s,
@@ -224,18 +235,9 @@ class _Watcher:
             network_ms=1e3 * took_s,
         )
         self._moments.append(moment)
+        self._answered += 1
         self._tell(moment)
         self._clock.lap()
-
-    def _draw(self, path: Path, image: Frame) -> None:
-        if self._film is None:
-            self._film = _Film(path, image, self._stream.rate_hz, self._stack)
-        scores = () if not self._moments else tuple(Score(*pair) for pair in self._latest())
-        self._film.add(image, self._last_s, scores, waiting=f"first answer at {self._window_s:.1f} s")
-
-    def _latest(self) -> Iterator[tuple[str, float]]:
-        for index in np.argsort(-self._scores[-1], kind="stable")[: overlay.SHOWN]:
-            yield self._labels[index], float(self._scores[-1][index])
 
     def result(self, bundle: str, ended: Literal["end of source", "seconds", "interrupted"]) -> Watched:
         """All that was found.
@@ -259,6 +261,7 @@ class _Watcher:
             sampling=self._sampling,
             window_s=first.end_s - first.start_s,
             stride_s=self._stride_s,
+            windows=self._answered,
             moments=tuple(self._moments),
             left_out=self._left_out,
             ended=ended,
@@ -270,34 +273,16 @@ class _Watcher:
             end_to_end_fps=self._frames / clock.total_s if clock.total_s > 0 else 0.0,
         )
 
-    def picture(self, found: Watched) -> Image.Image:
-        """The scores over time."""
-        name = Path(found.source).name or found.source
-        return timeline.draw(
-            [moment.end_s for moment in found.moments],
-            np.stack(self._scores),
-            self._labels,
-            title=name,
-            subtitle=f"{found.bundle}: probability of each class at the end of a window of {found.window_s:.2f} s, "
-            f"every {found.stride_s:g} s",
-        )
-
-
-class _Film:
-    """The overlay, with a frame rate of its own: the source's frames are held or left out so that times stay true."""
-
-    def __init__(self, path: Path, image: Frame, rate_hz: float, stack: ExitStack) -> None:
-        self._overlay = Overlay(*image.shape[:2])
-        self._rate_hz = rate_hz
-        self._write = stack.enter_context(encode.writer(path, rate_hz, self._overlay.width, self._overlay.height))
-        self._written = 0
-
-    def add(self, image: Frame, time_s: float, scores: tuple[Score, ...], waiting: str) -> None:
-        due = round(time_s * self._rate_hz) + 1
-        if due <= self._written:
-            return
-        note = f"{int(time_s) // 60}:{int(time_s) % 60:02d}" if scores else waiting
-        drawn = self._overlay.draw(image, scores, note)
-        while self._written < due:
-            self._write(drawn)
-            self._written += 1
+    def draw(self, found: Watched) -> None:
+        """Write the overlay of a file, and the timeline."""
+        middles_s = [(moment.start_s + moment.end_s) / 2 for moment in found.moments]
+        if self._wanted.overlay and not self._film:
+            answers = [named(scores, self._labels) for scores in self._scores]
+            of_file(self._wanted.source, self._wanted.overlay, middles_s, answers, self._wanted.seconds)
+        if self._wanted.timeline:
+            said = f"probability in a window of {found.window_s:.2f} s around each moment, every {found.stride_s:g} s"
+            name = Path(found.source).name or found.source
+            title = {"title": name, "subtitle": f"{found.bundle}: {said}"}
+            timeline.save(
+                timeline.draw(middles_s, np.stack(self._scores), self._labels, **title), self._wanted.timeline
+            )

@@ -66,7 +66,8 @@ def test_a_file_is_answered_for_window_by_window(made: Path, video: Path, tmp_pa
     result = d3d_edge(*words, "--overlay", overlay, "--timeline", timeline)
     assert result.code == 0, result.err
     lines = result.out.splitlines()
-    assert [line.split()[0] for line in lines[:4]] == ["0.24", "0.32", "0.40", "0.48"]
+    spans = [line.split(" s ")[0].strip() for line in lines[:4]]
+    assert spans == ["0.00 to 0.24", "0.08 to 0.32", "0.16 to 0.40", "0.24 to 0.48"]
     assert "4 windows of 0.24 s every 0.08 s (uniform sampling)" in lines[4]
     assert "frames/s of 12 frames: decode" in lines[5]
     frames = list(decode.iterate_frames(overlay))
