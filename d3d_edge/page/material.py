@@ -87,7 +87,9 @@ def gather(paths: Sequence[Path]) -> Material:
             found.bundles[_free(found.bundles, folder)] = Bundle.open(folder).manifest
         folders.update(dict.fromkeys(folder.resolve() for folder in (*about, *bundles)))
     for folder in folders:
-        _add_once(found.reports, _read(Report, folder / report.FILE_NAME))
+        one = _read(Report, folder / report.FILE_NAME)
+        _check(one, folder / report.FILE_NAME)
+        _add_once(found.reports, one)
         _add_once(found.evaluations, _read(Evaluation, folder / evaluation.FILE_NAME))
         _add_once(found.sensitivities, _read(Sensitivity, folder / SENSITIVITY))
         text = _text(folder / "recipe.yaml")
@@ -124,6 +126,16 @@ def _read(kind: type[S], path: Path) -> S | None:
         return kind.model_validate(json.loads(text))
     except (ValueError, ValidationError) as error:
         raise DataError(f"{path} is not a readable {kind.__name__.lower()}: {str(error).splitlines()[0]}") from error
+
+
+def _check(found: Report | None, path: Path) -> None:
+    """Refuse a report whose answers are not of its clips and labels: a chart of them would be wrong."""
+    for row in found.rows if found else ():
+        if found and row.answers and found.clips:
+            indices = (*row.answers.predicted, *(clip.label for clip in found.clips))
+            of_clips = len(row.answers.predicted) == len(row.answers.probability) == len(found.clips)
+            if not of_clips or not all(-1 <= index < len(found.labels) for index in indices):
+                raise DataError(f"{path}: the answers of {row.name} are not of its clips and labels")
 
 
 def _text(path: Path) -> str | None:

@@ -281,8 +281,12 @@ class _Watcher:
             of_file(self._wanted.source, self._wanted.overlay, middles_s, answers, self._wanted.seconds)
         if self._wanted.timeline:
             said = f"probability in a window of {found.window_s:.2f} s around each moment, every {found.stride_s:g} s"
-            name = Path(found.source).name or found.source
-            title = {"title": name, "subtitle": f"{found.bundle}: {said}"}
-            timeline.save(
-                timeline.draw(middles_s, np.stack(self._scores), self._labels, **title), self._wanted.timeline
+            picture = timeline.draw(
+                middles_s,
+                np.stack(self._scores),
+                self._labels,
+                span_s=(found.moments[0].start_s, found.moments[-1].end_s),
+                title=Path(found.source).name or found.source,
+                subtitle=f"{found.bundle}: {said}",
             )
+            timeline.save(picture, self._wanted.timeline)

@@ -32,14 +32,21 @@ def shown_classes(scores: npt.NDArray[np.float64]) -> list[int]:
 
 
 def draw(
-    times_s: Sequence[float], scores: npt.NDArray[np.float64], labels: Sequence[str], *, title: str, subtitle: str
+    times_s: Sequence[float],
+    scores: npt.NDArray[np.float64],
+    labels: Sequence[str],
+    *,
+    span_s: tuple[float, float],
+    title: str,
+    subtitle: str,
 ) -> Image.Image:
     """A line for each of the likeliest classes, and below them which was first when.
 
-    `times_s`: when each window ended, rising. `scores`: float [windows, classes], 0 to 1.
+    `times_s`: the middle of each window, rising. `scores`: float [windows, classes], 0 to 1. `span_s`: where the first
+    window begins and the last ends; there the lines go on as they are.
     """
     big, ink = lettering.blank(_SCALE * _WIDTH_PX, _SCALE * _HEIGHT_PX, _PAPER)
-    chart = _Chart(ink, times_s)
+    chart = _Chart(ink, times_s, span_s)
     chart.text(_LEFT_PX, 44, title, 26, _INK, width_px=_WIDTH_PX - 2 * _LEFT_PX)
     chart.text(_LEFT_PX, 72, subtitle, 17, _SOFT, width_px=_WIDTH_PX - 2 * _LEFT_PX)
     chart.grid()
@@ -65,11 +72,11 @@ def save(image: Image.Image, path: Path) -> None:
 class _Chart:
     """Where times and scores lie on the picture, in pixels of the finished one."""
 
-    def __init__(self, draw: ImageDraw.ImageDraw, times_s: Sequence[float]) -> None:
+    def __init__(self, draw: ImageDraw.ImageDraw, times_s: Sequence[float], span_s: tuple[float, float]) -> None:
         self._draw = draw
         self._times_s = times_s
-        self._begin_s = times_s[0]
-        self._span_s = max(times_s[-1] - times_s[0], 1e-3)
+        self._begin_s = span_s[0]
+        self._span_s = max(span_s[1] - span_s[0], 1e-3)
         self._bottom = _HEIGHT_PX - _FOOT_PX
         self._right = _WIDTH_PX - _RIGHT_PX
 
@@ -110,8 +117,8 @@ class _Chart:
 
     def line(self, scores: npt.NDArray[np.float64], colour: lettering.Colour) -> None:
         points = [(self._x(t), self._y(float(score))) for t, score in zip(self._times_s, scores, strict=True)]
-        if len(points) > 1:
-            self._path(points, colour, 3)
+        ends = [(_LEFT_PX, points[0][1])], [(self._right, points[-1][1])]
+        self._path([*ends[0], *points, *ends[1]], colour, 3)
         if len(points) <= 60:  # more of them would run into one another
             for x, y in points:
                 box = [_SCALE * value for value in (x - 4, y - 4, x + 4, y + 4)]
@@ -129,15 +136,14 @@ class _Chart:
         self, best: npt.NDArray[np.intp], labels: Sequence[str], colour_of: dict[int, tuple[int, int, int]]
     ) -> None:
         """The first class of each window, from the middle between it and the one before to the one after."""
-        edges = [self._times_s[0], *(np.add(self._times_s[1:], self._times_s[:-1]) / 2), self._times_s[-1]]
+        halves = np.add(self._times_s[1:], self._times_s[:-1]) / 2
+        edges = [self._begin_s, *halves, self._begin_s + self._span_s]
         top, bottom = self._bottom + 28, self._bottom + 76
         self.text(_LEFT_PX - 12, (top + bottom) / 2, "first", 16, _SOFT, anchor="rm")
         starts = [0, *(np.flatnonzero(np.diff(best)) + 1), len(best)]
         for start, stop in pairwise(starts):
             index = int(best[start])
             left, right = self._x(edges[start]), self._x(edges[stop])
-            if len(best) == 1:
-                left, right = _LEFT_PX, self._right
             colour = colour_of.get(index, _OTHER)
             self._draw.rectangle([_SCALE * left, _SCALE * top, _SCALE * (right - 1), _SCALE * bottom], fill=colour)
             if lettering.font_for(labels[index], 18).getlength(labels[index]) < right - left - 8:

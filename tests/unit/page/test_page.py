@@ -226,6 +226,14 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, text: str) -> None:
         gather([tmp_path])
 
 
+@pytest.mark.parametrize("predicted", [(0,), (0, 1, 1, 1, 2, 2, 3, 4)])
+def test_answers_that_are_not_of_the_clips_are_refused(tmp_path: Path, predicted: tuple[int, ...]) -> None:
+    row = samples.measured("android", answers=samples.answers(predicted))
+    samples.report(rows=(row,)).write(tmp_path / "report.json")
+    with pytest.raises(DataError, match="the answers of android are not of its clips"):
+        gather([tmp_path])
+
+
 def test_a_damaged_bundle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "android").mkdir()
     (tmp_path / "android" / "manifest.json").write_text("{}")

@@ -65,7 +65,8 @@ def test_a_timeline_shows_the_likeliest_classes(tmp_path: Path, windows: int) ->
     assert len(shown) == 6
     labels = [f"class {number}" for number in range(20)]
     times_s = [0.5 + 0.25 * number for number in range(windows)]
-    timeline.save(timeline.draw(times_s, scores, labels, title="a", subtitle="b"), tmp_path / "t.png")
+    picture = timeline.draw(times_s, scores, labels, span_s=(0, times_s[-1] + 1), title="a", subtitle="b")
+    timeline.save(picture, tmp_path / "t.png")
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["t.png"]
 
