@@ -37,7 +37,7 @@ def command() -> None:
     help="The folder of the clips, for pictures of those whose answer changed. Without it they are listed only.",
 )
 def page(sources: tuple[Path, ...], out: Path, data: Path | None) -> None:
-    """One HTML page of runs, bundles or folders of bundles (SOURCES). The word `page` may be left out.
+    """One HTML page of runs, bundles, folders of bundles or report files (SOURCES). `page` may be left out.
 
     The page stands alone: it loads nothing from elsewhere and runs no script. It is made of the JSON that is there;
     what was not measured is not in it.

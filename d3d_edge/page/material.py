@@ -65,7 +65,7 @@ class Material:
 
 
 def gather(paths: Sequence[Path]) -> Material:
-    """The material in runs, bundles, and folders of bundles.
+    """The material in runs, bundles, folders of bundles, and files that hold a report.
 
     Bundles bring the report that `validate` left beside them.
 
@@ -76,6 +76,9 @@ def gather(paths: Sequence[Path]) -> Material:
     found = Material()
     folders: dict[Path, None] = {}
     for path in paths:
+        if path.is_file():
+            _add_report(found, path)
+            continue
         bundles = list(_bundles(path))
         about = [path, *([path.resolve().parent] if bundles == [path] else [])]
         if not bundles and not any((path / name).is_file() for name in _ANY):
@@ -87,9 +90,7 @@ def gather(paths: Sequence[Path]) -> Material:
             found.bundles[_free(found.bundles, folder)] = Bundle.open(folder).manifest
         folders.update(dict.fromkeys(folder.resolve() for folder in (*about, *bundles)))
     for folder in folders:
-        one = _read(Report, folder / report.FILE_NAME)
-        _check(one, folder / report.FILE_NAME)
-        _add_once(found.reports, one)
+        _add_report(found, folder / report.FILE_NAME)
         _add_once(found.evaluations, _read(Evaluation, folder / evaluation.FILE_NAME))
         _add_once(found.sensitivities, _read(Sensitivity, folder / SENSITIVITY))
         text = _text(folder / "recipe.yaml")
@@ -128,14 +129,16 @@ def _read(kind: type[S], path: Path) -> S | None:
         raise DataError(f"{path} is not a readable {kind.__name__.lower()}: {str(error).splitlines()[0]}") from error
 
 
-def _check(found: Report | None, path: Path) -> None:
-    """Refuse a report whose answers are not of its clips and labels: a chart of them would be wrong."""
-    for row in found.rows if found else ():
-        if found and row.answers and found.clips:
-            indices = (*row.answers.predicted, *(clip.label for clip in found.clips))
-            of_clips = len(row.answers.predicted) == len(row.answers.probability) == len(found.clips)
-            if not of_clips or not all(-1 <= index < len(found.labels) for index in indices):
+def _add_report(found: Material, path: Path) -> None:
+    """The report at `path`, if there is one whose answers are of its clips and labels: else a chart would be wrong."""
+    one = _read(Report, path)
+    for row in one.rows if one else ():
+        if one and row.answers and one.clips:
+            indices = (*row.answers.predicted, *(clip.label for clip in one.clips))
+            of_clips = len(row.answers.predicted) == len(row.answers.probability) == len(one.clips)
+            if not of_clips or not all(-1 <= index < len(one.labels) for index in indices):
                 raise DataError(f"{path}: the answers of {row.name} are not of its clips and labels")
+    _add_once(found.reports, one)
 
 
 def _text(path: Path) -> str | None:

@@ -203,6 +203,14 @@ def test_reports_are_found_in_runs_and_beside_bundles_and_each_is_shown_once(tmp
     assert found.recipes == {"run": "name: the same\n"}
 
 
+def test_a_report_may_be_given_as_a_file(tmp_path: Path) -> None:
+    samples.report().write(tmp_path / "benchmark.json")
+    assert gather([tmp_path / "benchmark.json"]).reports == [samples.report()]
+    (tmp_path / "clip.mp4").write_bytes(b"\x00\xff")
+    with pytest.raises(DataError, match=r"clip\.mp4"):
+        gather([tmp_path / "clip.mp4"])
+
+
 def test_the_sensitivity_of_a_run_is_shown_as_noise(tmp_path: Path) -> None:
     (tmp_path / "sensitivity.json").write_text(json.dumps(samples.sensitivity()))
     found = Reader(page.render(gather([tmp_path])))
