@@ -1,7 +1,8 @@
 """The report as one HTML page: a pure function of the JSON that runs and bundles hold. Measures and decodes nothing.
 
 material.py   what lies on disk
-views.py      what a template shows of it, as words and figures
+views.py      what the template shows of it
+words.py      figures as words
 svg.py        elements and axes
 charts.py     the charts
 report.html   the page; style.css: its looks
@@ -17,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from d3d_edge import __version__
-from d3d_edge.page import charts, views
+from d3d_edge.page import charts, views, words
 from d3d_edge.page.material import Material
 
 _FOLDER = Path(__file__).parent
@@ -48,5 +49,5 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(views.FILTERS)
+    environment.filters.update(words.FILTERS)
     return environment.get_template("report.html")

@@ -13,7 +13,8 @@ import pytest
 from d3d_edge import page
 from d3d_edge.errors import BundleError, DataError
 from d3d_edge.page.material import Material, gather
-from d3d_edge.page.views import Head, ReportView, changed_keys, gate_name, gate_value, milliseconds, points
+from d3d_edge.page.views import Head, ReportView, changed_keys
+from d3d_edge.page.words import gate_name, gate_value, milliseconds, points
 from d3d_edge.report import Report, Row
 from d3d_edge.runner import Where
 from tests.unit.page import samples
