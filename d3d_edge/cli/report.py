@@ -18,16 +18,17 @@ class _PageUnlessNamed(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group("report", cls=_PageUnlessNamed)
+@click.group("report", cls=_PageUnlessNamed, subcommand_metavar="SOURCES... --html FILE | COMMAND ...")
 def command() -> None:
     """Show and compare what `validate` and `benchmark` left.
 
     \b
     d3d-edge report run bundles --html out.html
+    d3d-edge report page --help
     """
 
 
-@command.command("page")
+@command.command("page", short_help="One HTML page; the word may be left out.")
 @click.argument("sources", nargs=-1, required=True, type=options.PATH)
 @click.option("--html", "out", type=options.PATH, required=True, metavar="FILE", help="Where the page goes.")
 @click.option(
