@@ -58,6 +58,15 @@ def test_a_stream_gives_the_frames_and_times_of_the_file(write_video: VideoWrite
         assert all((one.image == other.image).all() for one, other in zip(read, frames, strict=True))
 
 
+def test_times_go_on_where_those_of_a_stream_begin_again(write_video: VideoWriter) -> None:
+    path = write_video("once.ts", count=10)
+    twice = path.with_name("twice.ts")
+    twice.write_bytes(2 * path.read_bytes())
+    with opened(Source.of(twice.as_uri())) as stream:
+        times_s = [frame.time_s for frame in stream.frames]
+    assert times_s == pytest.approx([number / 25 for number in range(20)])
+
+
 @pytest.mark.parametrize(
     ("address", "error", "words"),
     [
