@@ -88,20 +88,22 @@ class Samples(Schema):
     """Every time that was taken of one model, in order; nothing is averaged, and nothing dropped."""
 
     load_ms: float
-    """Opening the model, its runtime's libraries loaded before."""
+    """Opening the model, its runtime's libraries loaded before; in `benchmark`, its file read from the disk."""
     first_ms: float
     """The first run after that."""
     warmup_ms: tuple[float, ...] = ()
     network_ms: tuple[float, ...] = Field(min_length=1)
     """The network alone, one clip a run, after warm-up."""
     rounds: int = Field(default=1, ge=1)
-    """`network_ms` is this many rounds of the same number of runs, one after the other, apart in time."""
+    """`network_ms` is this many rounds of the same number of runs, one after the other, apart in time.
+    `benchmark` loads the model again before each."""
     end_to_end: EndToEnd | None = None
     sustained: Sustained | None = None
     memory_peak_bytes: int | None = None
-    """Most memory that loading and running the model added, measured apart from all times."""
+    """Most resident memory that loading and running the model added to a process in which its runtime had run before;
+    measured in a process of its own, apart from all times."""
     threads: int = Field(ge=0)
-    """Threads of the runtime; 0 where it does not say."""
+    """Threads the runtime was told to use; 0: its own choice."""
     build: Build = ""
     environment_before: Conditions = Conditions()
     environment_after: Conditions = Conditions()
@@ -145,6 +147,7 @@ class Latency(Spread):
     threads: int
     load_ms: float
     first_ms: float
+    memory_peak_bytes: int | None = None
     end_to_end: Spread | None = None
     decode_ms_p50: float | None = None
     resize_ms_p50: float | None = None

@@ -11,6 +11,8 @@ from rich.console import Console
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress
 from d3d_edge.cli.tables import columns
+from d3d_edge.report import Report, Row
+from d3d_edge.timing import Latency
 
 if TYPE_CHECKING:
     from d3d_edge.pipeline.devices import Runtime
@@ -18,13 +20,38 @@ if TYPE_CHECKING:
 
 @click.command("benchmark")
 @click.argument("bundles", nargs=-1, required=True, type=options.PATH)
-@click.option("--runs", type=click.IntRange(1), default=50, show_default=True, help="Timed runs after warm-up.")
+@click.option("--runs", type=click.IntRange(1), default=100, show_default=True, help="Timed runs after warm-up.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Rounds that the runs are shared by: all bundles in turn, each loaded again.",
+)
+@click.option("--warm-up", type=click.IntRange(0), default=10, show_default=True, help="Runs before those.")
+@click.option("--video", type=options.PATH, help="Also time whole runs from this file: decode, resize, network.")
+@click.option(
+    "--sustained",
+    "minutes",
+    type=click.FloatRange(0),
+    default=0.0,
+    metavar="MINUTES",
+    help="Also run each bundle for so long without a pause, and say whether it slows down.",
+)
+@click.option("--memory", is_flag=True, help="Also measure what each bundle adds to a process's memory, apart.")
+@click.option("--out", type=options.PATH, metavar="FILE", help="Also write the JSON here, for `report compare`.")
 @options.devices
 @options.threads
 @options.as_json
 def command(
     bundles: tuple[Path, ...],
     runs: int,
+    rounds: int,
+    warm_up: int,
+    video: Path | None,
+    minutes: float,
+    memory: bool,
+    out: Path | None,
     device_names: tuple[str, ...],
     device_runtime: Runtime,
     threads: int,
@@ -32,38 +59,95 @@ def command(
 ) -> None:
     """Time BUNDLES on this machine, or on devices: the network alone, one clip at a time.
 
-    The clip is one stored in the bundle. Load is opening the model; first is the first clip after that.
+    The clip is one stored in the bundle. Load is opening the model, read from the disk; first is the first clip after
+    that. Times of a machine that others kept busy are marked. docs/measuring.md has the protocol.
 
     \b
     d3d-edge benchmark bundles/android bundles/jetson --threads 2
+    d3d-edge benchmark bundles/android --video clip.mp4 --memory --sustained 10
     d3d-edge benchmark bundles/jetson --device ssh:nano@10.0.0.5
     """
+    from d3d_edge.harness.stopwatch import Plan
     from d3d_edge.pipeline.benchmark import benchmark
     from d3d_edge.pipeline.devices import Devices
 
-    devices = Devices(device_names, device_runtime)
-    report = benchmark(bundles, runs=runs, threads=threads, progress=TerminalProgress(), devices=devices)
+    report = benchmark(
+        bundles,
+        plan=Plan(runs=runs, rounds=min(rounds, runs), warmup_runs=warm_up),
+        threads=threads,
+        video=video,
+        sustained_minutes=minutes,
+        with_memory=memory,
+        progress=TerminalProgress(),
+        devices=Devices(device_names, device_runtime),
+    )
+    if out:
+        report.write(out)
     if as_json:
         click.echo(report.model_dump_json(indent=2))
-        return
-    # As narrow as the report's table; mean and number of runs are in the JSON.
-    table = columns(("bundle", "measured by"), ("load ms", "first ms", "p50 ms", "p90 ms", "min ms", "MB"))
-    for row in report.rows:
-        latency = row.latency
-        if latency is None:
-            continue
+    else:
+        _print(report, out)
+
+
+def _print(report: Report, out: Path | None) -> None:
+    timed = [(row, row.latency) for row in report.rows if row.latency]
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    # As narrow as the report's table; mean, standard deviation and every time are in the JSON.
+    table = columns(("bundle", "measured by"), ("load", "first", "p50", "p90", "p95", "p99", "min", "MB"), tight=True)
+    for row, found in timed:
         times = (
-            latency.load_ms,
-            latency.first_ms,
-            latency.latency_ms_p50,
-            latency.latency_ms_p90,
-            latency.latency_ms_min,
+            *(found.load_ms, found.first_ms, found.latency_ms_p50, found.latency_ms_p90),
+            *(found.latency_ms_p95, found.latency_ms_p99, found.latency_ms_min),
         )
-        cells = (f"{time:.1f}" for time in times)
-        table.add_row(row.name, str(row.where), *cells, f"{(row.size_bytes or 0) / 1e6:.2f}")
-    console = Console(soft_wrap=True)
+        table.add_row(row.name, str(row.where), *map(_ms, times), f"{(row.size_bytes or 0) / 1e6:.2f}")
     console.print(table)
-    for row in report.rows:
-        console.print(f"{row.name} by {row.runtime}", markup=False, highlight=False)
-    machine = f"this machine: {report.environment.processor}, {report.environment.cpus} CPUs; not a device"
-    console.print(machine, markup=False, highlight=False)
+    for line in (line for row, found in timed for line in _lines(row, found)):
+        console.print(line)
+    machine = report.environment
+    console.print(f"milliseconds, {_conditions(report)}; p99 needs 100 runs; MB: the model file")
+    if any(not row.device for row in report.rows):
+        console.print(f"this machine, not a device: {machine.processor}, {machine.cpus} CPUs")
+    if out:
+        console.print(f"wrote {out}")
+
+
+def _lines(row: Row, found: Latency) -> list[str]:
+    """What does not fit into the table."""
+    lines = [f"{row.name} by {row.runtime}, {found.runs} runs"]
+    if found.end_to_end:
+        parts = (
+            found.decode_ms_p50,
+            found.resize_ms_p50,
+            found.end_to_end.latency_ms_p50,
+            found.end_to_end.latency_ms_p90,
+        )
+        decode, resize, whole, slow = map(_ms, parts)
+        lines.append(f"  from the video file: {whole} (p90 {slow}), of it decoding {decode}, resizing {resize}")
+    if found.drift:
+        change = "" if found.drift.change is None else f": {found.drift.change:+.1%}, p {found.drift.p_value:.2g}"
+        lines.append(f"  {found.drift.minutes:.1f} minutes without a pause: {found.drift.verdict}{change}")
+    if found.memory_peak_bytes is not None:
+        lines.append(f"  memory: {found.memory_peak_bytes / 1e6:.1f} MB at most")
+    if found.busy:
+        lines.append(f"  not to be trusted: {found.busy}")
+    return lines
+
+
+def _conditions(report: Report) -> str:
+    """Threads, and what is known of the machine when the first row was timed."""
+    samples = next(row.samples for row in report.rows if row.samples)
+    before = samples.environment_before
+    known = [f"{samples.threads or 'default'} threads"]
+    if before.governor:
+        known.append(f"governor {before.governor}")
+    if before.clock_mhz:
+        known.append(f"{max(before.clock_mhz):.0f} MHz")
+    if before.temperature_c:
+        known.append(f"{max(before.temperature_c.values()):.0f} degrees C")
+    if before.power_mode:
+        known.append(f"power mode {before.power_mode}")
+    return ", ".join(known)
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}" if value < 1000 else f"{value:.0f}"

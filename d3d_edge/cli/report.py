@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
 
 from d3d_edge.cli import options
+from d3d_edge.cli.tables import columns
+from d3d_edge.errors import GateFailed
+from d3d_edge.report import Report
+
+if TYPE_CHECKING:
+    from d3d_edge.harness.comparison import Change, Comparison
+
+_WORDS = {
+    "latency_ms_p50": ("p50 ms", 1.0, ".2f"),
+    "top1": ("top-1 %", 100.0, ".1f"),
+    "size_bytes": ("MB", 1e-6, ".2f"),
+}
+"""Each figure's name in the table, what it is multiplied by there, and its format."""
 
 
 class _PageUnlessNamed(click.Group):
@@ -24,6 +39,7 @@ def command() -> None:
 
     \b
     d3d-edge report run bundles --html out.html
+    d3d-edge report compare before.json after.json --bound 5
     d3d-edge report page --help
     """
 
@@ -50,3 +66,66 @@ def page(sources: tuple[Path, ...], out: Path, data: Path | None) -> None:
 
     pictures = write_page(sources, out, data)
     click.echo(f"wrote {out}" + (f", with pictures of {pictures} clips" if data else ""))
+
+
+@command.command("compare")
+@click.argument("before", type=options.PATH)
+@click.argument("after", type=options.PATH)
+@click.option(
+    "--bound",
+    type=click.FloatRange(0),
+    metavar="PERCENT",
+    help="Exit with 4 where a row is slower or larger by more percent, or loses more points of top-1, beyond noise.",
+)
+@options.as_json
+def compare(before: Path, after: Path, bound: float | None, as_json: bool) -> None:
+    """Say what changed from the report BEFORE to AFTER: faster, slower, or within noise; accuracy and size as well.
+
+    Both are report.json of `validate`, or what `benchmark --out` wrote. docs/measuring.md has the rules.
+
+    \b
+    d3d-edge benchmark old/android --out before.json
+    d3d-edge benchmark new/android --out after.json
+    d3d-edge report compare before.json after.json --bound 5
+    """
+    from d3d_edge.harness.comparison import compare as compared
+
+    found = compared(Report.read(before), Report.read(after))
+    if as_json:
+        click.echo(found.model_dump_json(indent=2))
+    else:
+        _print(found)
+    past = [change for change in found.changes if bound is not None and change.is_past(bound)]
+    if past:
+        first = past[0]
+        raise GateFailed(
+            f"{len(past)} change(s) for the worse past {bound:g}, first {first.row}: {first.figure} "
+            f"{_change(first)}, {first.verdict}"
+        )
+
+
+def _print(found: Comparison) -> None:
+    console = Console(highlight=False, markup=False)
+    table = columns(("model", "figure"), ("before", "after", "change", "interval", "verdict"), tight=True)
+    for change in found.changes:
+        name, factor, form = _WORDS[change.figure]
+        figures = (format(factor * value, form) for value in (change.before, change.after))
+        interval = "-" if change.low is None else f"{change.low:+.1f} to {change.high:+.1f}"
+        table.add_row(change.row, name, *figures, _change(change), interval, change.verdict)
+    console.print(table)
+    notes: dict[str, list[str]] = {}
+    for change in found.changes:
+        if change.note:
+            notes.setdefault(change.note, []).append(f"{change.row} {_WORDS[change.figure][0]}")
+    for note, rows in notes.items():
+        console.print(f"note: {', '.join(rows)}: {note}")
+    for when, names in (("before", found.only_before), ("after", found.only_after)):
+        if names:
+            console.print(f"note: only {when}: {', '.join(names)}")
+    console.print(
+        "note: intervals: of times 99 %, between rounds; of top-1 95 %, over clips; the change of top-1 is in points"
+    )
+
+
+def _change(change: Change) -> str:
+    return f"{change.change:+.1f}" + ("" if change.figure == "top1" else "%")

@@ -92,11 +92,17 @@ def answers(logits: Logits) -> Answers:
 
 
 class Rights:
-    """Which clips a model and the float student name rightly, and how the two differ; see `report.Paired`."""
+    """How two models differ on the same clips, given which clips each names rightly; see `report.Paired`."""
 
-    def __init__(self, own: NDArray[np.bool_], student: NDArray[np.bool_]) -> None:
-        self.gained = int((own & ~student).sum())
-        self.lost = int((student & ~own).sum())
+    def __init__(self, own: NDArray[np.bool_], other: NDArray[np.bool_]) -> None:
+        self.gained = int((own & ~other).sum())
+        self.lost = int((other & ~own).sum())
+        self.clips = len(own)
+
+    @property
+    def difference_points(self) -> float:
+        """Top-1 of the own model minus that of the other, in percentage points."""
+        return 100 * (self.gained - self.lost) / self.clips
 
     @property
     def mcnemar_p(self) -> float:
@@ -105,6 +111,18 @@ class Rights:
 
         apart = self.gained + self.lost
         return float(binomtest(self.lost, apart).pvalue) if apart else 1.0
+
+    def bootstrap_points(self) -> tuple[float, float]:
+        """The 95 % interval of `difference_points`, by bootstrap over clips.
+
+        As many clips are drawn with replacement, BOOTSTRAP_DRAWS times from a fixed seed, and the middle 95 % of the
+        differences make the interval. Where no clip tells the two apart it has no width, whatever the number of clips:
+        gates are judged by an interval that does not collapse (`harness.gates`).
+        """
+        shares = np.array([self.gained, self.lost, self.clips - self.gained - self.lost]) / self.clips
+        drawn = np.random.default_rng(0).multinomial(self.clips, shares, size=BOOTSTRAP_DRAWS)
+        low, high = np.percentile(100 * (drawn[:, 0] - drawn[:, 1]) / self.clips, [2.5, 97.5])
+        return float(low), float(high)
 
 
 def by_class(
@@ -129,23 +147,15 @@ def by_class(
 
 
 def paired(own: Answers, student: Answers, clips: Sequence[ReportClip]) -> Paired:
-    """`own` against the float student's answers, clip by clip.
-
-    The bootstrap is over clips: as many are drawn with replacement, BOOTSTRAP_DRAWS times from a fixed seed, and the
-    middle 95 % of the differences make the interval. Where no clip tells the two apart it has no width, whatever the
-    number of clips: gates are judged by an interval that does not collapse (`harness.gates`).
-    """
+    """`own` against the float student's answers, clip by clip."""
     rights = Rights(_right(own, clips)[1], _right(student, clips)[1])
-    count = len(clips)
-    shares = np.array([rights.gained, rights.lost, count - rights.gained - rights.lost]) / count
-    drawn = np.random.default_rng(0).multinomial(count, shares, size=BOOTSTRAP_DRAWS)
-    low, high = np.percentile(100 * (drawn[:, 0] - drawn[:, 1]) / count, [2.5, 97.5])
+    low, high = rights.bootstrap_points()
     return Paired(
         gained=rights.gained,
         lost=rights.lost,
-        difference_points=100 * (rights.gained - rights.lost) / count,
-        difference_points_low=float(low),
-        difference_points_high=float(high),
+        difference_points=rights.difference_points,
+        difference_points_low=low,
+        difference_points_high=high,
         mcnemar_p=rights.mcnemar_p,
         flipped=tuple(
             clip.key for clip, one, other in zip(clips, own.predicted, student.predicted, strict=True) if one != other

@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -15,41 +16,48 @@ from d3d_edge.timing import Conditions
 PROBE_S = 0.3
 """How long the machine is watched before a measurement begins."""
 BUSY_SHARE = 0.1
-"""Times are marked when others keep more than this share of the processors busy. This project's choice: on the two
-cores it was tried on, the median rose by as much as it differs between runs on the quiet machine."""
+"""Times are marked when others keep more than this share of the processors busy: this project's choice, above what an
+idle system does by itself and below one more process on eight processors."""
 
 _SYSTEM = Path("/sys")
 
 
 class Watch:
-    """Counts the processors that others keep busy, from when it is made."""
+    """Counts the processors that others keep busy while its block runs; blocks of one watch are added up."""
 
     def __init__(self) -> None:
-        self._began = self._read()
+        self._wall_s = self._others_s = 0.0
+        self._began = (0.0, 0.0)
 
-    def others_cpus(self) -> float:
-        """Processors that were busy with anything but this process, on average since the beginning."""
-        wall, busy, own = (now - then for now, then in zip(self._read(), self._began, strict=True))
-        return max(0.0, busy - own) / wall if wall > 0 else 0.0
+    def __enter__(self) -> Self:
+        self._began = self._read()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        wall_s, others_s = (now - then for now, then in zip(self._read(), self._began, strict=True))
+        self._wall_s += wall_s
+        self._others_s += others_s
 
     def conditions(self) -> Conditions:
-        """The state now, and what others did since the beginning."""
-        return _state().model_copy(update={"others_cpus": round(self.others_cpus(), 3)})
+        """The state now, and what others did in the blocks."""
+        others = max(0.0, self._others_s) / self._wall_s if self._wall_s else 0.0
+        return state().model_copy(update={"others_cpus": round(others, 3)})
 
     @staticmethod
-    def _read() -> tuple[float, float, float]:
-        """Seconds: the clock, of all processors' work, and of this process's own."""
+    def _read() -> tuple[float, float]:
+        """Seconds: of the clock, and of all processors' work but this process's."""
         total = psutil.cpu_times()
-        own = psutil.Process().cpu_times()
-        # Time that the host of a virtual machine gave to others is lost to us, too.
-        idle = total.idle + getattr(total, "iowait", 0.0) + getattr(total, "guest", 0.0)
-        return time.perf_counter(), sum(total) - idle - getattr(total, "guest_nice", 0.0), own.user + own.system
+        # A guest's time is counted as a user's, too. Time that the host of a virtual machine gave to others is work of
+        # others: it is lost to us as well.
+        idle = sum(getattr(total, name, 0.0) for name in ("idle", "iowait", "guest", "guest_nice"))
+        return time.perf_counter(), sum(total) - idle - time.process_time()
 
 
 def now(watch_s: float) -> Conditions:
     """The state of this machine, after watching for `watch_s` seconds what others do."""
     watch = Watch()
-    time.sleep(watch_s)
+    with watch:
+        time.sleep(watch_s)
     return watch.conditions()
 
 
@@ -65,7 +73,8 @@ def busy(before: Conditions, after: Conditions, cpus: int | None) -> str:
     return f"others kept processors busy: {' and '.join(found)} timing, of {cpus}" if found else ""
 
 
-def _state() -> Conditions:
+def state() -> Conditions:
+    """The state of this machine now."""
     return Conditions(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         load_average=_load_average(),

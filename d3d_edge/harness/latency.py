@@ -1,57 +1,16 @@
-"""Latency: how times are taken on this host, and the one function that draws figures from times, wherever taken.
-
-Times the network alone, on a decoded clip. Must not decide what is compared with what.
-"""
+"""Latency: the figures that samples give, wherever they were taken. Pure functions; `stopwatch` takes times here."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from d3d_edge.harness import conditions
-from d3d_edge.runner import Runner
 from d3d_edge.timing import Drift, Latency, Samples, Spread, Sustained
 
-__all__ = ["Samples", "figures", "measure"]
-
-WARMUP_RUNS = 5
-RUNS = 50
-BUDGET_S = 3.0
-"""Slow models are timed for this long instead of the full number of runs, but at least MIN_RUNS times."""
-MIN_RUNS = 10
-
-
-def measure(runner: Runner, clip: NDArray[np.uint8], *, runs: int = RUNS, threads: int = 0) -> Samples:
-    """Time `runs` runs of one clip after warm-up. `threads` is what the runner was opened with, for the record."""
-    before = conditions.now(conditions.PROBE_S)
-    watch = conditions.Watch()
-    first, *warmup = (run_ms(runner, clip) for _ in range(1 + WARMUP_RUNS))
-    times_ms: list[float] = []
-    began = time.perf_counter()
-    while len(times_ms) < runs:
-        if len(times_ms) >= MIN_RUNS and time.perf_counter() - began > BUDGET_S:
-            break
-        times_ms.append(run_ms(runner, clip))
-    return Samples(
-        load_ms=0.0,
-        first_ms=first,
-        warmup_ms=tuple(warmup),
-        network_ms=tuple(times_ms),
-        threads=threads,
-        environment_before=before,
-        environment_after=watch.conditions(),
-    )
-
-
-def run_ms(runner: Runner, clip: NDArray[Any]) -> float:
-    """Milliseconds of one run."""
-    start = time.perf_counter()
-    runner.run(clip)
-    return (time.perf_counter() - start) * 1e3
+__all__ = ["Samples", "drift", "figures", "spread"]
 
 
 def figures(samples: Samples, cpus: int | None = None) -> Latency:
@@ -62,6 +21,7 @@ def figures(samples: Samples, cpus: int | None = None) -> Latency:
         threads=samples.threads,
         load_ms=samples.load_ms,
         first_ms=samples.first_ms,
+        memory_peak_bytes=samples.memory_peak_bytes,
         end_to_end=spread(np.sum([whole.decode_ms, whole.resize_ms, whole.network_ms], axis=0)) if whole else None,
         decode_ms_p50=float(np.median(whole.decode_ms)) if whole else None,
         resize_ms_p50=float(np.median(whole.resize_ms)) if whole else None,
@@ -91,6 +51,7 @@ DRIFT_CHANGE = 0.05
 DRIFT_P = 0.01
 DRIFT_BLOCKS = 50
 """Medians that the trend is sought in. Single runs are too near each other to count as independent."""
+DRIFT_BLOCKS_LEAST = 10
 DRIFT_MINUTES = 1.0
 
 
@@ -106,9 +67,10 @@ def drift(sustained: Sustained) -> Drift:
 
     at, times = np.asarray(sustained.at_s), np.asarray(sustained.network_ms)
     minutes = float(at[-1] - at[0]) / 60 if len(at) else 0.0
-    blocks = [times[part] for part in _spans(at, DRIFT_BLOCKS)]
-    medians = [float(np.median(block)) for block in blocks if len(block)]
-    if minutes < DRIFT_MINUTES or len(medians) < 10:
+    if minutes < DRIFT_MINUTES:
+        return Drift(verdict="too short to tell", minutes=minutes)
+    medians = [float(np.median(times[part])) for part in _spans(at, DRIFT_BLOCKS) if len(part)]
+    if len(medians) < DRIFT_BLOCKS_LEAST:
         return Drift(verdict="too short to tell", minutes=minutes)
     fifths = [times[part] for part in _spans(at, 5)]
     change = float(np.median(fifths[-1]) / np.median(fifths[0]) - 1)
@@ -121,5 +83,5 @@ def drift(sustained: Sustained) -> Drift:
 
 def _spans(at: NDArray[np.float64], count: int) -> list[NDArray[np.intp]]:
     """Indices of the moments in each of `count` equal spans of time."""
-    place = np.minimum((at - at[0]) / max(at[-1] - at[0], 1e-9) * count, count - 1).astype(int)
+    place = np.minimum((at - at[0]) / (at[-1] - at[0]) * count, count - 1).astype(int)
     return [np.flatnonzero(place == span) for span in range(count)]

@@ -1,78 +1,88 @@
-"""d3d-edge benchmark: the time of bundles on this machine."""
+"""d3d-edge benchmark: the time of bundles on this machine, and on devices."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 
 from d3d_edge import runtimes
 from d3d_edge.bundle import GOLDEN_CLIPS, Bundle
-from d3d_edge.harness import latency
+from d3d_edge.files import files_below
+from d3d_edge.harness import stopwatch
+from d3d_edge.harness.stopwatch import Opener, Plan
+from d3d_edge.pipeline import memory
 from d3d_edge.pipeline.devices import HERE, THIS_MACHINE, Devices, Fleet, check, fits
 from d3d_edge.pipeline.environment import environment
-from d3d_edge.pipeline.validate import role_of
+from d3d_edge.pipeline.validate import role_of, with_times
 from d3d_edge.progress import Progress
 from d3d_edge.report import Report, Row
 from d3d_edge.runner import Where
 
+END_TO_END_RUNS = 20
+
 
 def benchmark(
-    paths: Sequence[Path], *, runs: int, threads: int, progress: Progress, devices: Devices = THIS_MACHINE
+    paths: Sequence[Path],
+    *,
+    plan: Plan,
+    threads: int,
+    video: Path | None = None,
+    sustained_minutes: float = 0.0,
+    with_memory: bool = False,
+    progress: Progress,
+    devices: Devices = THIS_MACHINE,
 ) -> Report:
-    """Time each bundle at `paths` on a clip stored in it: load, first run, then `runs` runs after warm-up.
+    """Time each bundle at `paths` on a clip stored in it, on every one of `devices` that can run it.
 
-    Each is timed on every one of `devices` that can run it.
+    On this machine all in turn (`stopwatch.take`); with `video`, whole runs from that file too; and `with_memory`, the
+    memory that each takes, after all times. With `sustained_minutes`, everywhere, each without a pause for so long.
 
     Raises:
         BundleError: a bundle is damaged.
         MissingDependency: a runtime's package is not installed.
         RecipeError: a device is none, or can run none of the bundles.
         DeviceError: a device failed.
+        DataError: `video` cannot be read, or is too short for a bundle.
     """
     started = datetime.now(UTC)
-    bundles = [Bundle.open(path) for path in paths]
-    check(bundles, devices)
-    pairs = [(bundle, name) for bundle in bundles for name in dict.fromkeys(devices.names) if fits(bundle, name)]
-    for bundle, name in pairs:
-        if name == HERE:
-            runtimes.get(bundle.manifest.runtime).check_run()
-    rows = []
-    with Fleet(devices, threads) as fleet, progress.task("benchmark", len(pairs)) as task:
-        for bundle, name in pairs:
-            if name == HERE:
-                rows.append(_time(bundle, runs, threads))
-            else:
-                row = _row(bundle, bundle.path.name + devices.suffix(name))
-                rows.append(row.model_copy(update=fleet.run(name, bundle, runs, progress)[0]))
-            task.advance(1, rows[-1].name)
-    first = bundles[0].manifest
+    bundles = _by_name([Bundle.open(path) for path in paths])
+    check(list(bundles.values()), devices)
+    rows: dict[str, Row] = {}
+    with Fleet(devices, threads) as fleet:
+        if HERE in devices.names:
+            rows = _here(bundles, plan, threads, video, sustained_minutes, with_memory, progress)
+        for device in devices.remote:
+            for name, bundle in bundles.items():
+                if fits(bundle, device):
+                    row = _row(name + devices.suffix(device), bundle)
+                    fields = fleet.run(device, bundle, plan, progress, sustained_s=60 * sustained_minutes)[0]
+                    rows[row.name] = row.model_copy(update=fields)
+    first = next(iter(bundles.values())).manifest
     return Report(
         title=f"benchmark of {first.name}",
         classes=len(first.labels),
         labels=first.labels,
-        environment=environment(started, {bundle.manifest.runtime for bundle in bundles}),
-        rows=tuple(rows),
+        environment=environment(started, {bundle.manifest.runtime for bundle in bundles.values()}),
+        rows=tuple(rows.values()),
     )
 
 
-def _time(bundle: Bundle, runs: int, threads: int) -> Row:
-    clip = np.load(bundle.path / GOLDEN_CLIPS)[0]
-    runtime = runtimes.get(bundle.manifest.runtime)
-    with runtime.open(bundle, threads=threads):
-        pass  # Imports the runtime, which takes seconds and is not part of loading a model.
-    began = perf_counter()
-    with runtime.open(bundle, threads=threads) as runner:
-        load_ms = 1e3 * (perf_counter() - began)
-        samples = latency.measure(runner, clip, runs=runs, threads=threads).model_copy(update={"load_ms": load_ms})
-        figures = {"where": runner.where, "runtime": runner.runtime, "samples": samples}
-        return _row(bundle, bundle.path.name).model_copy(update={**figures, "latency": latency.figures(samples)})
+def _by_name(bundles: Sequence[Bundle]) -> dict[str, Bundle]:
+    """By the name of the folder; where two are alike, by as much of the path as tells them apart."""
+    paths = [bundle.path.resolve() for bundle in bundles]
+    depth = 1
+    while len({path.parts[-depth:] for path in paths}) < len(set(paths)):
+        depth += 1
+    return {"/".join(path.parts[-depth:]): bundle for path, bundle in zip(paths, bundles, strict=True)}
 
 
-def _row(bundle: Bundle, name: str) -> Row:
+def _row(name: str, bundle: Bundle) -> Row:
     """What is known of a bundle before it is timed."""
     made = bundle.manifest
     return Row(
@@ -84,3 +94,60 @@ def _row(bundle: Bundle, name: str) -> Row:
         where=Where.NOT_RUN,
         size_bytes=bundle.model_size_bytes,
     )
+
+
+def _here(
+    bundles: Mapping[str, Bundle],
+    plan: Plan,
+    threads: int,
+    video: Path | None,
+    sustained_minutes: float,
+    with_memory: bool,
+    progress: Progress,
+) -> dict[str, Row]:
+    """The rows of this machine."""
+    openers = {name: _opener(bundle, threads) for name, bundle in bundles.items()}
+    rows = {name: _loaded(_row(name, bundle), bundle, openers[name]) for name, bundle in bundles.items()}
+    clips = {name: np.load(bundle.path / GOLDEN_CLIPS)[0] for name, bundle in bundles.items()}
+    with progress.task("benchmark", len(bundles) * min(plan.rounds, plan.runs)) as task:
+        samples = stopwatch.take(openers, clips, plan, threads=threads, on_round=task.advance)
+    for name, bundle in bundles.items():
+        more: dict[str, object] = {}
+        if video:
+            with openers[name]() as runner:
+                more["end_to_end"] = stopwatch.end_to_end(runner, video, bundle.manifest.clip, END_TO_END_RUNS)
+        if sustained_minutes:
+            title, seconds = f"{name}, sustained", round(60 * sustained_minutes)
+            with openers[name]() as runner, progress.task(title, seconds) as task:
+                more["sustained"] = stopwatch.sustained(runner, clips[name], sustained_minutes, task.advance)
+        samples[name] = samples[name].model_copy(update=more)
+    if with_memory:
+        for name, bundle in bundles.items():
+            peak = memory.peak_bytes(bundle.path, threads)
+            samples[name] = samples[name].model_copy(update={"memory_peak_bytes": peak})
+    return {name: with_times(row, samples[name]) for name, row in rows.items()}
+
+
+def _opener(bundle: Bundle, threads: int) -> Opener:
+    runtime = runtimes.get(bundle.manifest.runtime)
+    runtime.check_run()
+    return functools.partial(runtime.open, bundle, threads=threads)
+
+
+def _loaded(row: Row, bundle: Bundle, opener: Opener) -> Row:
+    """`row` with what runs the bundle.
+
+    Its runtime is loaded then, which takes seconds and is no part of loading a model; and its files are dropped from
+    the page cache, so that they are read from the disk as on a first start.
+    """
+    with opener() as runner:
+        where, runtime = runner.where, runner.runtime
+    for file in files_below(bundle.path):
+        _drop_from_cache(file)
+    return row.model_copy(update={"where": where, "runtime": runtime})
+
+
+def _drop_from_cache(file: Path) -> None:
+    if hasattr(os, "posix_fadvise"):  # not on macOS
+        with suppress(OSError), file.open("rb") as opened:
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

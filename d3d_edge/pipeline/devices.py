@@ -23,6 +23,7 @@ from d3d_edge.harness import accuracy, device, latency
 from d3d_edge.harness.accuracy import Logits
 from d3d_edge.harness.device import Job, Program
 from d3d_edge.harness.packs import Pack, Packer
+from d3d_edge.harness.stopwatch import Plan
 from d3d_edge.progress import Progress
 from d3d_edge.runner import Where
 from d3d_edge.transports import File, Transport
@@ -66,13 +67,6 @@ def _label(name: str) -> str:
 ANDROID_BENCH = "D3D_EDGE_ANDROID_BENCH"
 """Environment variable: the built program of targets/android/bench, where it is not in its build folder."""
 
-TIMING = {
-    "warmup": latency.WARMUP_RUNS,
-    "runs": latency.RUNS,
-    "min-runs": latency.MIN_RUNS,
-    "budget-s": latency.BUDGET_S,
-}
-"""As this machine is timed."""
 _REACHED_BY = {"tensorrt": ("local", "ssh"), "executorch": ("local", "ssh", "adb"), "coreml": ("ios",)}
 """By runtime: the transports whose devices have a runner for it."""
 
@@ -118,7 +112,9 @@ class Fleet:
         """`clips`, each kept for the devices on its way, where there are any."""
         return self._packer.through(clips) if self._transports else clips
 
-    def run(self, name: str, bundle: Bundle, runs: int, progress: Progress) -> tuple[dict[str, object], Logits]:
+    def run(
+        self, name: str, bundle: Bundle, plan: Plan, progress: Progress, *, sustained_s: float = 0.0
+    ) -> tuple[dict[str, object], Logits]:
         """What the device of that name says of a bundle: fields of a `Row`, and logits of all packed clips.
 
         Raises:
@@ -133,7 +129,7 @@ class Fleet:
                 golden.add(clip)
             run_by = program(bundle, self._devices.runtime, Path(scratch))
             packs = (*golden.finished(), *self._packs)
-            todo = job(bundle, packs, run_by, threads=self._threads, timing={**TIMING, "runs": runs})
+            todo = job(bundle, packs, run_by, threads=self._threads, timing=_timing(plan, sustained_s))
             with progress.task(f"{bundle.path.name} on {name}", todo.count) as task:
                 counted = 0
 
@@ -152,6 +148,13 @@ class Fleet:
             "latency": latency.figures(came.samples),
         }
         return fields, came.logits[len(stored) :]
+
+
+def _timing(plan: Plan, sustained_s: float) -> dict[str, float]:
+    """`plan` in the words of the protocol; a device makes all runs in one round."""
+    least = plan.runs if plan.budget_s is None else min(plan.runs, plan.rounds)
+    timing = {"warmup": plan.warmup_runs, "runs": plan.runs, "min-runs": least, "budget-s": plan.budget_s or 0.0}
+    return timing | ({"sustained-s": sustained_s} if sustained_s else {})
 
 
 def program(bundle: Bundle, runtime: str, scratch: Path) -> Program:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from d3d_edge import manifest, recipe, runtimes
 from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, Bundle
 from d3d_edge.errors import BundleError, DataError, MissingDependency
-from d3d_edge.harness import accuracy, gates, latency
+from d3d_edge.harness import accuracy, gates, latency, stopwatch
 from d3d_edge.harness.accuracy import Logits
 from d3d_edge.manifest import Clip, Source
 from d3d_edge.pipeline.data import note_skipped
@@ -26,9 +28,12 @@ from d3d_edge.progress import Progress
 from d3d_edge.recipe import Recipe
 from d3d_edge.report import Report, ReportClip, Row, SkippedClip
 from d3d_edge.runner import Runner, Where
+from d3d_edge.timing import Samples
 from d3d_edge.video.preprocess import load_clip
 
 Role = Literal["float", "quantized", "bundle"]
+PLAN = stopwatch.Plan(runs=50, rounds=5, warmup_runs=5, budget_s=3.0)
+"""Fewer times than `benchmark` takes: here they stand beside the accuracy."""
 _NAME: dict[Role, str] = {"float": "float student", "quantized": "quantized graph"}
 
 
@@ -94,17 +99,15 @@ def validate(
             for clip, label in zip(decoding.used, labels, strict=True)
         )
         rows = []
-        with progress.task("latency", len(models)) as task:
-            for model in models:
-                runner = runners.get(model.name)
-                row = _row(model, runner, refused.get(model.name, ""), threads)
-                if model.device not in (HERE, ""):
-                    figures, logits[model.name] = fleet.run(model.device, model.bundle, latency.RUNS, progress)
-                    row = row.model_copy(update=figures)
-                if model.name in logits:
-                    row = _with_accuracy(row, model, models, logits, labels, measured)
-                rows.append(row)
-                task.advance(1, model.name)
+        for model in models:
+            row = _row(model, runners.get(model.name), refused.get(model.name, ""))
+            if model.device not in (HERE, ""):
+                figures, logits[model.name] = fleet.run(model.device, model.bundle, PLAN, progress)
+                row = row.model_copy(update=figures)
+            if model.name in logits:
+                row = _with_accuracy(row, model, models, logits, labels, measured)
+            rows.append(row)
+    rows = _timed(rows, models, threads, progress)
     report = Report(
         title=made.name,
         classes=len(made.labels),
@@ -231,8 +234,8 @@ def _open(models: Sequence[_Model], threads: int, stack: ExitStack) -> tuple[dic
     return runners, refused
 
 
-def _row(model: _Model, runner: Runner | None, refused: str, threads: int) -> Row:
-    """What is known of a bundle without labels: where it runs, size, latency, its stored clips."""
+def _row(model: _Model, runner: Runner | None, refused: str) -> Row:
+    """What is known of a bundle without labels: where it runs, size, its stored clips."""
     made = model.bundle.manifest
     row = Row(
         name=model.name,
@@ -251,18 +254,37 @@ def _row(model: _Model, runner: Runner | None, refused: str, threads: int) -> Ro
     clips = np.load(model.bundle.path / GOLDEN_CLIPS)
     stored = np.load(model.bundle.path / GOLDEN_LOGITS)
     answers = np.stack([runner.run(clip) for clip in clips])
-    # An interpreter's time says nothing about the target.
-    timed = runner.where != Where.REFERENCE_INTERPRETER
-    samples = latency.measure(runner, clips[0], threads=threads) if timed else None
     return row.model_copy(
         update={
             "where": runner.where,
             "runtime": runner.runtime,
             "golden_difference_max": accuracy.largest_difference(answers, stored),
-            "samples": samples,
-            "latency": latency.figures(samples) if samples else None,
         }
     )
+
+
+def _timed(rows: Sequence[Row], models: Sequence[_Model], threads: int, progress: Progress) -> list[Row]:
+    """`rows` with the times of this machine, but for interpreters: their time says nothing about the target."""
+    bundles = {
+        row.name: model.bundle
+        for model, row in zip(models, rows, strict=True)
+        if model.device == HERE and row.where not in (Where.NOT_RUN, Where.REFERENCE_INTERPRETER)
+    }
+    clips = {name: np.load(bundle.path / GOLDEN_CLIPS)[0] for name, bundle in bundles.items()}
+    with ExitStack() as stack, progress.task("latency", PLAN.rounds * len(bundles)) as task:
+        openers = {
+            name: stopwatch.kept_open(
+                partial(runtimes.get(bundle.manifest.runtime).open, bundle, threads=threads), stack
+            )
+            for name, bundle in bundles.items()
+        }
+        samples = stopwatch.take(openers, clips, PLAN, threads=threads, on_round=task.advance)
+    return [with_times(row, samples[row.name]) if row.name in samples else row for row in rows]
+
+
+def with_times(row: Row, samples: Samples) -> Row:
+    """`row` with what was timed on this machine."""
+    return row.model_copy(update={"samples": samples, "latency": latency.figures(samples, os.cpu_count())})
 
 
 def _with_accuracy(

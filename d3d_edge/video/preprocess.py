@@ -6,7 +6,7 @@ Every app and every runtime is compared with this file. Must not augment or norm
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
@@ -121,9 +121,15 @@ def load_frames(
 
 
 def read_clip(
-    path: Path, spec: ClipSpec, part: Part = WHOLE, *, start_s: float | None = None, end_s: float | None = None
+    path: Path,
+    spec: ClipSpec,
+    part: Part = WHOLE,
+    *,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    resize: Callable[[Frame, ClipSpec], Frame] = resize_short_side,
 ) -> tuple[npt.NDArray[np.uint8], int]:
-    """What `load_frames` gives, and the number of frames that were decoded for it.
+    """What `load_frames` gives, and the number of frames that were decoded for it. `resize` can be watched.
 
     Raises:
         DataError: as `load_frames`.
@@ -134,7 +140,7 @@ def read_clip(
             return frame_indices(count, spec, part)
 
     span = Span(start_s or 0.0, math.inf if end_s is None else end_s)
-    frames, decoded = decode.read_frames(path, indices, lambda frame: resize_short_side(frame, spec), span)
+    frames, decoded = decode.read_frames(path, indices, lambda frame: resize(frame, spec), span)
     if len({frame.shape for frame in frames}) > 1:
         raise DataError(f"{path}: the frame size changes within the video")
     stacked = np.stack(frames)

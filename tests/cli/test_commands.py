@@ -108,6 +108,16 @@ def test_validate_measures_every_bundle_against_the_same_references(
         assert row.golden_difference_max <= row.logit_step * 1.001
         assert name in result.out
     assert not report.notes
+    assert len(report.clips) == 10
+    assert all((clips / clip.key).is_file() for clip in report.clips)
+    for row in report.rows:
+        assert row.answers is not None
+        right = [clip.label == answer for clip, answer in zip(report.clips, row.answers.predicted, strict=True)]
+        assert sum(right) / 10 == row.top1
+        assert sum(slice_.right for slice_ in row.classes) == sum(right)
+        assert (row.paired is None) == (row.role == "float")
+        assert (row.samples is None) == (row.where == Where.REFERENCE_INTERPRETER)
+    assert {gate.verdict for gate in report.gates} == {"pass"}
     assert (tmp_path / "report.txt").read_text().count("%") > 10
 
 
@@ -220,13 +230,46 @@ def test_a_student_learns_from_what_the_recipe_says(
     assert d3d_edge("evaluate", tmp_path / "run", *common).code == 0
 
 
-def test_benchmark(made: Path, d3d_edge: D3DEdge) -> None:
+def test_benchmark(made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
     bundles = [made / "bundles" / name for name in ("android", "jetson")]
-    result = d3d_edge("benchmark", *bundles, "--runs", 3, "--json")
-    rows = json.loads(result.out)["rows"]
-    assert [row["target"] for row in rows] == ["android", "jetson"]
-    assert all(row["latency"]["latency_ms_p50"] <= row["latency"]["latency_ms_p90"] for row in rows)
-    assert "host runtime" in d3d_edge("benchmark", bundles[0], "--runs", 2).out
+    video, out = next(clips.rglob("*.mp4")), tmp_path / "before.json"
+    more = ("--runs", 20, "--rounds", 4, "--video", video, "--memory", "--out", out)
+    result = d3d_edge("benchmark", *bundles, *more, "--json")
+    assert result.code == 0, result.err
+    report = Report.model_validate_json(result.out)
+    assert report == Report.read(out)
+    assert [row.target for row in report.rows] == ["android", "jetson"]
+    for row in report.rows:
+        assert row.where == Where.HOST_RUNTIME
+        assert row.samples is not None
+        assert row.latency is not None
+        assert (len(row.samples.network_ms), row.samples.rounds) == (20, 4)
+        assert row.latency.end_to_end is not None
+        assert row.latency.end_to_end.latency_ms_p50 > row.latency.latency_ms_min
+        assert 0 < (row.latency.memory_peak_bytes or 0) < 1e9
+    printed = d3d_edge("benchmark", bundles[0], "--runs", 2, "--sustained", 0.001).out
+    assert "host runtime" in printed
+    assert "too short to tell" in printed
+
+
+def test_report_compare(made: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    assert d3d_edge("benchmark", made / "bundles" / "jetson", "--runs", 20, "--rounds", 4, "--out", before).code == 0
+    same = d3d_edge("report", "compare", before, before, "--bound", 0)
+    assert same.code == 0
+    assert "within noise" in same.out
+    report = Report.read(before)
+    (row,) = report.rows
+    assert row.samples is not None
+    slow = row.samples.model_copy(update={"network_ms": tuple(9 * time for time in row.samples.network_ms)})
+    report.model_copy(update={"rows": (row.model_copy(update={"samples": slow}),)}).write(after)
+    assert d3d_edge("report", "compare", before, after).code == 0
+    result = d3d_edge("report", "compare", before, after, "--bound", 50)
+    assert result.code == 4
+    assert "latency_ms_p50 +800.0%, slower" in result.err
+    faster = d3d_edge("report", "compare", after, before, "--bound", 50, "--json")
+    assert faster.code == 0
+    assert [change["verdict"] for change in json.loads(faster.out)["changes"]] == ["faster", "same"]
 
 
 @pytest.mark.parametrize("name", [*TARGETS, "reference-int8", "reference-float32"])

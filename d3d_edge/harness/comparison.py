@@ -1,0 +1,246 @@
+"""Two reports compared: what changed by more than chance. A pure function of the reports; measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d3d_edge.harness import accuracy
+from d3d_edge.report import Report, Row
+from d3d_edge.schema import Schema
+from d3d_edge.timing import Samples
+
+CONFIDENCE = 0.99
+"""Of the interval of a ratio of times: many rows are compared, and each false alarm costs somebody an hour."""
+LEVEL = 0.01
+"""Significance from which top-1 has changed, by McNemar's exact test."""
+SMALLEST_CHANGE = 0.03
+"""Times that differ by less are within noise, however often they were taken: one process finds a machine as it is for
+some seconds, and no number of runs in it shows how machines differ from minute to minute."""
+SMALLEST_CHANGE_BUSY = 0.15
+"""The same where one of the two was timed on a busy machine: others share caches and memory, too."""
+BLOCKS = 10
+"""Parts that a series without rounds is cut into: runs in succession are alike, so they are not counted one by one."""
+
+_LEFT_AT_LEAST = 0.05
+"""Share of the processors that the system leaves to anyone, however busy it is."""
+
+Figure = Literal["latency_ms_p50", "top1", "size_bytes"]
+Verdict = Literal["faster", "slower", "better", "worse", "smaller", "larger", "same", "within noise", "too few runs"]
+_REGRESSIONS = ("slower", "worse", "larger")
+
+
+class Change(Schema):
+    """One figure of one row, in both reports."""
+
+    row: str
+    figure: Figure
+    before: float
+    after: float
+    change: float
+    """Times and sizes: percent of `before`. top1: percentage points."""
+    low: float | None = None
+    """Lower end of the interval of `change`; null for a size, which is exact, and where it cannot be told."""
+    high: float | None = None
+    verdict: Verdict
+    note: str = ""
+    """What else differs, so that the two may not be comparable."""
+
+    def is_past(self, bound_percent: float) -> bool:
+        """Whether it is a change for the worse, beyond noise, by more than `bound_percent` percent (top1: points)."""
+        return self.verdict in _REGRESSIONS and abs(self.change) > bound_percent
+
+
+class Comparison(Schema):
+    """What `d3d-edge report compare --json` prints."""
+
+    before: str
+    """Title of the report."""
+    after: str
+    changes: tuple[Change, ...]
+    only_before: tuple[str, ...] = ()
+    """Rows that the other report does not have."""
+    only_after: tuple[str, ...] = ()
+
+
+def compare(before: Report, after: Report) -> Comparison:
+    """Every row that both have. Two reports of one row each are compared whatever its name."""
+    pairs = [(row, other) for row in before.rows for other in after.rows if row.name == other.name]
+    if not pairs and len(before.rows) == len(after.rows) == 1:
+        pairs = [(before.rows[0], after.rows[0])]
+    changes: list[Change] = []
+    for row, other in pairs:
+        changes += _latency(before, after, row, other)
+        changes += _top1(before, after, row, other)
+        changes += _size(row, other)
+    return Comparison(
+        before=before.title,
+        after=after.title,
+        changes=tuple(changes),
+        only_before=_without(before.rows, [row for row, _ in pairs]),
+        only_after=_without(after.rows, [other for _, other in pairs]),
+    )
+
+
+def _without(rows: Iterable[Row], known: list[Row]) -> tuple[str, ...]:
+    return tuple(row.name for row in rows if row not in known)
+
+
+def _difference(before: Report, after: Report, row: Row, other: Row) -> str:
+    """What else than the model differs between two timed rows, or spoils their times."""
+    machines = (row.machine or before.environment, other.machine or after.environment)
+    found = []
+    if machines[0].processor != machines[1].processor or row.where != other.where:
+        found.append("not measured by the same machine and means")
+    if row.runtime != other.runtime:
+        found.append(f"{row.runtime} before, {other.runtime} after")
+    if row.samples and other.samples and row.samples.threads != other.samples.threads:
+        found.append(f"{row.samples.threads} and {other.samples.threads} threads")
+    if any(one.latency and one.latency.busy for one in (row, other)):
+        found.append("timed on a busy machine")
+    return "; ".join(found)
+
+
+def _latency(before: Report, after: Report, row: Row, other: Row) -> list[Change]:
+    if not (row.samples and other.samples and row.latency and other.latency):
+        return []
+    change, low, high = ratio(row.samples, other.samples)
+    busy = any(one.latency and one.latency.busy for one in (row, other))
+    least = 1 + (SMALLEST_CHANGE_BUSY if busy else SMALLEST_CHANGE)
+    # What others did may have made `before` or `after` this much slower than the model is.
+    spoilt, spoilt_after = _slowed(row.samples, _cpus(before, row)), _slowed(other.samples, _cpus(after, other))
+    verdict: Verdict = "within noise"
+    if low is None or high is None:
+        verdict = "too few runs"
+    elif low > spoilt_after and change > spoilt_after * least:
+        verdict = "slower"
+    elif high * spoilt < 1 and change * spoilt * least < 1:
+        verdict = "faster"
+    return [
+        Change(
+            row=other.name,
+            figure="latency_ms_p50",
+            before=row.latency.latency_ms_p50,
+            after=other.latency.latency_ms_p50,
+            change=100 * (change - 1),
+            low=None if low is None else 100 * (low - 1),
+            high=None if high is None else 100 * (high - 1),
+            verdict=verdict,
+            note=_difference(before, after, row, other),
+        )
+    ]
+
+
+def _cpus(report: Report, row: Row) -> int | None:
+    """Processors of what ran a row, where they are known."""
+    machine = row.machine or (None if row.device else report.environment)
+    return machine.cpus if machine else None
+
+
+def _slowed(samples: Samples, cpus: int | None) -> float:
+    """How many times as long a run may have taken because others kept processors busy, before or while it was timed.
+
+    The threads shared what the others left: with n processors of which others had o, t threads had (n - o) / t of one
+    each.
+    """
+    sides = (samples.environment_before.others_cpus, samples.environment_after.others_cpus)
+    others = max((side for side in sides if side is not None), default=0.0)
+    if not cpus:
+        return 1.0
+    threads = min(samples.threads or cpus, cpus)
+    return max(1.0, threads / max(cpus - others, _LEFT_AT_LEAST * cpus))
+
+
+def ratio(before: Samples, after: Samples) -> tuple[float, float | None, float | None]:
+    """How many times as long a run takes after as before, and the ends of the interval of that at CONFIDENCE.
+
+    Each round (or block, see BLOCKS) counts once, by the logarithm of its median. A median, since the slow tail of a
+    round is the machine's and not the model's; a round, since the runs in one are alike, and the interval must be as
+    wide as rounds differ. It is Welch's t interval of the difference of their means. Too few runs have no ends.
+    """
+    from scipy.stats import ttest_ind
+
+    medians = [_medians(samples) for samples in (before, after)]
+    change = float(np.exp(medians[1].mean() - medians[0].mean()))
+    if min(len(logs) for logs in medians) < 3:
+        return change, None, None
+    if all(np.ptp(logs) == 0 for logs in medians):
+        return change, change, change
+    interval = ttest_ind(medians[1], medians[0], equal_var=False).confidence_interval(CONFIDENCE)
+    return change, float(np.exp(interval.low)), float(np.exp(interval.high))
+
+
+def _medians(samples: Samples) -> NDArray[np.float64]:
+    """The logarithm of the median of each round or block."""
+    times = np.asarray(samples.network_ms)
+    parts = samples.rounds if samples.rounds >= 3 else min(BLOCKS, len(times) // 3)
+    return np.log([np.median(part) for part in np.array_split(times, max(1, parts))])
+
+
+def _top1(before: Report, after: Report, row: Row, other: Row) -> list[Change]:
+    if row.top1 is None or other.top1 is None or not row.answers or not other.answers:
+        return []
+    rights = [_right(report, one) for report, one in ((before, row), (after, other))]
+    shared = [key for key in rights[0] if key in rights[1]]
+    if not shared:
+        change = 100 * (other.top1 - row.top1)
+        note = "no clip in common"
+        figures = (row.top1, other.top1)
+        return [_answered(other.name, *figures, change, None, None, "within noise", note)]
+    own, student = (np.array([right[key] for key in shared]) for right in (rights[1], rights[0]))
+    found = accuracy.Rights(own, student)
+    low, high = found.bootstrap_points()
+    verdict: Verdict = "within noise"
+    if found.gained == found.lost == 0:
+        verdict = "same"
+    elif found.mcnemar_p < LEVEL:
+        verdict = "better" if found.gained > found.lost else "worse"
+    note = "" if len(shared) == len(rights[0]) == len(rights[1]) else f"on the {len(shared)} clips in common"
+    means = (float(student.mean()), float(own.mean()))
+    return [_answered(other.name, *means, found.difference_points, low, high, verdict, note)]
+
+
+def _right(report: Report, row: Row) -> dict[tuple[str, str], bool]:
+    """Whether the answer to each clip is right, by its key and the name of its class."""
+    predicted = row.answers.predicted if row.answers else ()
+    return {
+        (clip.key, report.labels[clip.label]): answer == clip.label
+        for clip, answer in zip(report.clips, predicted, strict=True)
+    }
+
+
+def _answered(
+    row: str,
+    before: float,
+    after: float,
+    points: float,
+    low: float | None,
+    high: float | None,
+    verdict: Verdict,
+    note: str,
+) -> Change:
+    return Change(
+        row=row,
+        figure="top1",
+        before=before,
+        after=after,
+        change=points,
+        low=low,
+        high=high,
+        verdict=verdict,
+        note=note,
+    )
+
+
+def _size(row: Row, other: Row) -> list[Change]:
+    if not row.size_bytes or not other.size_bytes:
+        return []
+    change = 100 * (other.size_bytes / row.size_bytes - 1)
+    verdict: Verdict = "same" if change == 0 else "larger" if change > 0 else "smaller"
+    sizes = (row.size_bytes, other.size_bytes)
+    return [
+        Change(row=other.name, figure="size_bytes", before=sizes[0], after=sizes[1], change=change, verdict=verdict)
+    ]

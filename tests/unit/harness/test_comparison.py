@@ -1,0 +1,174 @@
+"""Two reports: what is the same stays within noise, what is not is found, and changes can have a bound."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from d3d_edge.harness import comparison, latency
+from d3d_edge.harness.comparison import Change
+from d3d_edge.report import Answers, Environment, Report, ReportClip, Row
+from d3d_edge.runner import Where
+from d3d_edge.timing import Conditions, Samples
+
+LABELS = ("a", "b")
+
+
+def samples(seed: int, p50_ms: float = 2.0, *, rounds: int = 10, runs: int = 100, wobble: float = 0.01) -> Samples:
+    """Rounds that differ by `wobble`, with the slow tail that times have."""
+    rng = np.random.default_rng(seed)
+    level = p50_ms * np.exp(rng.normal(0, wobble, (rounds, 1)))
+    times = level * (1 + rng.gamma(0.3, 0.05, (rounds, runs // rounds)))
+    return Samples(load_ms=1, first_ms=1, network_ms=tuple(times.ravel().tolist()), rounds=rounds, threads=1)
+
+
+def row(name: str = "android", taken: Samples | None = None, answers: list[int] | None = None, **more: Any) -> Row:
+    values: dict[str, Any] = {"name": name, "role": "bundle", "precision": "int8", "where": Where.HOST_RUNTIME}
+    if taken:
+        values |= {"samples": taken, "latency": latency.figures(taken, 2)}
+    if answers is not None:
+        right = sum(answer == 0 for answer in answers)
+        values["answers"] = Answers(predicted=tuple(answers), probability=(1.0,) * len(answers))
+        values |= {"clips": len(answers), "top1": right / len(answers)}
+    return Row(**{**values, **more})
+
+
+def report(*rows: Row, clips: int = 0, first: int = 0) -> Report:
+    return Report(
+        title="r",
+        classes=2,
+        labels=LABELS,
+        clips=tuple(ReportClip(key=f"{index}.mp4", label=0) for index in range(first, first + clips)),
+        environment=Environment(
+            machine="m", processor="p", cpus=2, system="s", python="3", tools={}, started="2026-01-02T03:04:05Z"
+        ),
+        rows=rows,
+    )
+
+
+def one(before: Report, after: Report) -> Change:
+    (change,) = comparison.compare(before, after).changes
+    return change
+
+
+def timed(before: Samples, after: Samples) -> Change:
+    return one(report(row(taken=before)), report(row(taken=after)))
+
+
+# A series without rounds cannot show how far two of them lie apart, if that is much.
+@pytest.mark.parametrize(("rounds", "wobble"), [(10, 0.0), (10, 0.01), (10, 0.1), (1, 0.0), (1, 0.01)])
+def test_the_same_is_within_noise(rounds: int, wobble: float) -> None:
+    found = [
+        timed(samples(seed, wobble=wobble, rounds=rounds), samples(seed + 500, wobble=wobble, rounds=rounds))
+        for seed in range(40)
+    ]
+    assert sum(change.verdict != "within noise" for change in found) <= 2
+
+
+@pytest.mark.parametrize(("after_ms", "verdict"), [(2.2, "slower"), (1.8, "faster"), (2.02, "within noise")])
+def test_what_is_not_the_same_is_found(after_ms: float, verdict: str) -> None:
+    change = timed(samples(0), samples(1, after_ms))
+    assert change.verdict == verdict
+    assert change.low is not None
+    assert change.high is not None
+    assert change.low < change.change < change.high
+    assert change.change == pytest.approx(100 * (after_ms / 2 - 1), abs=2)
+
+
+def test_wide_rounds_hide_a_small_change() -> None:
+    assert timed(samples(0, wobble=0.2), samples(1, 2.2, wobble=0.2)).verdict == "within noise"
+
+
+@pytest.mark.parametrize(
+    ("others", "factor", "verdict"),
+    [
+        (0.1, 1.1, "slower"),  # 1 / (2 - 0.1) of a processor: nothing is taken from one thread
+        (1.5, 1.8, "within noise"),  # half a processor was left, so twice the time says nothing
+        (1.5, 2.5, "slower"),
+        (0.5, 1.1, "within noise"),  # a processor was free, but not the memory
+        (0.5, 1.3, "slower"),
+    ],
+)
+def test_what_others_may_have_done_is_no_change(others: float, factor: float, verdict: str) -> None:
+    busy = {"environment_before": Conditions(others_cpus=0.0), "environment_after": Conditions(others_cpus=others)}
+    slow = samples(1, 2 * factor).model_copy(update=busy)
+    assert timed(samples(0), slow).verdict == verdict
+    assert timed(slow, samples(0)).verdict == {"slower": "faster"}.get(verdict, verdict)
+
+
+def test_too_few_runs_say_nothing() -> None:
+    assert timed(samples(0, rounds=1, runs=5), samples(1, 9.0, rounds=1, runs=5)).verdict == "too few runs"
+
+
+def test_times_without_any_spread() -> None:
+    same = samples(0).model_copy(update={"network_ms": (2.0,) * 100})
+    slower = samples(0).model_copy(update={"network_ms": (2.5,) * 100})
+    assert timed(same, same).verdict == "within noise"
+    assert timed(same, slower).verdict == "slower"
+
+
+@pytest.mark.parametrize(
+    ("more", "note"),
+    [
+        ({"where": Where.DEVICE}, "same machine"),
+        ({"runtime": "executorch 2"}, "executorch 2 after"),
+        ({"taken": samples(1).model_copy(update={"threads": 4})}, "1 and 4 threads"),
+        ({"taken": samples(1).model_copy(update={"environment_after": Conditions(others_cpus=2.0)})}, "busy"),
+    ],
+)
+def test_what_else_differs_is_noted(more: dict[str, Any], note: str) -> None:
+    assert note in one(report(row(taken=samples(0))), report(row(**{"taken": samples(1), **more}))).note
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "points", "verdict"),
+    [
+        ([0] * 100, [0] * 100, 0.0, "same"),
+        ([0] * 99 + [1], [1] + [0] * 99, 0.0, "within noise"),
+        ([0] * 100, [1] * 7 + [0] * 93, -7.0, "within noise"),
+        ([0] * 100, [1] * 8 + [0] * 92, -8.0, "worse"),
+        ([1] * 8 + [0] * 92, [0] * 100, 8.0, "better"),
+    ],
+)
+def test_accuracy_clip_by_clip(before: list[int], after: list[int], points: float, verdict: str) -> None:
+    change = one(report(row(answers=before), clips=100), report(row(answers=after), clips=100))
+    assert (change.figure, change.verdict) == ("top1", verdict)
+    assert change.change == pytest.approx(points)
+    assert change.low is not None
+    assert change.high is not None
+    assert change.low <= change.change <= change.high
+
+
+def test_only_clips_in_common_are_compared() -> None:
+    before = report(row(answers=[1] * 10 + [0] * 90), clips=100)
+    change = one(before, report(row(answers=[0] * 100), clips=100, first=10))
+    assert (change.verdict, change.before, change.after) == ("same", 1.0, 1.0)
+    assert change.note == "on the 90 clips in common"
+    assert one(before, report(row(answers=[0] * 9), clips=9, first=500)).note == "no clip in common"
+
+
+@pytest.mark.parametrize(
+    ("after", "verdict", "past"),
+    [(1000, "same", False), (1040, "larger", False), (1060, "larger", True), (900, "smaller", False)],
+)
+def test_a_bound_on_the_size(after: int, verdict: str, past: bool) -> None:
+    change = one(report(row(size_bytes=1000)), report(row(size_bytes=after)))
+    assert (change.verdict, change.is_past(5.0)) == (verdict, past)
+
+
+@pytest.mark.parametrize(("after_ms", "past"), [(2.4, True), (2.1, False), (1.0, False)])
+def test_a_bound_on_the_time(after_ms: float, past: bool) -> None:
+    assert timed(samples(0), samples(1, after_ms)).is_past(10.0) == past
+
+
+def test_rows_are_matched_by_name() -> None:
+    found = comparison.compare(
+        report(row("a", size_bytes=1), row("b", size_bytes=1)), report(row("b", size_bytes=1), row("c", size_bytes=1))
+    )
+    assert [change.row for change in found.changes] == ["b"]
+    assert (found.only_before, found.only_after) == (("a",), ("c",))
+    alone = comparison.compare(report(row("old", size_bytes=1)), report(row("new", size_bytes=1)))
+    assert [change.row for change in alone.changes] == ["new"]
+    assert (alone.only_before, alone.only_after) == ((), ())
