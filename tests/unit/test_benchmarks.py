@@ -12,12 +12,13 @@ from click.testing import CliRunner
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import sampling, scale, seeds, train_step
+from benchmarks import repeats, sampling, scale, seeds, train_step
 from benchmarks.conv3d import Conv3dS3DG
 from d3d_edge import recipe
 from d3d_edge.evaluation import Evaluation, System
 from d3d_edge.manifest import Clip
 from d3d_edge.models.s3dg import S3DG
+from tests.unit.harness.test_comparison import report, row, samples
 from tests.unit.video.samples import textured
 
 
@@ -148,3 +149,9 @@ def test_scale_needs_one_clip_that_can_be_read(tmp_path: Path) -> None:
     ran = CliRunner().invoke(scale.main, [str(tmp_path), "--recipe", "demo"])
     assert ran.exit_code == 1
     assert "no clip of the sample can be read" in ran.output
+
+
+def test_repeats_counts_the_verdicts_of_every_pair() -> None:
+    found = repeats.verdicts([report(row(taken=samples(seed, p50_ms))) for seed, p50_ms in enumerate((2.0, 2.0, 3.0))])
+    assert found["android"]["verdicts"] == {"within noise": 2, "slower": 2, "faster": 2}
+    assert found["android"]["marked as busy"] == 0
