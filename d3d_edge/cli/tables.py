@@ -186,4 +186,7 @@ def _where_notes(report: Report) -> list[str]:
             f"p50 and p90: milliseconds of the network alone, one clip, {threads or 'default'} threads; "
             "MB: the model file"
         )
+    if busy := [row.name for row in report.rows if row.latency and row.latency.busy]:
+        of = "" if len(busy) == len(sizes) else f" of {', '.join(busy)}"
+        notes.append(f"other processes kept the machine busy: the times{of} are not to be trusted")
     return notes
