@@ -15,13 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from d3d_edge.clip import ClipSpec
 from d3d_edge.errors import BundleError
 from d3d_edge.files import atomic_folder, files_below, sha256_of_file, size_of, write_json
 from d3d_edge.runner import TensorSpec
 from d3d_edge.schema import Schema
+from d3d_edge.target import Precision
 
 FORMAT_VERSION = 1
 GOLDEN_CLIPS = "golden/clips.npy"
@@ -45,9 +46,9 @@ class Description(Schema):
     """Name of the recipe."""
     target: str
     runtime: str
-    precision: Literal["int8", "float32"]
+    precision: Precision
     scheme: Literal["symmetric", "affine"] | None
-    """Quantization scheme; null for float32."""
+    """Quantization scheme; null where the float graph was lowered."""
     model: str
     """The model file or folder, relative to the bundle."""
     clip: ClipSpec
@@ -69,8 +70,12 @@ class Description(Schema):
     """Hash of the data manifest the network was trained on."""
     tools: dict[str, str]
     """Versions of the tools that made the bundle."""
+    options: dict[str, str | int | bool] = Field(default_factory=dict)
+    """The target's settings that it was lowered with."""
     lowering: dict[str, int | float | str | bool]
     """What lowering measured, such as the number of delegates."""
+    fallbacks: tuple[str, ...] = ()
+    """What `export` would have refused, and --allow-fallback let through: the file is slow there, or cannot run."""
 
 
 class BundleManifest(Description):

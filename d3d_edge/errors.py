@@ -71,8 +71,11 @@ class LoweringError(D3DEdgeError):
 
     exit_code = 5
 
-    def __init__(self, message: str, *, stage: str, operator: str = "", runtime: str = "", hint: str = "") -> None:
-        where = ", ".join(part for part in (f"stage {stage}", operator and f"operator {operator}", runtime) if part)
+    def __init__(
+        self, message: str, *, stage: str, layer: str = "", operator: str = "", runtime: str = "", hint: str = ""
+    ) -> None:
+        named = (("stage", stage), ("layer", layer), ("operator", operator), ("", runtime))
+        where = ", ".join(f"{name} {value}".strip() for name, value in named if value)
         super().__init__(f"{message} [{where}]", hint=hint)
 
 

@@ -15,6 +15,7 @@ from d3d_edge.errors import DataError
 from d3d_edge.files import write_json
 from d3d_edge.runner import Where
 from d3d_edge.schema import Schema
+from d3d_edge.target import Precision
 from d3d_edge.timing import Latency, Samples
 
 FILE_NAME = "report.json"
@@ -93,7 +94,7 @@ class Row(Schema):
     bundle: str = ""
     """Name of the bundle's folder; empty for what is no bundle."""
     target: str = ""
-    precision: Literal["int8", "float32"]
+    precision: Precision
     where: Where
     device: str = ""
     """The device that was given, e.g. 'ssh:nano@10.0.0.5'; empty for this machine."""

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from d3d_edge import resources
-from d3d_edge.schema import Schema, build, read_yaml
+from d3d_edge.errors import RecipeError
+from d3d_edge.schema import Schema, assign, build, read_yaml
+
+Precision = Literal["int8", "int8+float16", "weights-int8", "float16", "float32"]
+"""What a lowered network computes in.
+
+int8           weights and activations as the quantized graph rounds them; the rest as the runtime sees fit
+int8+float16   the same, and all that is not INT8 is float16 by the types in the file
+weights-int8   the float graph, its weights stored as INT8 and computed as float16
+float16        the float graph, rounded to float16
+float32        the float graph
+"""
+QUANTIZED: frozenset[Precision] = frozenset({"int8", "int8+float16"})
+"""Those lowered from the quantized graph; the others from the float one."""
 
 
 class Target(Schema):
@@ -22,6 +36,8 @@ class Target(Schema):
     """The extra of this package that brings what lowering needs."""
     schemes: tuple[Literal["symmetric", "affine"], ...]
     """Quantization schemes the target takes, best first."""
+    precisions: tuple[Precision, ...]
+    """Precisions the target takes, best first."""
     options: dict[str, str | int | bool] = Field(default_factory=dict)
     """Settings of the runtime, such as the lowest iOS version."""
     needs: tuple[str, ...]
@@ -40,3 +56,22 @@ def load(name_or_folder: str) -> Target:
     path = own if own.is_file() else resources.find("targets", name_or_folder)
     data, lines = read_yaml(path)
     return build(Target, data, str(path), lines)
+
+
+def configured(targets: Sequence[Target], settings: Iterable[str]) -> tuple[Target, ...]:
+    """`targets` with each `option=value` of `settings` in those that have that option.
+
+    Raises:
+        RecipeError: a setting is not of that form, or none of them has the option.
+    """
+    values = assign({}, settings)
+    for name in values:
+        if not any(name in target.options for target in targets):
+            known = sorted({option for target in targets for option in target.options})
+            listed = ", ".join(target.name for target in targets)
+            raise RecipeError(f"--set {name}: {listed} has no such option", hint=resources.near_miss(name, known))
+    made = []
+    for target in targets:
+        own = {name: value for name, value in values.items() if name in target.options}
+        made.append(build(Target, {**target.model_dump(), "options": {**target.options, **own}}, "--set"))
+    return tuple(made)

@@ -25,7 +25,9 @@ def show(name: str) -> None:
     """What the target NAME runs, needs and cannot do."""
     found = target.load(name)
     click.echo(f"{found.name}: {found.description}")
-    click.echo(f"runtime: {found.runtime}; quantization: {', '.join(found.schemes)}")
+    click.echo(
+        f"runtime: {found.runtime}; quantization: {', '.join(found.schemes)}; precisions: {', '.join(found.precisions)}"
+    )
     for key, value in found.options.items():
         click.echo(f"{key}: {value}")
     for title, lines in (("needs", found.needs), ("limits", found.limits)):

@@ -16,6 +16,7 @@ from statistics import NormalDist
 
 from d3d_edge.recipe import GateSpec
 from d3d_edge.report import Gate, Row
+from d3d_edge.target import QUANTIZED
 
 CONFIDENCE = 0.95
 """That the figure lies on that side of the bound; both ends of the interval of a gate are such one-sided bounds."""
@@ -28,7 +29,7 @@ def judge(bounds: GateSpec, rows: Iterable[Row]) -> tuple[Gate, ...]:
     """A verdict per int8 bundle row and bound. The row must have `paired` for its loss to be judged."""
     gates: list[Gate] = []
     for row in rows:
-        if row.role == "bundle" and row.precision == "int8":
+        if row.role == "bundle" and row.precision in QUANTIZED:
             gates.append(_top1_drop(row, bounds.top1_drop_points_max))
             gates.append(_agreement(row, bounds.agreement_min))
             gates.append(_size(row, bounds.size_bytes_max))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from d3d_edge import recipe
+from d3d_edge import recipe, target
 from d3d_edge.pipeline.distill import distill
 from d3d_edge.pipeline.export import export
 from d3d_edge.pipeline.quantize import quantize
@@ -53,7 +53,7 @@ def demo(out: Path, *, workers: int, progress: Progress) -> Report:
     )
     opened = Run.open(run)
     quantize(opened, cache_dir=cache, workers=workers, strict=True, progress=progress)
-    targets = opened.recipe.export.targets
+    targets = [target.load(name) for name in opened.recipe.export.targets]
     made = export(opened, targets, bundles, precision="int8", workers=workers, progress=progress)
     report = validate(
         [bundle.path for bundle in made],

@@ -42,6 +42,7 @@ from d3d_edge.recipe import Recipe, TrainSpec
 from d3d_edge.report import FILE_NAME, Report, Role, Row
 from d3d_edge.runner import Where
 from d3d_edge.runs import Run, Stage, fingerprint
+from d3d_edge.target import Precision
 from d3d_edge.video.datasets import Batch
 
 GRAPH_NAME = "graph.pt2"
@@ -288,7 +289,7 @@ def _finish(run: Run, stage: Stage, job: Job, data: RunData, mark: str, began: f
     return done
 
 
-def trained_row(name: str, role: Role, precision: Literal["int8", "float32"], results: dict[str, Any]) -> Row:
+def trained_row(name: str, role: Role, precision: Precision, results: dict[str, Any]) -> Row:
     """The row of a stage, from what it recorded on the test split."""
     return Row(
         name=name,

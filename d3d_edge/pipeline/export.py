@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch.export import ExportedProgram
 
 from d3d_edge import runtimes, target
 from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, Bundle, Description
-from d3d_edge.errors import BundleError, DataError, LoweringError, StorageError
+from d3d_edge.errors import BundleError, DataError, LoweringError, RecipeError, StorageError
 from d3d_edge.files import sha256_of_file, write_text
 from d3d_edge.manifest import Clip
 from d3d_edge.pipeline.distill import GRAPH_NAME
@@ -29,12 +29,11 @@ from d3d_edge.quantize import pt2e
 from d3d_edge.runner import TensorSpec
 from d3d_edge.runs import Run
 from d3d_edge.runtimes import Lowered
-from d3d_edge.target import Target
+from d3d_edge.target import QUANTIZED, Precision, Target
 from d3d_edge.video.decode import declared_length_s
 from d3d_edge.video.preprocess import load_clip
 from d3d_edge.workers import mapper
 
-Precision = Literal["int8", "float32"]
 REFERENCES: dict[Precision, str] = {"float32": "reference-float32", "int8": "reference-int8"}
 """Bundles of the float student and of the quantized graph, written beside the others: `validate` compares with them."""
 
@@ -49,25 +48,25 @@ class _Wanted(NamedTuple):
     target: Target
     folder: str
     precision: Precision
+    allow_fallback: bool = False
 
 
 @dataclass(frozen=True)
 class Source:
     """A graph to lower, and where it came from."""
 
-    precision: Precision
     path: Path
     sha256: str
     calibration_hash: str | None
 
     @classmethod
     def of(cls, run: Run, precision: Precision) -> Source:
-        """The float or the quantized graph of a run.
+        """The float or the quantized graph of a run, whichever `precision` is lowered from.
 
         Raises:
             DataError: the stage that makes it is not finished.
         """
-        if precision == "float32":
+        if precision not in QUANTIZED:
             run.need("student", f"d3d-edge distill ... --out {run.path}")
             path, calibration = run.folder("student") / GRAPH_NAME, None
         else:
@@ -75,27 +74,35 @@ class Source:
             path = run.folder("quantized") / GRAPH_NAME
         if not path.is_file():
             raise DataError(f"{path} is missing", hint="run the stage again")
-        return cls(precision, path, sha256_of_file(path), calibration)
+        return cls(path, sha256_of_file(path), calibration)
 
 
 def export(
-    run: Run, target_names: Iterable[str], out: Path, *, precision: Precision, workers: int, progress: Progress
+    run: Run,
+    targets: Iterable[Target],
+    out: Path,
+    *,
+    precision: Precision,
+    workers: int,
+    progress: Progress,
+    allow_fallback: bool = False,
 ) -> tuple[Bundle, ...]:
     """Write a bundle per target to `out`/<target>, and the two references beside them; finished ones are kept.
 
-    `workers` processes lower at once: it is Python, so one graph keeps one core busy.
+    `workers` processes lower at once: it is Python, so one graph keeps one core busy. With `allow_fallback`, what would
+    be slow on a target or not run there is noted in the bundle instead of refused.
 
     Raises:
-        RecipeError: there is no such target.
+        RecipeError: a target does not take the precision.
         MissingDependency: a runtime's package is not installed.
         LoweringError: the graph cannot be lowered, or would not run there.
         StorageError: a bundle cannot be written.
     """
-    wanted = [_Wanted(found, _folder(found.name, precision), precision) for found in map(target.load, target_names)]
+    wanted = [_Wanted(found, _folder(found.name, precision), precision, allow_fallback) for found in targets]
     for one in wanted:
         _check(run, one.target, precision)
     host = target.load("host")
-    precisions: tuple[Precision, ...] = ("float32", "int8") if precision == "int8" else ("float32",)
+    precisions: tuple[Precision, ...] = ("float32", "int8") if precision in QUANTIZED else ("float32",)
     wanted += [_Wanted(host, REFERENCES[kind], kind) for kind in precisions]
     for kind in precisions:
         Source.of(run, kind)
@@ -119,14 +126,19 @@ def _one_thread() -> None:
 
 
 def _folder(name: str, precision: Precision) -> str:
-    return name if precision == "int8" else f"{name}-float32"
+    return name if precision == "int8" else f"{name}-{precision}"
 
 
 def _check(run: Run, found: Target, precision: Precision) -> None:
     """What can be refused before any work is done."""
     runtimes.get(found.runtime).check_lower()
+    if precision not in found.precisions:
+        raise RecipeError(
+            f"the target {found.name} does not take the precision {precision}",
+            hint=f"it takes {', '.join(found.precisions)}",
+        )
     scheme = run.recipe.quantize.scheme
-    if precision == "int8" and scheme not in found.schemes:
+    if precision in QUANTIZED and scheme not in found.schemes:
         raise LoweringError(
             f"the target {found.name} does not take the quantization scheme {scheme}",
             stage="check",
@@ -161,15 +173,16 @@ def _video_length_s(run: Run) -> float | None:
     return round(median(lengths_s), 3) if lengths_s else None
 
 
-def _describe(run: Run, found: Target, source: Source, program: ExportedProgram, lowered: Lowered) -> Description:
+def _describe(run: Run, wanted: _Wanted, source: Source, program: ExportedProgram, lowered: Lowered) -> Description:
+    found, quantized = wanted.target, wanted.precision in QUANTIZED
     clip = run.recipe.clip
     labels = run.data.labels
     return Description(
         name=run.recipe.name,
         target=found.name,
         runtime=found.runtime,
-        precision=source.precision,
-        scheme=run.recipe.quantize.scheme if source.precision == "int8" else None,
+        precision=wanted.precision,
+        scheme=run.recipe.quantize.scheme if quantized else None,
         model=lowered.model,
         clip=clip,
         clip_hash=clip.hash(),
@@ -179,18 +192,20 @@ def _describe(run: Run, found: Target, source: Source, program: ExportedProgram,
         output=TensorSpec(name="logits", dtype="float32", shape=(len(labels),)),
         graph_sha256=source.sha256,
         float_sha256=Source.of(run, "float32").sha256,
-        logit_step=pt2e.logit_step(program) if source.precision == "int8" else None,
+        logit_step=pt2e.logit_step(program) if quantized else None,
         calibration_hash=source.calibration_hash,
         data_hash=run.data.data_hash(),
         tools=tools([found.runtime]),
+        options=found.options,
         lowering=lowered.facts,
+        fallbacks=lowered.fallbacks,
     )
 
 
 def _export(run: Run, out: Path, golden: NDArray[np.uint8], wanted: _Wanted) -> tuple[Bundle, bool]:
     """One bundle, and whether the one that was there, made from the same graph by the same tools, was kept."""
     found, source, path = wanted.target, Source.of(run, wanted.precision), out / wanted.folder
-    kept = _kept(path, found, source)
+    kept = _kept(path, wanted, source)
     if kept:
         return kept, True
     program = pt2e.load(source.path)
@@ -198,7 +213,9 @@ def _export(run: Run, out: Path, golden: NDArray[np.uint8], wanted: _Wanted) -> 
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         scratch.mkdir(parents=True)
-        lowered = runtimes.get(found.runtime).lower(program, scratch, found)
+        lowered = runtimes.get(found.runtime).lower(
+            program, scratch, found, precision=wanted.precision, allow_fallback=wanted.allow_fallback
+        )
 
         def fill(folder: Path) -> None:
             (scratch / lowered.model).rename(folder / lowered.model)
@@ -208,7 +225,7 @@ def _export(run: Run, out: Path, golden: NDArray[np.uint8], wanted: _Wanted) -> 
             _save(folder / GOLDEN_CLIPS, golden)
             _save(folder / GOLDEN_LOGITS, _logits(program, golden))
 
-        bundle = Bundle.write(path, _describe(run, found, source, program, lowered), fill)
+        bundle = Bundle.write(path, _describe(run, wanted, source, program, lowered), fill)
     except OSError as error:
         raise StorageError.of(path, error) from error
     finally:
@@ -216,15 +233,18 @@ def _export(run: Run, out: Path, golden: NDArray[np.uint8], wanted: _Wanted) -> 
     return bundle, False
 
 
-def _kept(path: Path, found: Target, source: Source) -> Bundle | None:
+def _kept(path: Path, wanted: _Wanted, source: Source) -> Bundle | None:
     if not path.exists():
         return None
     try:
         bundle = Bundle.open(path)
     except BundleError:
         return None  # Bundle.write decides whether the folder may be replaced.
-    same = bundle.manifest.graph_sha256 == source.sha256 and bundle.manifest.tools == tools([found.runtime])
-    return bundle if same and bundle.manifest.target == found.name else None
+    made, found = bundle.manifest, wanted.target
+    same = made.graph_sha256 == source.sha256 and made.tools == tools([found.runtime])
+    as_asked = (made.target, made.precision, made.options) == (found.name, wanted.precision, found.options)
+    allowed = wanted.allow_fallback or not made.fallbacks
+    return bundle if same and as_asked and allowed else None
 
 
 def _save(path: Path, array: NDArray[Any]) -> None:

@@ -28,6 +28,7 @@ from d3d_edge.progress import Progress
 from d3d_edge.recipe import Recipe
 from d3d_edge.report import Report, ReportClip, Row, SkippedClip
 from d3d_edge.runner import Runner, Where
+from d3d_edge.target import QUANTIZED
 from d3d_edge.timing import Samples
 from d3d_edge.video.preprocess import load_clip
 
@@ -120,10 +121,16 @@ def validate(
         rows=tuple(rows),
         gates=gates.judge(rules.gates, rows),
         skipped=tuple(decoding.skipped),
-        notes=notes,
+        notes=(*notes, *_fallbacks(models)),
     )
     report.write(report_path)
     return report
+
+
+def _fallbacks(models: Sequence[_Model]) -> Iterator[str]:
+    for model in models:
+        for text in model.bundle.manifest.fallbacks:
+            yield f"{model.name} was exported with --allow-fallback: {text}"
 
 
 def _models(paths: Sequence[Path], devices: Devices) -> list[_Model]:
@@ -143,12 +150,12 @@ def _models(paths: Sequence[Path], devices: Devices) -> list[_Model]:
                 reference = Bundle.open(beside)
                 if reference.manifest.float_sha256 == first.float_sha256:
                     given[beside] = reference
-    graphs: dict[str, str] = {}
+    graphs: dict[bool, str] = {}
     for path, bundle in given.items():
         made = bundle.manifest
         if made.float_sha256 != first.float_sha256 or made.clip != first.clip or made.labels != first.labels:
             raise BundleError(f"{path} comes from another student than {paths[0]}", hint="validate them apart")
-        if graphs.setdefault(made.precision, made.graph_sha256) != made.graph_sha256:
+        if graphs.setdefault(made.precision in QUANTIZED, made.graph_sha256) != made.graph_sha256:
             raise BundleError(f"{path} comes from another quantized graph", hint="export it again")
     models = []
     for bundle in given.values():
@@ -165,7 +172,7 @@ def role_of(bundle: Bundle) -> Role:
     """The part of a bundle in a comparison: PyTorch's own are what the others are compared with."""
     if bundle.manifest.runtime != "eager":
         return "bundle"
-    return "float" if bundle.manifest.precision == "float32" else "quantized"
+    return "quantized" if bundle.manifest.precision in QUANTIZED else "float"
 
 
 def _clips(
@@ -312,9 +319,8 @@ def _with_accuracy(
         "classes": accuracy.by_class(answers, clips, model.bundle.manifest.labels, student if paired else None),
         "paired": accuracy.paired(answers, student, clips) if paired and student else None,
     }
-    compared: Role = (
-        "float" if model.bundle.manifest.precision == "float32" or model.role == "quantized" else "quantized"
-    )
+    from_quantized = model.bundle.manifest.precision in QUANTIZED and model.role != "quantized"
+    compared: Role = "quantized" if from_quantized else "float"
     reference = next((logits[other.name] for other in models if other.role == compared and other.name in logits), None)
     if reference is not None and model.role != "float":
         figures["agreement"] = accuracy.agreement(own, reference)

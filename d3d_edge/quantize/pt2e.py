@@ -36,6 +36,7 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, 
 from d3d_edge.errors import BundleError
 from d3d_edge.files import atomic_file
 from d3d_edge.quantize.observer import count_uses
+from d3d_edge.quantize.origin import keep_layers
 from d3d_edge.quantize.scheme import CONVOLUTIONS, EdgeQuantizer, Observer, Scheme
 
 _aten = torch.ops.aten
@@ -213,12 +214,7 @@ def _program(graph: GraphModule, sample: Tensor) -> ExportedProgram:
     graph.requires_grad_(False)
     with _quiet():
         program = torch.export.export(graph, (sample.cpu().contiguous(),), strict=False)
-    # Where each operator stood in whose source: of no use to a runtime, larger than the weights, and private.
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)
-        node.meta.pop("nn_module_stack", None)
-        node.meta.pop("source_fn_stack", None)
-        node.meta.pop("from_node", None)
+    keep_layers(program, graph)
     return program
 
 

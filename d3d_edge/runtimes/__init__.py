@@ -6,13 +6,15 @@ A runtime never prints, downloads or changes the request: it does what is asked 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from d3d_edge.bundle import Bundle
+from d3d_edge.errors import LoweringError
 from d3d_edge.runner import Runner
-from d3d_edge.target import Target
+from d3d_edge.target import Precision, Target
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -34,6 +36,8 @@ class Lowered:
     """The model file or folder, relative to the folder it was written to."""
     facts: dict[str, int | float | str | bool] = field(default_factory=dict)
     """What lowering measured, such as the number of delegates."""
+    fallbacks: tuple[str, ...] = ()
+    """What would have been refused, and was allowed: where the file is slow, or will not run at all."""
 
 
 class Runtime(Protocol):
@@ -48,8 +52,19 @@ class Runtime(Protocol):
     def tools(self) -> dict[str, str]:
         """Versions of the packages that lowering uses, by package name."""
 
-    def lower(self, program: ExportedProgram, folder: Path, target: Target) -> Lowered:
+    def lower(
+        self,
+        program: ExportedProgram,
+        folder: Path,
+        target: Target,
+        *,
+        precision: Precision,
+        allow_fallback: bool = False,
+    ) -> Lowered:
         """Lower `program` (uint8 [T, H, W, C] -> float32 [1, classes]; quantized by PT2E, or float) into `folder`.
+
+        `precision` is one of the target's: what the float parts are computed in, and weights stored as. What would be
+        slow on the target, or not run there, is refused, and with `allow_fallback` noted.
 
         Raises:
             MissingDependency: a package is missing.
@@ -78,3 +93,18 @@ def get(name: str) -> Runtime:
     """
     runtime: Runtime = importlib.import_module(_TABLE[name]).RUNTIME
     return runtime
+
+
+def settle(faults: Iterable[LoweringError], *, allow_fallback: bool) -> tuple[str, ...]:
+    """The texts of `faults` where a fallback is allowed.
+
+    Raises:
+        LoweringError: it is not, and there is one; the message names the first and counts the others.
+    """
+    found = list(faults)
+    if allow_fallback or not found:
+        return tuple(str(fault) for fault in found)
+    first = found[0]
+    if len(found) > 1:
+        first.message += f", and {len(found) - 1} more of these"
+    raise first

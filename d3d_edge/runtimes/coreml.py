@@ -30,10 +30,12 @@ from d3d_edge import __version__
 from d3d_edge.bundle import Bundle
 from d3d_edge.errors import BundleError, DataError, LoweringError, RecipeError, StorageError
 from d3d_edge.files import size_of
+from d3d_edge.quantize import placement
+from d3d_edge.quantize.origin import layer_of
 from d3d_edge.runner import Where
-from d3d_edge.runtimes import Lowered
+from d3d_edge.runtimes import Lowered, coreml_checks, settle
 from d3d_edge.runtimes.mil import READ_ERRORS, MilProgram, coremltools, quiet
-from d3d_edge.target import Target
+from d3d_edge.target import Precision, Target
 
 MODEL = "model.mlpackage"
 INPUT, OUTPUT = "clip", "logits"
@@ -80,21 +82,34 @@ class CoreML:
         """Versions of the packages that lowering uses."""
         return {name: metadata.version(name) for name in ("coremltools", "torch")}
 
-    def lower(self, program: ExportedProgram, folder: Path, target: Target) -> Lowered:
+    def lower(
+        self,
+        program: ExportedProgram,
+        folder: Path,
+        target: Target,
+        *,
+        precision: Precision,
+        allow_fallback: bool = False,
+    ) -> Lowered:
         """Write `model.mlpackage`, of input `clip: float16 [T, H, W, C]` and output `logits: float16 [1, classes]`.
 
         Raises:
             MissingDependency: coremltools is missing.
             RecipeError: the target's options are wrong.
-            LoweringError: a tensor has more than four axes or no static shape, or coremltools cannot convert it.
+            LoweringError: the program would leave the Neural Engine or not load (`coreml_checks`, and
+                `quantize.placement`), or coremltools cannot convert it.
             StorageError: coremltools cannot write its temporary files.
         """
         ct = coremltools()
         deployment = _deployment_target(ct, target)
-        _check(program)
+        allowed = settle(coreml_checks.of_graph(program), allow_fallback=allow_fallback)
         model = _convert(ct, program, deployment)
+        if precision == "weights-int8":
+            model = _with_int8_weights(ct, model)
         package = folder / MODEL
         spec = _save(ct, model, package)
+        layers = {node.name: layer_of(node) for node in program.graph.nodes}
+        allowed += settle(coreml_checks.of_program(spec, deployment, layers), allow_fallback=allow_fallback)
         (block,) = spec.mlProgram.functions["main"].block_specializations.values()
         counts = Counter(op.type for op in block.operations if op.type != "const")
         return Lowered(
@@ -107,6 +122,7 @@ class CoreML:
                 "transposes": counts["transpose"],
                 "size_bytes": size_of(package),
             },
+            allowed,
         )
 
     def open(self, bundle: Bundle, *, threads: int = 0) -> CoreMLRunner:
@@ -168,19 +184,6 @@ def _deployment_target(ct: ModuleType, target: Target) -> Any:
     return getattr(ct.target, str(name))
 
 
-def _check(program: ExportedProgram) -> None:
-    """Refuse what Core ML would convert and then keep off the Neural Engine: five axes, and shapes that vary."""
-    for node in program.graph.nodes:
-        value = node.meta.get("val")
-        if not isinstance(value, torch.Tensor):
-            continue
-        where = {"stage": "check", "operator": str(node.target), "runtime": "Core ML"}
-        if value.dim() > 4:
-            raise LoweringError(f"the tensor {node.name} has {value.dim()} axes, at most 4 are lowered", **where)
-        if not all(isinstance(size, int) for size in value.shape):
-            raise LoweringError(f"the tensor {node.name} has no static shape: {list(value.shape)}", **where)
-
-
 def _convert(ct: ModuleType, program: ExportedProgram, deployment: Any) -> Any:
     """coremltools' model of `program`, not loaded into Core ML."""
     with quiet(), _no_progress_bars(), _tree_spec_warnings_ignored():
@@ -201,7 +204,27 @@ def _convert(ct: ModuleType, program: ExportedProgram, deployment: Any) -> Any:
                 raise StorageError(
                     f"coremltools cannot write the weights: {reason}", hint="is the folder for temporary files full?"
                 ) from cause
-            raise LoweringError(f"coremltools cannot convert it: {reason}", stage="convert", runtime=version) from cause
+            layer, operator = placement.blamed(program, reason)
+            raise LoweringError(
+                f"coremltools cannot convert it: {reason}",
+                stage="convert",
+                layer=layer,
+                operator=operator,
+                runtime=version,
+                hint="write the layer with the operators of d3d_edge.models.layers",
+            ) from cause
+
+
+def _with_int8_weights(ct: ModuleType, model: Any) -> Any:
+    """`model` with the weights of its convolutions rounded to INT8, per output channel, by coremltools' optimiser.
+
+    All of them, not only those of more than 2048 elements: a narrow network has few such.
+    """
+    optimiser = ct.optimize.coreml
+    symmetric = optimiser.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8", weight_threshold=0)
+    config = optimiser.OptimizationConfig(op_type_configs={"conv": symmetric, "linear": symmetric})
+    with quiet(), _no_progress_bars():
+        return optimiser.linear_quantize_weights(model, config=config)
 
 
 def _as_coremltools_takes_it(program: ExportedProgram) -> ExportedProgram:

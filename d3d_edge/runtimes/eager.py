@@ -17,7 +17,7 @@ from d3d_edge.files import size_of
 from d3d_edge.quantize import pt2e
 from d3d_edge.runner import TensorSpec, Where
 from d3d_edge.runtimes import Lowered
-from d3d_edge.target import Target
+from d3d_edge.target import Precision, Target
 
 MODEL = "model.pt2"
 
@@ -35,7 +35,15 @@ class Eager:
         """Versions of the packages that lowering uses."""
         return {name: metadata.version(name) for name in ("torch", "torchao")}
 
-    def lower(self, program: ExportedProgram, folder: Path, target: Target) -> Lowered:
+    def lower(
+        self,
+        program: ExportedProgram,
+        folder: Path,
+        target: Target,
+        *,
+        precision: Precision,
+        allow_fallback: bool = False,
+    ) -> Lowered:
         """Write `model.pt2`, which is `program` unchanged."""
         path = folder / MODEL
         pt2e.save(program, path)

@@ -5,14 +5,15 @@ A graph that XNNPACK takes in part would still be written, and fail on the phone
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
 import sys
+import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,20 +27,16 @@ from torch.export import ExportedProgram
 from d3d_edge.bundle import Bundle
 from d3d_edge.errors import BundleError, DataError, LoweringError, MissingDependency
 from d3d_edge.files import size_of
+from d3d_edge.quantize import placement
 from d3d_edge.quantize.pt2e import origins_shared
 from d3d_edge.runner import TensorSpec, Where
-from d3d_edge.runtimes import Lowered, quick_lowering, xnnpack_graph
-from d3d_edge.target import Target
+from d3d_edge.runtimes import Lowered, executorch_checks, quick_lowering, settle, xnnpack_graph
+from d3d_edge.target import Precision, Target
 
 MODEL = "model.pte"
 _PACKAGE = "executorch"
 _EXTRA = "android"
 
-MAX_RANK = 4
-"""XNNPACK's convolutions and pools are 2D. A rank-5 one is lowered without an error and cannot run."""
-
-_HEAVY = re.compile(r"conv|pool|linear|bmm|\bmm\b|addmm|matmul")
-"""Operators that must not be left to ExecuTorch's portable kernels, which are slow or missing."""
 
 _DTYPES = {0: "uint8", 1: "int8", 3: "int32", 4: "int64", 6: "float32"}
 """ExecuTorch's ScalarType codes."""
@@ -62,29 +59,51 @@ class ExecuTorch:
         """Versions of the packages that lowering uses."""
         return {name: metadata.version(name) for name in (_PACKAGE, "torch", "torchao")}
 
-    def lower(self, program: ExportedProgram, folder: Path, target: Target) -> Lowered:
+    def lower(
+        self,
+        program: ExportedProgram,
+        folder: Path,
+        target: Target,
+        *,
+        precision: Precision,
+        allow_fallback: bool = False,
+    ) -> Lowered:
         """Write `model.pte`, of input `uint8 [T, H, W, C]` and output `float32 [1, classes]`.
 
         Raises:
             MissingDependency: executorch is missing.
-            LoweringError: a tensor has five axes, XNNPACK leaves out a convolution or pool, or ExecuTorch fails.
+            LoweringError: the file would be slow on a phone or not run there (`executorch_checks`, and
+                `quantize.placement`), or ExecuTorch fails.
         """
         self.check_lower()
-        _check_rank(program)
-        with _quiet():
+        allowed = settle(_faults(program), allow_fallback=allow_fallback)
+        with _quiet(), _native_notes():
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
+            from executorch.exir.error import ExportError, InternalError
+            from torch._export import error as export_error
+            from torch._export.verifier import SpecViolationError
 
+            failures = (RuntimeError, ValueError, AssertionError, NotImplementedError, KeyError)
+            own = (ExportError, InternalError, SpecViolationError, export_error.InternalError)
+            kernels = executorch_checks.kernels()
             try:
                 with quick_lowering.quickly(program) as same, _delegates_made_small():
                     edge = to_edge_transform_and_lower(same, partitioner=[XnnpackPartitioner()])
-                    facts = _facts(edge.exported_program())
+                    partitioned = edge.exported_program()
+                    left_out = executorch_checks.undelegated(partitioned, _version())
+                    allowed += settle(left_out, allow_fallback=allow_fallback)
+                    facts = _facts(partitioned)
                     lowered = edge.to_executorch()
-            except (RuntimeError, ValueError, AssertionError, NotImplementedError, KeyError) as error:
-                raise _error(f"ExecuTorch cannot lower the graph: {_first_line(error)}", "to ExecuTorch") from error
+            except (*failures, *own) as error:
+                raise _not_lowered(program, error) from error
+        (plan,) = lowered.executorch_program.execution_plan
+        missing = executorch_checks.without_kernel(lowered.exported_program(), plan, kernels, _version())
+        unknown = settle(missing, allow_fallback=allow_fallback)
         path = folder / MODEL
         path.write_bytes(lowered.buffer)
-        return Lowered(MODEL, {**facts, "size_bytes": size_of(path)})
+        allowed += unknown or settle(_tried(path), allow_fallback=allow_fallback)
+        return Lowered(MODEL, {**facts, "size_bytes": size_of(path)}, allowed)
 
     def open(self, bundle: Bundle, *, threads: int = 0) -> ExecuTorchRunner:
         """Load a bundle's .pte file. `threads` holds for the whole process: ExecuTorch has one thread pool.
@@ -103,10 +122,11 @@ class ExecuTorchRunner:
     where = Where.HOST_RUNTIME
 
     def __init__(self, path: Path, threads: int) -> None:
-        with _quiet(), _native_notes_dropped():
+        with _quiet(), _native_notes():
             from executorch.extension.pybindings import portable_lib
             from executorch.runtime import Runtime
 
+            executorch_checks.kernels()
             if threads:
                 portable_lib._unsafe_reset_threadpool(threads)
             self.threads: int = portable_lib._threadpool_get_thread_count()
@@ -150,28 +170,19 @@ def _spec(name: str, described: Any, *, drop: int) -> TensorSpec:
     return TensorSpec(name=name, dtype=_DTYPES.get(code, str(code)), shape=tuple(described.sizes())[drop:])
 
 
-def _check_rank(program: ExportedProgram) -> None:
-    for node in program.graph.nodes:
-        value = node.meta.get("val")
-        if isinstance(value, torch.Tensor) and value.dim() > MAX_RANK:
-            raise _error(
-                f"the tensor {node.name} has {value.dim()} axes, XNNPACK takes {MAX_RANK}", "check", str(node.target)
-            )
+def _faults(program: ExportedProgram) -> Iterator[LoweringError]:
+    yield from placement.faults(program, _version())
+    yield from placement.weight_zero_points(program, _version())
 
 
 def _facts(program: ExportedProgram) -> dict[str, int | float | str | bool]:
     """Number of delegates, and of the operators outside them, with their names."""
-    calls = [node for node in program.graph.nodes if node.op == "call_function"]
-    names = [str(getattr(node.target, "__name__", node.target)) for node in calls]
-    delegates = sum("call_delegate" in name for name in names)
-    outside = Counter(name for name in names if "call_delegate" not in name and name != "getitem")
-    for name in outside:
-        if _HEAVY.search(name):
-            raise _error("XNNPACK does not take the operator", "delegate", name)
+    names = [str(getattr(node.target, "__name__", "")) for node in program.graph.nodes if node.op == "call_function"]
+    outside = [name for _, name in executorch_checks.calls(program)]
     return {
-        "delegates": delegates,
-        "undelegated_operators": sum(outside.values()),
-        "undelegated_names": " ".join(sorted(outside)),
+        "delegates": sum("call_delegate" in name for name in names),
+        "undelegated_operators": len(outside),
+        "undelegated_names": " ".join(sorted(set(outside))),
     }
 
 
@@ -212,14 +223,36 @@ def _delegates_made_small() -> Iterator[None]:
         xnnpack_preprocess.NamedDataStore = NamedDataStore
 
 
-def _error(message: str, stage: str, operator: str = "") -> LoweringError:
+def _not_lowered(program: ExportedProgram, error: Exception) -> LoweringError:
+    layer, operator = placement.blamed(program, str(error))
     return LoweringError(
-        message,
-        stage=stage,
+        f"ExecuTorch cannot lower the graph: {_first_line(error)}",
+        stage="to ExecuTorch",
+        layer=layer,
         operator=operator,
-        runtime=f"executorch {metadata.version(_PACKAGE)}",
-        hint="use the rank-4 layers of d3d_edge.models.layers",
+        runtime=_version(),
+        hint=executorch_checks.RANK_4,
     )
+
+
+def _tried(path: Path) -> Iterator[LoweringError]:
+    """Why the file does not run: some kernels refuse only what they are given. This machine has those of the phone."""
+    try:
+        with ExecuTorchRunner(path, 0) as runner, _native_notes() as notes:
+            runner.run(np.zeros(runner.inputs[0].shape, runner.inputs[0].dtype))
+    except (BundleError, RuntimeError) as error:
+        operator = re.search(r"in operator (\S+?):? ", " ".join(notes))
+        yield LoweringError(
+            f"the file does not run: {_first_line(error)}",
+            stage="run",
+            operator=operator.group(1) if operator else "",
+            runtime=_version(),
+            hint=executorch_checks.RANK_4,
+        )
+
+
+def _version() -> str:
+    return f"executorch {metadata.version(_PACKAGE)}"
 
 
 def _first_line(error: BaseException) -> str:
@@ -244,17 +277,23 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _native_notes_dropped() -> Iterator[None]:
-    """Without what ExecuTorch's native code writes about the processor when it is loaded; its errors are raised."""
+def _native_notes() -> Iterator[list[str]]:
+    """What ExecuTorch's native code writes about the processor, and why a kernel failed, kept off the terminal.
+
+    The list is filled when the block is left.
+    """
     sys.stderr.flush()
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
+    notes: list[str] = []
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file, redirect_stderr(io.StringIO()) as printed:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield notes
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            notes += [*file.read().decode(errors="replace").splitlines(), *printed.getvalue().splitlines()]
 
 
 RUNTIME = ExecuTorch()

@@ -149,7 +149,8 @@ def _traced(fx: Any, known: _Known) -> Any:
         nodes = [_each(ProxyValue, part, lambda value: value.proxy.node) for part in (args, kwargs)]
         node = graph.create_node(kind, target, *nodes, name=name)
         node.meta.update(meta.data)
-        node.meta.update(val=result, tensor_meta=None)
+        # One for each output is looked for, though only the value is read.
+        node.meta.update(val=result, tensor_meta=(None,) * len(result) if isinstance(result, (tuple, list)) else None)
         return ProxyValue(result, Proxy(node, self.tracer))
 
     return quick
@@ -204,7 +205,8 @@ def _decomposed(decompose: Any) -> Any:
     """`ExportedProgram.run_decompositions`, without tracing a graph that holds nothing to decompose."""
 
     def quick(self: ExportedProgram, table: Any = None, **options: Any) -> ExportedProgram:
-        targets = {node.target for node in self.graph.nodes if node.op == "call_function"}
+        called = {node.target for node in self.graph.nodes if node.op == "call_function"}
+        targets = {target for target in called if hasattr(target, "_schema")}  # Not operator.getitem.
         whole = {target for target in targets - {_aten.max_pool2d.default} if target._can_decompose()}
         mutable = any(target._schema.is_mutable for target in targets)
         if table is None or mutable or whole or not targets.isdisjoint(table):

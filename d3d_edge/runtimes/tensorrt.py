@@ -6,6 +6,7 @@ such a file is checked here: zero points 0, static shapes, four axes at most, an
 
 from __future__ import annotations
 
+import ast
 import logging
 import warnings
 from collections import Counter
@@ -24,10 +25,12 @@ from torch.export import ExportedProgram
 from d3d_edge.bundle import Bundle
 from d3d_edge.errors import BundleError, DataError, LoweringError, MissingDependency, RecipeError
 from d3d_edge.files import size_of
+from d3d_edge.quantize import placement
+from d3d_edge.quantize.origin import layer_of
 from d3d_edge.quantize.pt2e import origins_shared
 from d3d_edge.runner import TensorSpec, Where
-from d3d_edge.runtimes import Lowered
-from d3d_edge.target import Target
+from d3d_edge.runtimes import Lowered, settle, tensorrt_float16, tensorrt_rules
+from d3d_edge.target import Precision, Target
 
 if TYPE_CHECKING:
     import onnx
@@ -38,12 +41,9 @@ INPUT, OUTPUT = "clip", "logits"
 
 OPSET = 20
 """What TensorRT 10.0 and later read; `opset` among the target's options takes another."""
-MAX_RANK = 4
-"""More axes mean a 3D convolution or pool, whose INT8 form TensorRT has for few shapes only."""
 
 _EXTRA = "jetson"
 _LOWERING = ("onnx", "onnxscript")
-_QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
@@ -65,7 +65,15 @@ class TensorRT:
         """Versions of the packages that lowering uses."""
         return {name: metadata.version(name) for name in (*_LOWERING, "torch")}
 
-    def lower(self, program: ExportedProgram, folder: Path, target: Target) -> Lowered:
+    def lower(
+        self,
+        program: ExportedProgram,
+        folder: Path,
+        target: Target,
+        *,
+        precision: Precision,
+        allow_fallback: bool = False,
+    ) -> Lowered:
         """Write `model.onnx`, weights inside, of `clip: uint8 [T, H, W, C]` to `logits: float32 [1, classes]`.
 
         Raises:
@@ -74,12 +82,14 @@ class TensorRT:
             LoweringError: a zero point is not 0 (scheme affine), or the file breaks another rule of TensorRT's.
         """
         self.check_lower()
-        _refuse_zero_points(program)
+        allowed = settle(_faults(program), allow_fallback=allow_fallback)
         opset = target.options.get("opset", OPSET)
         if isinstance(opset, bool) or not isinstance(opset, int):
             raise RecipeError(f"the target {target.name}: options.opset is {opset!r}, not a number")
         model = _to_onnx(program, opset)
-        check(model)
+        if precision in ("int8+float16", "float16"):
+            tensorrt_float16.convert(model)
+        allowed += check(model, allow_fallback=allow_fallback)
         path = folder / MODEL
         path.write_bytes(model.SerializeToString())
         counts = Counter(node.op_type for node in model.graph.node)
@@ -92,6 +102,7 @@ class TensorRT:
                 "dequantize_operators": counts["DequantizeLinear"],
                 "size_bytes": size_of(path),
             },
+            allowed,
         )
 
     def open(self, bundle: Bundle, *, threads: int = 0) -> OnnxRunner:
@@ -166,11 +177,11 @@ class OnnxRunner:
         self._session = None
 
 
-def check(model: onnx.ModelProto) -> None:
-    """Refuse a model that TensorRT would refuse, or would compute in float where INT8 was meant.
+def check(model: onnx.ModelProto, *, allow_fallback: bool = False) -> tuple[str, ...]:
+    """What in `model` TensorRT would refuse, or compute in float where INT8 was meant, if a fallback is allowed.
 
     Raises:
-        LoweringError: naming the first node or tensor at fault.
+        LoweringError: the file is not valid, or there is a fault and no fallback is allowed.
     """
     import onnx
     from onnx.shape_inference import InferenceError, infer_shapes
@@ -180,53 +191,19 @@ def check(model: onnx.ModelProto) -> None:
         inferred = infer_shapes(model, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, InferenceError) as error:
         raise _error(f"the ONNX file is not valid: {str(error).splitlines()[0]}", "check") from error
-    for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
-        axes = value.type.tensor_type.shape.dim
-        if len(axes) > MAX_RANK:
-            raise _error(f"the tensor {value.name} has {len(axes)} axes, at most {MAX_RANK} are taken", "check")
-        if not all(axis.HasField("dim_value") for axis in axes):
-            raise _error(f"the tensor {value.name} has no static shape", "check")
-    _check_quantization(model)
+    return settle(tensorrt_rules.faults(inferred), allow_fallback=allow_fallback)
 
 
-def _check_quantization(model: onnx.ModelProto) -> None:
-    from onnx import TensorProto, numpy_helper
-
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    producers = {name: node for node in model.graph.node for name in node.output}
-    for node in model.graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
-            continue
-        zero_point = constants.get(node.input[2]) if len(node.input) > 2 else None
-        if zero_point is None or zero_point.data_type != TensorProto.INT8:
-            raise _error(f"{node.name} is not of type int8", "check", node.op_type)
-        if numpy_helper.to_array(zero_point).any():
-            raise _error(f"{node.name} has a zero point other than 0", "check", node.op_type)
-    if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
-        return
-    for node in model.graph.node:
-        if node.op_type in ("Conv", "Gemm", "MatMul"):
-            for name in node.input[:2]:
-                if name not in producers or producers[name].op_type != "DequantizeLinear":
-                    raise _error(f"the input {name} of {node.name} is not quantized", "check", node.op_type)
-
-
-def _refuse_zero_points(program: ExportedProgram) -> None:
-    for node in program.graph.nodes:
-        if node.target is _QUANTIZE and node.args[2] != 0:
-            raise LoweringError(
-                f"{node.name} has the zero point {node.args[2]}, and TensorRT takes only 0",
-                stage="check",
-                operator="quantize_per_tensor",
-                runtime="TensorRT",
-                hint="quantize with scheme: symmetric",
-            )
+def _faults(program: ExportedProgram) -> Iterator[LoweringError]:
+    yield from placement.faults(program, "TensorRT")
+    yield from placement.zero_points(program, "TensorRT")
+    yield from placement.weight_zero_points(program, "TensorRT")
 
 
 def _to_onnx(program: ExportedProgram, opset: int) -> onnx.ModelProto:
     from torch.onnx import OnnxExporterError
 
-    with _quiet():
+    with _quiet(), _layers_in_scopes(program):
         try:
             exported = torch.onnx.export(
                 program,
@@ -242,6 +219,7 @@ def _to_onnx(program: ExportedProgram, opset: int) -> onnx.ModelProto:
     if exported is None:
         raise _error("the graph cannot be written as ONNX", "to ONNX")
     model: onnx.ModelProto = exported.model_proto
+    _name_nodes(model)
     # The exporter notes on each node where in the Python source it came from: machine paths, several times the weights.
     del model.metadata_props[:]
     del model.graph.metadata_props[:]
@@ -255,6 +233,29 @@ def _to_onnx(program: ExportedProgram, opset: int) -> onnx.ModelProto:
         del part.metadata_props[:]
         part.doc_string = ""
     return model
+
+
+@contextmanager
+def _layers_in_scopes(program: ExportedProgram) -> Iterator[None]:
+    """Give the exporter the layer of each operator where it looks for scopes; its own passes then carry them along."""
+    named = [(node, layer_of(node)) for node in program.graph.nodes if "nn_module_stack" not in node.meta]
+    for node, layer in named:
+        if layer:
+            node.meta["nn_module_stack"] = {layer: (layer, "torch.nn.Module")}
+    try:
+        yield
+    finally:
+        for node, _ in named:
+            node.meta.pop("nn_module_stack", None)
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Name each node layer/operator: TensorRT's profile shows these names, and so do refusals."""
+    for node in model.graph.node:
+        notes = {note.key: note.value for note in node.metadata_props}
+        scopes = ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]"))
+        layer = scopes[-2] if len(scopes) > 1 else ""
+        node.name = f"{layer}/{node.output[0]}" if layer else node.name
 
 
 def _error(message: str, stage: str, operator: str = "") -> LoweringError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,33 +21,43 @@ from tests import networks
 
 TARGETS = {"executorch": "android", "coreml": "ios", "tensorrt": "jetson", "eager": "host"}
 PACKAGES = {"executorch": "executorch", "coreml": "coremltools", "tensorrt": "onnxruntime", "eager": "torch"}
-PROGRAMS: dict[str, Callable[[], ExportedProgram]] = {
-    "int8": networks.quantized,
-    "float32": networks.float_program,
-}
-ROUNDING = {"coreml": 0.02}
-"""Beside the graph's own step: Core ML computes in float16, and its logits are float16."""
+KINDS = [(runtime, kind) for runtime, name in TARGETS.items() for kind in target.load(name).precisions]
+ROUNDING = {"float16": 2e-3, "int8+float16": 2e-3, "weights-int8": 0.1}
+"""Beside the graph's own step: a float16 network's rounding, and that of weights to INT8."""
+
+
+def program_of(precision: target.Precision) -> ExportedProgram:
+    return networks.quantized() if precision in target.QUANTIZED else networks.float_program()
+
+
 SHAPE = (networks.FRAMES, networks.SIDE, networks.SIDE, 3)
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=sorted(TARGETS))
-def runtime(request: pytest.FixtureRequest) -> str:
-    pytest.importorskip(PACKAGES[request.param])
-    return str(request.param)
-
-
-@pytest.fixture(scope="module", params=sorted(PROGRAMS))
-def precision(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture(scope="module", params=KINDS, ids="-".join)
+def kind(request: pytest.FixtureRequest) -> tuple[str, target.Precision]:
+    """A runtime, and a precision that its target takes."""
+    runtime, precision = request.param
+    pytest.importorskip(PACKAGES[runtime])
+    return runtime, precision
 
 
 @pytest.fixture(scope="module")
-def bundle(runtime: str, precision: str, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def runtime(kind: tuple[str, target.Precision]) -> str:
+    return kind[0]
+
+
+@pytest.fixture(scope="module")
+def precision(kind: tuple[str, target.Precision]) -> target.Precision:
+    return kind[1]
+
+
+@pytest.fixture(scope="module")
+def bundle(runtime: str, precision: target.Precision, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     work = tmp_path_factory.mktemp(f"{runtime}-{precision}")
     found = target.load(TARGETS[runtime])
-    lowered = runtimes.get(runtime).lower(PROGRAMS[precision](), work, found)
+    lowered = runtimes.get(runtime).lower(program_of(precision), work, found, precision=precision)
     clip = ClipSpec(
         frames=SHAPE[0],
         sampling="uniform",
@@ -66,8 +75,8 @@ def bundle(runtime: str, precision: str, tmp_path_factory: pytest.TempPathFactor
         name="contract",
         target=found.name,
         runtime=found.runtime,
-        precision="int8" if precision == "int8" else "float32",
-        scheme="symmetric" if precision == "int8" else None,
+        precision=precision,
+        scheme="symmetric" if precision in target.QUANTIZED else None,
         model=lowered.model,
         clip=clip,
         clip_hash=clip.hash(),
@@ -76,7 +85,7 @@ def bundle(runtime: str, precision: str, tmp_path_factory: pytest.TempPathFactor
         output=TensorSpec(name="logits", dtype="float32", shape=(networks.CLASSES,)),
         graph_sha256="0" * 64,
         float_sha256="1" * 64,
-        logit_step=pt2e.logit_step(PROGRAMS[precision]()),
+        logit_step=pt2e.logit_step(program_of(precision)),
         calibration_hash=None,
         data_hash="2" * 64,
         tools=runtimes.get(runtime).tools(),
@@ -117,10 +126,10 @@ def test_a_runner_says_what_it_is_and_where_it_ran(runner: Runner, runtime: str)
     assert (runner.where == Where.HOST_TORCH) == (runtime == "eager")
 
 
-def test_logits_are_those_of_the_graph(runner: Runner, runtime: str, precision: str) -> None:
-    program = PROGRAMS[precision]()
+def test_logits_are_those_of_the_graph(runner: Runner, runtime: str, precision: target.Precision) -> None:
+    program = program_of(precision)
     step = pt2e.logit_step(program)
-    allowed = (step or 0.0) + ROUNDING.get(runtime, 1e-4)
+    allowed = (step or 0.0) + ROUNDING.get(precision, 1e-4)
     for seed in (11, 12, 13):
         clip = networks.clip(seed)
         with torch.no_grad():

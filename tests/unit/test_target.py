@@ -15,6 +15,7 @@ description: a watch of our own
 runtime: executorch
 extra: android
 schemes: [symmetric]
+precisions: [int8]
 needs: [a cable]
 """
 
@@ -43,7 +44,7 @@ def test_a_folder_of_ones_own_is_a_target(tmp_path: Path) -> None:
         ("runtime: executorch", "runtime: executroch", "target.yaml:3: runtime: input should be 'executorch'"),
         ("schemes: [symmetric]", "schemes: [int4]", "target.yaml:5: schemes.0"),
         ("extra: android\n", "", "'extra' is missing"),
-        ("needs:", "need:", "target.yaml:6: unknown key 'need'; did you mean 'needs'"),
+        ("needs:", "need:", "target.yaml:7: unknown key 'need'; did you mean 'needs'"),
     ],
 )
 def test_a_mistake_is_told_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -55,3 +56,28 @@ def test_a_mistake_is_told_with_its_line(tmp_path: Path, old: str, new: str, mes
 def test_an_unknown_target_is_refused_with_the_known_ones() -> None:
     with pytest.raises(RecipeError, match=r"no target named 'andriod' .*did you mean 'android'.*jetson"):
         target.load("andriod")
+
+
+def test_a_setting_goes_to_the_targets_that_have_the_option() -> None:
+    jetson, ios = target.configured([target.load("jetson"), target.load("ios")], ["minimum_deployment_target=iOS18"])
+    assert ios.options == {"minimum_deployment_target": "iOS18"}
+    assert jetson == target.load("jetson")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("minimum_deployment=iOS18", "jetson, ios has no such option.*did you mean 'minimum_deployment_target'"),
+        ("opset", "not of the form key=value"),
+        ("opset=[1]", "options.opset"),
+    ],
+)
+def test_a_setting_that_fits_no_target_is_refused(setting: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        target.configured([target.load("jetson"), target.load("ios")], [setting])
+
+
+def test_a_target_takes_precisions_that_its_runtime_can_lower() -> None:
+    taken = {name: set(target.load(name).precisions) for name in resources.names("targets")}
+    assert taken["ios"] == {"int8", "float16", "weights-int8"}
+    assert all("int8" in precisions for precisions in taken.values())

@@ -100,7 +100,7 @@ def lower(tmp_path_factory: pytest.TempPathFactory) -> Lower:
     def lower(program: ExportedProgram) -> tuple[Path, Lowered]:
         if id(program) not in done:
             folder = tmp_path_factory.mktemp("lowered")
-            done[id(program)] = folder, RUNTIME.lower(program, folder, IOS)
+            done[id(program)] = folder, RUNTIME.lower(program, folder, IOS, precision="int8")
         return done[id(program)]
 
     return lower
@@ -171,7 +171,7 @@ def test_the_features_are_named_and_typed_for_the_app(quantized: ExportedProgram
 
 def test_lowering_again_writes_the_same_bytes(quantized: ExportedProgram, lower: Lower, tmp_path: Path) -> None:
     folder, lowered = lower(quantized)
-    RUNTIME.lower(quantized, tmp_path, IOS)
+    RUNTIME.lower(quantized, tmp_path, IOS, precision="int8")
     first, again = (
         {path.relative_to(root): sha256_of_file(path) for path in (root / lowered.model).rglob("*") if path.is_file()}
         for root in (folder, tmp_path)
@@ -275,8 +275,8 @@ class Unknown(nn.Module):
 
 
 def test_a_tensor_of_five_axes_is_refused(tmp_path: Path, clips: Tensor) -> None:
-    with pytest.raises(LoweringError, match=r"5 axes.*stage check, operator aten"):
-        RUNTIME.lower(torch.export.export(FiveAxes(), (clips[0],)), tmp_path, IOS)
+    with pytest.raises(LoweringError, match=r"5 axes.*stage check, operator aten.unsqueeze"):
+        RUNTIME.lower(torch.export.export(FiveAxes(), (clips[0],)), tmp_path, IOS, precision="int8")
 
 
 def test_a_shape_that_varies_is_refused(tmp_path: Path, clips: Tensor) -> None:
@@ -284,12 +284,14 @@ def test_a_shape_that_varies_is_refused(tmp_path: Path, clips: Tensor) -> None:
     net = nn.Sequential(nn.Flatten(1))
     program = torch.export.export(net, (clips[0],), dynamic_shapes=({0: frames},))
     with pytest.raises(LoweringError, match="no static shape"):
-        RUNTIME.lower(program, tmp_path, IOS)
+        RUNTIME.lower(program, tmp_path, IOS, precision="int8")
 
 
 def test_an_operator_that_coremltools_does_not_know_is_named(tmp_path: Path, clips: Tensor) -> None:
-    with pytest.raises(LoweringError, match=r"bessel_j0.*stage convert, coremltools"):
-        RUNTIME.lower(torch.export.export(Unknown(), (clips[0],)), tmp_path, IOS)
+    with pytest.raises(
+        LoweringError, match=r"bessel_j0.*stage convert, operator aten.special_bessel_j0.default, coremltools"
+    ):
+        RUNTIME.lower(torch.export.export(Unknown(), (clips[0],)), tmp_path, IOS, precision="int8")
 
 
 @pytest.mark.parametrize(
@@ -304,4 +306,4 @@ def test_wrong_options_are_a_mistake_of_the_target(
     options: dict[str, str], said: str, quantized: ExportedProgram, tmp_path: Path
 ) -> None:
     with pytest.raises(RecipeError, match=said):
-        RUNTIME.lower(quantized, tmp_path, IOS.model_copy(update={"options": options}))
+        RUNTIME.lower(quantized, tmp_path, IOS.model_copy(update={"options": options}), precision="int8")

@@ -52,12 +52,12 @@ class Undelegated(nn.Module):
 
 def lower(model: nn.Module, folder: Path) -> None:
     program = torch.export.export(model.eval(), (networks.clip(),), strict=False)
-    executorch.RUNTIME.lower(program, folder, ANDROID)
+    executorch.RUNTIME.lower(program, folder, ANDROID, precision="int8")
 
 
 def test_the_whole_network_is_one_delegate(tmp_path: Path) -> None:
     for program in (networks.quantized(), networks.quantized("affine"), networks.float_program()):
-        facts = executorch.RUNTIME.lower(program, tmp_path, ANDROID).facts
+        facts = executorch.RUNTIME.lower(program, tmp_path, ANDROID, precision="int8").facts
         assert facts["delegates"] == 1
         # Bytes to floats is all that is left.
         assert facts["undelegated_operators"] == 1
@@ -82,11 +82,11 @@ def test_lowering_quickly_changes_no_byte(
     make: Callable[[], ExportedProgram], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = str(make().graph)
-    executorch.RUNTIME.lower(make(), tmp_path, ANDROID)
+    executorch.RUNTIME.lower(make(), tmp_path, ANDROID, precision="int8")
     quick = (tmp_path / executorch.MODEL).read_bytes()
     assert str(make().graph) == before
     monkeypatch.setattr(quick_lowering, "VERSIONS", "none")
-    executorch.RUNTIME.lower(make(), tmp_path, ANDROID)
+    executorch.RUNTIME.lower(make(), tmp_path, ANDROID, precision="int8")
     assert (tmp_path / executorch.MODEL).read_bytes() == quick
 
 
@@ -114,7 +114,7 @@ def test_changes_of_view_are_not_moves_of_memory(tmp_path: Path, monkeypatch: py
         kinds.update(type(node.xnode_union).__name__ for node in graph.xnodes)
 
     monkeypatch.setattr(xnnpack_graph, "simplify", counted)
-    executorch.RUNTIME.lower(networks.quantized(), tmp_path, ANDROID)
+    executorch.RUNTIME.lower(networks.quantized(), tmp_path, ANDROID, precision="int8")
     assert kinds["XNNConv2d"] == 6
     assert kinds["XNNStaticReshape"]
     # Of the logits, which have one position only.
@@ -127,7 +127,7 @@ def test_a_small_delegate_gives_the_same_logits(
 ) -> None:
     def logits(folder: Path) -> tuple[NDArray[Any], int]:
         folder.mkdir()
-        size = executorch.RUNTIME.lower(make(), folder, ANDROID).facts["size_bytes"]
+        size = executorch.RUNTIME.lower(make(), folder, ANDROID, precision="int8").facts["size_bytes"]
         with executorch.ExecuTorchRunner(folder / executorch.MODEL, 1) as runner:
             return np.stack([runner.run(networks.clip(seed).numpy()) for seed in range(5)]), int(size)
 

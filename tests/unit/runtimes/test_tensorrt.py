@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from torch import nn
+from torch.export import ExportedProgram
 
 from d3d_edge import target
 from d3d_edge.errors import LoweringError, MissingDependency
-from d3d_edge.runtimes import tensorrt
+from d3d_edge.runtimes import tensorrt, tensorrt_float16, tensorrt_rules
 from tests import networks
 
 onnx = pytest.importorskip("onnx")
@@ -21,7 +27,7 @@ JETSON = target.load("jetson")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("jetson")
-    tensorrt.RUNTIME.lower(networks.quantized(), path, JETSON)
+    tensorrt.RUNTIME.lower(networks.quantized(), path, JETSON, precision="int8")
     return path
 
 
@@ -62,50 +68,176 @@ def test_the_file_holds_no_paths(folder: Path) -> None:
 
 def test_the_affine_scheme_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LoweringError, match=r"zero point.*scheme: symmetric"):
-        tensorrt.RUNTIME.lower(networks.quantized("affine"), tmp_path, JETSON)
+        tensorrt.RUNTIME.lower(networks.quantized("affine"), tmp_path, JETSON, precision="int8")
     assert not any(tmp_path.iterdir())
 
 
 def test_a_float_network_has_no_quantization(tmp_path: Path) -> None:
-    facts = tensorrt.RUNTIME.lower(networks.float_program(), tmp_path, JETSON).facts
+    facts = tensorrt.RUNTIME.lower(networks.float_program(), tmp_path, JETSON, precision="int8").facts
     assert facts["quantize_operators"] == facts["dequantize_operators"] == 0
 
 
-def test_a_planted_zero_point_is_refused(model: onnx.ModelProto) -> None:
-    node = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
-    zero_point = next(tensor for tensor in model.graph.initializer if tensor.name == node.input[2])
-    zero_point.CopyFrom(onnx.helper.make_tensor(zero_point.name, onnx.TensorProto.INT8, zero_point.dims, [3]))
-    with pytest.raises(LoweringError, match="zero point other than 0"):
-        tensorrt.check(model)
+def first(model: onnx.ModelProto, operator: str, layer: str = "") -> Any:
+    return next(node for node in model.graph.node if node.op_type == operator and node.name.startswith(layer))
 
 
-def test_a_planted_float_input_is_refused(model: onnx.ModelProto) -> None:
-    conv = next(node for node in model.graph.node if node.op_type == "Conv")
-    dequantize = next(node for node in model.graph.node if node.output[0] == conv.input[0])
-    quantize = next(node for node in model.graph.node if node.output[0] == dequantize.input[0])
+def constant(model: onnx.ModelProto, name: str) -> Any:
+    return next(tensor for tensor in model.graph.initializer if tensor.name == name)
+
+
+def set_constant(model: onnx.ModelProto, node: Any, place: int, value: Any) -> None:
+    """Give `node` a constant of its own."""
+    model.graph.initializer.append(onnx.numpy_helper.from_array(value, f"planted_{place}"))
+    node.input[place] = f"planted_{place}"
+
+
+def plant_opset(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 21
+
+
+def plant_operator(model: onnx.ModelProto) -> None:
+    first(model, "Relu", "temporal.spatial/").op_type = "Erf"
+
+
+def plant_dynamic_shape(model: onnx.ModelProto) -> None:
+    model.graph.input.append(onnx.helper.make_tensor_value_info("planted", onnx.TensorProto.FLOAT, ["clips", 3]))
+
+
+def plant_axis(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(onnx.helper.make_tensor("axes", onnx.TensorProto.INT64, [1], [0]))
+    pool = first(model, "MaxPool", "pool/")
+    model.graph.node.append(onnx.helper.make_node("Unsqueeze", [pool.output[0], "axes"], ["p"], name="pool/planted"))
+
+
+def plant_bytes(model: onnx.ModelProto) -> None:
+    model.graph.node.append(onnx.helper.make_node("Relu", ["clip"], ["planted"], name="stem/planted"))
+
+
+def plant_zero_point(model: onnx.ModelProto) -> None:
+    set_constant(model, first(model, "QuantizeLinear", "pool/"), 2, np.int8(3))
+
+
+def plant_uint8(model: onnx.ModelProto) -> None:
+    quantize = first(model, "QuantizeLinear", "pointwise.spatial/")
+    del model.graph.value_info[:]  # Which say int8.
+    set_constant(model, quantize, 2, np.uint8(0))
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] == quantize.output[0]:
+            node.input[2] = "planted_2"
+
+
+def plant_tiny_scale(model: onnx.ModelProto) -> None:
+    set_constant(model, first(model, "QuantizeLinear", "pool/"), 1, np.float32(1e-39))
+
+
+def plant_scale_per_activation_channel(model: onnx.ModelProto) -> None:
+    node = first(model, "QuantizeLinear", "pool/")
+    set_constant(model, node, 1, np.full(8, 0.1, np.float32))
+    set_constant(model, node, 2, np.zeros(8, np.int8))
+
+
+def plant_scale_per_input(model: onnx.ModelProto) -> None:
+    node = first(model, "DequantizeLinear", "pointwise.spatial.conv/")
+    set_constant(model, node, 1, np.full(8, 0.1, np.float32))
+    set_constant(model, node, 2, np.zeros(8, np.int8))
+    next(attribute for attribute in node.attribute if attribute.name == "axis").i = 1
+
+
+def plant_float_input(model: onnx.ModelProto) -> None:
+    conv = first(model, "Conv", "temporal.spatial.conv/")
+    dequantize = next(node for node in model.graph.node if conv.input[0] in node.output)
+    quantize = next(node for node in model.graph.node if dequantize.input[0] in node.output)
     conv.input[0] = quantize.input[0]
-    with pytest.raises(LoweringError, match="is not quantized"):
+
+
+def plant_rounding_before_relu(model: onnx.ModelProto) -> None:
+    relu = first(model, "Relu", "temporal.spatial/")
+    quantize = next(node for node in model.graph.node if relu.output[0] in node.input)
+    at = list(model.graph.node).index(relu)
+    parts = (("QuantizeLinear", relu.input[0], "p1"), ("DequantizeLinear", "p1", "p2"))
+    for place, (operator, source, result) in enumerate(parts):
+        made = onnx.helper.make_node(operator, [source, *quantize.input[1:]], [result], name=f"planted/{result}")
+        model.graph.node.insert(at + place, made)
+    relu.input[0] = "p2"
+
+
+@pytest.mark.parametrize(
+    ("plant", "said"),
+    [
+        (plant_opset, "of opset 21, TensorRT 10.0 reads 13 to 20"),
+        (plant_operator, r"not known to read Erf.*layer temporal.spatial, operator Erf"),
+        (plant_dynamic_shape, "the tensor planted has no static shape"),
+        (plant_axis, r"the tensor p has 5 axes.*layer pool, operator Unsqueeze"),
+        (plant_bytes, r"uint8 can only be cast to float.*layer stem, operator Relu"),
+        (plant_zero_point, r"a zero point other than 0.*layer pool, operator QuantizeLinear.*scheme: symmetric"),
+        (plant_uint8, r"is not of type int8.*layer pointwise.spatial, operator QuantizeLinear"),
+        (plant_tiny_scale, r"is no normal float32.*layer pool, operator QuantizeLinear"),
+        (plant_scale_per_activation_channel, r"per channel of an activation.*layer pool, operator QuantizeLinear"),
+        (plant_scale_per_input, r"per index of axis 1.*layer pointwise.spatial.conv, operator DequantizeLinear"),
+        (plant_float_input, r"the input \S+ of \S+ is not quantized.*layer temporal.spatial.conv, operator Conv"),
+        (plant_rounding_before_relu, r"stands between \S+ and \S+ \[.*layer temporal.spatial.conv, operator Conv"),
+    ],
+    ids=lambda value: value.__name__.removeprefix("plant_") if callable(value) else "",
+)
+def test_a_planted_breach_of_a_rule_is_refused_and_named(
+    plant: Callable[[onnx.ModelProto], None], said: str, model: onnx.ModelProto
+) -> None:
+    plant(model)
+    with pytest.raises(LoweringError, match=said) as caught:
+        tensorrt.check(model)
+    assert "\n" not in str(caught.value)
+    assert re.search(said, tensorrt.check(model, allow_fallback=True)[0])
+
+
+def test_every_rule_says_where_it_comes_from_and_is_broken_above() -> None:
+    assert all(re.search(r"\[\d\]|TensorRT", rule.__doc__ or "") for rule in tensorrt_rules.RULES)
+    planted = [name for name in globals() if name.startswith("plant_")]
+    # That of float types is broken below, where there is a file of float16.
+    assert len(planted) >= len(tensorrt_rules.RULES) - 1
+
+
+@pytest.mark.parametrize(
+    ("make", "precision"), [(networks.quantized, "int8+float16"), (networks.float_program, "float16")]
+)
+def test_float_parts_become_float16_by_the_types_in_the_file(
+    make: Callable[[], ExportedProgram], precision: target.Precision, tmp_path: Path
+) -> None:
+    tensorrt.RUNTIME.lower(make(), tmp_path, JETSON, precision=precision)
+    model = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / tensorrt.MODEL), strict_mode=True)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    assert onnx.TensorProto.FLOAT not in kinds.values()
+    assert onnx.TensorProto.FLOAT not in {tensor.data_type for tensor in model.graph.initializer}
+    assert model.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    cast = first(model, "Cast")
+    cast.attribute[0].i = onnx.TensorProto.FLOAT
+    with pytest.raises(LoweringError, match=r"not valid|is float32 in a float16 network"):
         tensorrt.check(model)
 
 
-def test_a_planted_fifth_axis_is_refused(model: onnx.ModelProto) -> None:
-    model.graph.initializer.append(onnx.helper.make_tensor("axes", onnx.TensorProto.INT64, [3], [0, 1, 2]))
-    logits = model.graph.output[0].name
-    model.graph.node.append(onnx.helper.make_node("Unsqueeze", [logits, "axes"], ["planted"]))
-    with pytest.raises(LoweringError, match="5 axes"):
-        tensorrt.check(model)
-
-
-def test_a_planted_dynamic_shape_is_refused(model: onnx.ModelProto) -> None:
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "frames"
-    with pytest.raises(LoweringError):
-        tensorrt.check(model)
+def test_weights_whose_scale_float16_cannot_hold_are_rounded_again(model: onnx.ModelProto) -> None:
+    node = first(model, "DequantizeLinear", "stem.conv/")
+    weight, scale = (onnx.numpy_helper.to_array(constant(model, name)) for name in node.input[:2])
+    small = scale.copy()
+    small[0] = 2.0**-16
+    constant(model, node.input[1]).CopyFrom(onnx.numpy_helper.from_array(small, node.input[1]))
+    tensorrt_float16.convert(model)
+    tensorrt.check(model)
+    rounded, kept = (onnx.numpy_helper.to_array(constant(model, name)) for name in node.input[:2])
+    assert kept[0] == 2.0**-14
+    np.testing.assert_array_equal(rounded[0], np.rint(weight[0] / 4))
+    np.testing.assert_array_equal(rounded[1:], weight[1:])
 
 
 def test_an_invalid_file_is_refused(model: onnx.ModelProto) -> None:
     model.graph.node[-1].op_type = "NoSuchOperator"
     with pytest.raises(LoweringError, match="not valid"):
         tensorrt.check(model)
+
+
+def test_nodes_are_named_after_their_layers(model: onnx.ModelProto) -> None:
+    layers = [node.name.partition("/")[0] for node in model.graph.node if node.op_type == "Conv"]
+    found = [name for name, part in networks.small().named_modules() if isinstance(part, nn.Conv2d)]
+    assert sorted(layers) == sorted(found)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

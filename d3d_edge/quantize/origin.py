@@ -1,0 +1,42 @@
+"""Which layer of the network an operator of a graph comes from, so that a refusal can name it. Changes no computation.
+
+A program's own record of that, where in whose source each operator stood, is larger than the weights and private. What
+is kept is the path of the module alone, such as Mixed_3b.Branch_1.Conv2d_0b_3x3.spatial.conv, in the one note that
+torch.export saves and that every pass over a graph copies.
+"""
+
+from __future__ import annotations
+
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+
+_NOTE, _KEY = "custom", "layer"
+_OWN = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node")
+"""What torch notes of an operator's origin."""
+
+_WRAPPER = "net"
+"""The part of `models.recogniser.Recogniser` whose layers they are; without it, names are those of the weights."""
+
+
+def keep_layers(program: ExportedProgram, graph: GraphModule) -> None:
+    """Replace torch's notes on `program`'s operators by the layer of each, `graph` being what it was exported from."""
+    layers = {node.name: layer_of(node) for node in graph.graph.nodes}
+    for node in graph.graph.nodes:
+        # What quantization put in belongs to the layer whose values, or whose weights, it rounds.
+        near = (*node.all_input_nodes, *node.users)
+        layers[node.name] = layers[node.name] or next((layers[one.name] for one in near if layers[one.name]), "")
+    for node in program.graph.nodes:
+        layer = next((layers[one.name] for one in node.meta.get("from_node", ()) if layers.get(one.name)), "")
+        for note in _OWN:
+            node.meta.pop(note, None)
+        if layer:
+            node.meta[_NOTE] = {_KEY: layer}
+
+
+def layer_of(node: Node) -> str:
+    """The layer that `node` comes from: what `keep_layers` or else torch noted; empty where neither did."""
+    kept = node.meta.get(_NOTE, {}).get(_KEY)
+    if kept:
+        return str(kept)
+    paths = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    return str(paths[-1]).removeprefix(f"{_WRAPPER}.") if paths else ""

@@ -1,0 +1,122 @@
+"""Where quantize and dequantize stand in a graph, and what keeps a runtime from fusing them. Refuses; changes nothing.
+
+A pair that is not fused is worse than none: the operator computes in float, between two passes over its tensors.
+The rules are those that XNNPACK, Core ML and TensorRT share; what one of them alone asks for stands with its runtime.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import torch
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from d3d_edge.errors import LoweringError
+from d3d_edge.quantize.origin import layer_of
+from d3d_edge.quantize.scheme import CONVOLUTIONS
+
+_aten = torch.ops.aten
+_stored = torch.ops.quantized_decomposed
+_QUANTIZE = frozenset({_stored.quantize_per_tensor.default, _stored.quantize_per_channel.default})
+_DEQUANTIZE = frozenset({_stored.dequantize_per_tensor.default, _stored.dequantize_per_channel.default})
+_PER_CHANNEL = frozenset({_stored.quantize_per_channel.default, _stored.dequantize_per_channel.default})
+_WEIGHTED = CONVOLUTIONS | {_aten.convolution.default, _aten.conv3d.default, _aten.linear.default}
+_FOLLOWERS = frozenset({_aten.relu.default, _aten.relu_.default, _aten.hardtanh.default, _aten.batch_norm.default})
+"""What every runtime computes together with the convolution before it."""
+
+MAX_RANK = 4
+"""Axes of a tensor. Convolutions and pools over more have no INT8 form, or no kernel at all, on the targets."""
+
+
+def is_quantized(program: ExportedProgram) -> bool:
+    """Whether anything in `program` is quantized."""
+    return any(node.target in _QUANTIZE for node in program.graph.nodes)
+
+
+def faults(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
+    """What in `program` would not be fused, or not be computed, by `runtime`; each names its layer and operator."""
+    quantized = is_quantized(program)
+    for node in program.graph.nodes:
+        for found in (_too_many_axes(node), _per_channel_elsewhere(node), _parted_from_relu(node)):
+            if found:
+                yield refusal(node, *found, runtime=runtime)
+        if quantized and node.target in _WEIGHTED:
+            for place, value in zip(("input", "weight"), node.args[:2], strict=False):
+                if isinstance(value, Node) and value.target not in _DEQUANTIZE:
+                    yield refusal(
+                        node,
+                        f"the {place} {value.name} is not quantized, so the operator computes in float",
+                        "quantize the run again with this version, whose quantizer rounds both",
+                        runtime=runtime,
+                    )
+
+
+def zero_points(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
+    """The activations with a zero point other than 0, for a runtime that takes none."""
+    for node in program.graph.nodes:
+        if node.target is _stored.quantize_per_tensor.default and node.args[2] != 0:
+            message = f"{node.name} has the zero point {node.args[2]}, and {runtime} takes only 0"
+            yield refusal(node, message, "quantize with scheme: symmetric", runtime=runtime)
+
+
+def weight_zero_points(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
+    """The weights with a zero point other than 0, which no runtime takes."""
+    held = {**program.state_dict, **program.constants}
+    buffers = {**program.graph_signature.inputs_to_buffers, **program.graph_signature.inputs_to_parameters}
+    for node in program.graph.nodes:
+        if node.target is _stored.dequantize_per_channel.default and isinstance(node.args[2], Node):
+            points = held.get(buffers.get(node.args[2].name, ""))
+            if isinstance(points, torch.Tensor) and bool(points.any()):
+                message = f"the weight {node.args[0]} has a zero point other than 0"
+                yield refusal(node, message, "quantize weights symmetrically", runtime=runtime)
+
+
+def refusal(node: Node, message: str, hint: str, *, runtime: str, stage: str = "check") -> LoweringError:
+    """`message` about `node`, with its layer and operator."""
+    # ExecuTorch wraps an operator, and prints its schema after its name.
+    operator = str(node.target).removeprefix("<EdgeOpOverload: ").partition(">: schema")[0]
+    return LoweringError(message, stage=stage, layer=layer_of(node), operator=operator, runtime=runtime, hint=hint)
+
+
+def blamed(program: ExportedProgram, message: str) -> tuple[str, str]:
+    """Layer and operator of the first node of `program` that a tool's error message names, or empty."""
+    calls = (node for node in program.graph.nodes if node.op == "call_function")
+    named = (node for node in calls if str(node.target) in message or re.search(rf"node {node.name}\b", message))
+    node = next(named, None)
+    return ("", "") if node is None else (layer_of(node), str(node.target))
+
+
+def _too_many_axes(node: Node) -> tuple[str, str] | None:
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor) or value.dim() <= MAX_RANK:
+        return None
+    return (
+        f"the tensor {node.name} has {value.dim()} axes, at most {MAX_RANK} are lowered",
+        "use the rank-4 layers of d3d_edge.models.layers",
+    )
+
+
+def _per_channel_elsewhere(node: Node) -> tuple[str, str] | None:
+    if node.target not in _PER_CHANNEL or node.args[3] == 0:
+        return None
+    return (
+        f"{node.name} has one scale per index of axis {node.args[3]}; only axis 0, the output channels, is fused",
+        "quantize weights per output channel: ch_axis=0",
+    )
+
+
+def _parted_from_relu(node: Node) -> tuple[str, str] | None:
+    """A convolution, rounded, then its ReLU or batch norm: the three cannot be one kernel any more."""
+    if node.target not in _WEIGHTED:
+        return None
+    for rounded in (user for user in node.users if user.target in _QUANTIZE):
+        for back in (user for user in rounded.users if user.target in _DEQUANTIZE):
+            for after in back.users:
+                if after.target in _FOLLOWERS:
+                    return (
+                        f"{rounded.name} and {back.name} stand between {node.name} and {after.name}, else one kernel",
+                        "quantize what comes after the pair instead: let nothing else read the convolution's output",
+                    )
+    return None

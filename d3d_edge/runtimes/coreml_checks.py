@@ -1,0 +1,83 @@
+"""What keeps an ML Program from loading on the chosen iOS, or off the Neural Engine. Part of the Core ML runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from d3d_edge.errors import LoweringError
+from d3d_edge.quantize import placement
+
+RUNTIME = "Core ML"
+
+
+def of_graph(program: ExportedProgram) -> Iterator[LoweringError]:
+    """Faults of the graph: five axes, shapes that vary, and Q/DQ that would not be fused."""
+    yield from placement.faults(program, RUNTIME)
+    yield from placement.weight_zero_points(program, RUNTIME)
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor) and not all(isinstance(size, int) for size in value.shape):
+            message = f"the tensor {node.name} has no static shape: {list(value.shape)}"
+            yield placement.refusal(node, message, "export the network for one clip shape", runtime=RUNTIME)
+
+
+def of_program(spec: Any, deployment: Any, layers: Mapping[str, str]) -> Iterator[LoweringError]:
+    """Faults of the specification of an ML Program for `deployment`, a coremltools target such as ct.target.iOS17.
+
+    `layers` are those of the graph, by the name of the operator's output.
+    """
+    function = spec.mlProgram.functions["main"]
+    iOS = deployment.name
+    opset = f"CoreML{deployment.value - 1}"  # ct.target.iOS17 is 8, and its operators are CoreML7.
+    if function.opset != opset:
+        yield _fault(
+            f"the program is of the operator set {function.opset}, {iOS} reads {opset}", f"choose {iOS} or newer"
+        )
+    for feature in spec.description.input:
+        if feature.type.multiArrayType.WhichOneof("ShapeFlexibility"):
+            yield _fault(f"the input {feature.name} has no fixed shape", "export the network for one clip shape")
+    for block in function.block_specializations.values():
+        for op in block.operations:
+            name = op.outputs[0].name if op.outputs else ""
+            layer = next((layers[one] for one in _beginnings(name) if one in layers), "")
+            since = _first_deployment(op.type)
+            if since is None or since.value > deployment.value:
+                needed = "no version of iOS" if since is None else since.name
+                remedy = f"--set minimum_deployment_target={needed}" if since else "write the layer otherwise"
+                yield _fault(f"{iOS} does not have the operator {name}; {needed} has", remedy, layer, op.type)
+            if any(axis.WhichOneof("dimension") == "unknown" for out in op.outputs for axis in _axes(out)):
+                yield _fault(
+                    f"the tensor {name} has no static shape, which leaves the Neural Engine",
+                    "export the network for one clip shape",
+                    layer,
+                    op.type,
+                )
+
+
+def _axes(output: Any) -> Any:
+    return output.type.tensorType.dimensions
+
+
+def _beginnings(name: str) -> Iterator[str]:
+    """`name`, and what is left as parts behind an underscore go: coremltools adds its own to a node's name."""
+    while name:
+        yield name
+        name = name.rpartition("_")[0]
+
+
+def _first_deployment(operator: str) -> Any | None:
+    """The first coremltools target whose operator set has `operator`, or None."""
+    from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
+
+    versions = SSAOpRegistry.core_ops.get(operator)
+    return min(versions, key=lambda target: target.value) if versions else None
+
+
+def _fault(message: str, hint: str, layer: str = "", operator: str = "") -> LoweringError:
+    version = f"coremltools {metadata.version('coremltools')}"
+    return LoweringError(message, stage="check", layer=layer, operator=operator, runtime=version, hint=hint)

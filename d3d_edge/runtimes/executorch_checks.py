@@ -1,0 +1,72 @@
+"""What would make a .pte file slow on a phone, or keep it from running there. Part of the ExecuTorch runtime.
+
+ExecuTorch lowers what XNNPACK does not take to its portable kernels, without a word: they are slow for whatever sums
+many products, and for some operators there is none, which shows when the app loads the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from d3d_edge.errors import LoweringError
+from d3d_edge.quantize.placement import refusal
+
+RANK_4 = "use the rank-4 layers of d3d_edge.models.layers"
+
+_REMEDIES = {
+    r"conv\w*3d|pool\w*3d": RANK_4,
+    r"conv": "XNNPACK takes 2D convolutions with constant weights, as the layers of d3d_edge.models.layers are",
+    r"avg_pool": "XNNPACK takes count_include_pad=False and ceil_mode=False only, over more than one element",
+    r"pool": "XNNPACK takes 2D max pools of one output, with a stride no larger than the kernel",
+    r"linear|bmm|\bmm\b|addmm|matmul": "write it as a 1x1 convolution, layers.conv2d",
+    r"quantize_per|dequantize_per": "let every neighbour of the pair be one that XNNPACK has in INT8, or quantize none",
+}
+"""Operators that must not be left outside a delegate, by a pattern of their names, and what to do about each."""
+
+
+def calls(program: ExportedProgram) -> list[tuple[Node, str]]:
+    """The operators of a lowered program that are not in a delegate, with their names."""
+    nodes = [node for node in program.graph.nodes if node.op == "call_function"]
+    named = [(node, str(getattr(node.target, "__name__", node.target))) for node in nodes]
+    return [(node, name) for node, name in named if "call_delegate" not in name and name != "getitem"]
+
+
+def undelegated(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
+    """Convolutions, pools, products of matrices and Q/DQ that XNNPACK left out."""
+    for node, name in calls(program):
+        remedy = next((text for pattern, text in _REMEDIES.items() if re.search(pattern, name)), None)
+        if remedy:
+            what = "the pair is not fused" if "quantize_per" in name else "it would run on a slow kernel, or on none"
+            yield refusal(node, f"XNNPACK does not take {node.name}: {what}", remedy, runtime=runtime, stage="delegate")
+
+
+def without_kernel(program: ExportedProgram, plan: Any, known: set[str], runtime: str) -> Iterator[LoweringError]:
+    """Operators of the execution `plan`, emitted from `program`, that are not among the `known` kernels."""
+    nodes = {str(getattr(getattr(node.target, "_schema", None), "name", "")): node for node in program.graph.nodes}
+    for operator in plan.operators:
+        name = f"{operator.name}.{operator.overload}" if operator.overload else str(operator.name)
+        if name not in known:
+            message = f"the runtime in the app has no kernel for {name}"
+            hint = f"write the layer with other operators; {RANK_4}"
+            node = nodes.get(operator.name)
+            if node is None:
+                yield LoweringError(message, stage="kernels", operator=name, runtime=runtime, hint=hint)
+            else:
+                yield refusal(node, message, hint, runtime=runtime, stage="kernels")
+
+
+def kernels() -> set[str]:
+    """Names of the kernels in ExecuTorch's runtime of this version, portable and optimized, quantized and its own.
+
+    The Android package, org.pytorch:executorch-android, links the same libraries (executorch, extension/android).
+    """
+    from executorch.runtime import Runtime
+
+    import_module("executorch.kernels.quantized")  # It registers the quantized ones.
+    return set(Runtime.get().operator_registry.operator_names)

@@ -1,0 +1,253 @@
+"""What TensorRT 10 and 11 ask of an ONNX file, as NVIDIA documents it, a function each. Part of the TensorRT runtime.
+
+TensorRT itself is on the device; a file that breaks a rule would be refused there, or be computed in float where INT8
+was meant. Sources, in the docstrings by number:
+
+[1] TensorRT documentation, Working with Quantized Types: explicit quantization, Q/DQ placement recommendations
+[2] TensorRT operator reference, Quantize, Dequantize, Convolution
+[3] onnx-tensorrt, docs/operators.md: operators, types and restrictions of the ONNX parser
+[4] TensorRT Python API, DataType: what uint8 may be
+[5] TensorRT migration guide, 10.x to 11.x: networks are strongly typed, no precision is chosen for you
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from d3d_edge.errors import LoweringError
+
+if TYPE_CHECKING:
+    import onnx
+
+MAX_RANK = 4
+"""More axes mean a 3D convolution or pool, whose INT8 form TensorRT has for few shapes only."""
+OPSETS = range(13, 21)
+"""13 is the first with a scale per channel; 20 the last that TensorRT 10.0 reads."""
+
+OPERATORS = frozenset(
+    {
+        *("Add", "AveragePool", "Cast", "Clip", "Concat", "Constant", "Conv", "DequantizeLinear", "Div", "Expand"),
+        *(
+            "Flatten",
+            "Gather",
+            "Gemm",
+            "GlobalAveragePool",
+            "Identity",
+            "MatMul",
+            "MaxPool",
+            "Mul",
+            "Neg",
+            "Pad",
+            "Pow",
+        ),
+        *("QuantizeLinear", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Split"),
+        *("Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Transpose", "Unsqueeze"),
+    }
+)
+"""Those of [3] that a network of two-dimensional operators may come to."""
+
+_Q, _DQ = "QuantizeLinear", "DequantizeLinear"
+_WEIGHTED = ("Conv", "Gemm", "MatMul")
+_FLOATS = {1: "float32", 10: "float16"}
+"""Of onnx.TensorProto.DataType; so are the next two."""
+_UINT8, _INT8 = 2, 3
+_FLOAT16 = 10
+
+SMALLEST_NORMAL = {"float16": 2.0**-14, "float32": 2.0**-126}
+"""Smaller numbers lose bits, or are taken for zero."""
+
+
+class File:
+    """An ONNX model and what its rules look up; `infer_shapes` must have been run over it."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model, self.graph = model, model.graph
+        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.producers = {name: node for node in model.graph.node for name in node.output}
+
+    @cached_property
+    def consumers(self) -> dict[str, list[Any]]:
+        """The nodes that read each value."""
+        found: dict[str, list[Any]] = {}
+        for node in self.graph.node:
+            for name in node.input:
+                found.setdefault(name, []).append(node)
+        return found
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """Type and shape of each value that is not a constant."""
+        every = (*self.graph.input, *self.graph.value_info, *self.graph.output)
+        return {value.name: value.type.tensor_type for value in every}
+
+    def of(self, *operators: str) -> Iterator[Any]:
+        """The nodes of these operators."""
+        return (node for node in self.graph.node if node.op_type in operators)
+
+    def array(self, name: str) -> Any | None:
+        """The constant of that name as an array."""
+        from onnx import numpy_helper
+
+        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
+
+    def is_quantized(self) -> bool:
+        """Whether anything is quantized."""
+        return any(True for _ in self.of(_Q))
+
+
+def opset_is_read(file: File) -> Iterator[LoweringError]:
+    """The file is of an operator set that the parser reads. [3]"""
+    for opset in file.model.opset_import:
+        if opset.domain == "" and opset.version not in OPSETS:
+            message = f"the file is of opset {opset.version}, TensorRT 10.0 reads {OPSETS.start} to {OPSETS.stop - 1}"
+            yield _fault(None, message, "--set opset=20")
+
+
+def operators_are_read(file: File) -> Iterator[LoweringError]:
+    """Every operator is one of ONNX's own that the parser reads. [3]"""
+    for node in file.graph.node:
+        if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
+            yield _fault(node, f"TensorRT's parser is not known to read {node.op_type}", "write the layer otherwise")
+
+
+def shapes_are_static(file: File) -> Iterator[LoweringError]:
+    """Every size is a number. TensorRT takes ranges too, for an engine per range; the bundle has one clip shape."""
+    for name, value in file.values.items():
+        if not all(axis.HasField("dim_value") for axis in value.shape.dim):
+            message = f"the tensor {name} has no static shape"
+            yield _fault(file.producers.get(name), message, "export the network for one clip shape")
+
+
+def ranks_are_at_most_4(file: File) -> Iterator[LoweringError]:
+    """No tensor has more axes than the INT8 kernels of convolutions and pools take. [3]"""
+    for name, value in file.values.items():
+        if len(value.shape.dim) > MAX_RANK:
+            message = f"the tensor {name} has {len(value.shape.dim)} axes, at most {MAX_RANK} are taken"
+            yield _fault(file.producers.get(name), message, "use the rank-4 layers of d3d_edge.models.layers")
+
+
+def uint8_is_cast_at_once(file: File) -> Iterator[LoweringError]:
+    """uint8 is a type of inputs and outputs only, and is cast to float where it enters. [4]"""
+    for name, value in file.values.items():
+        if value.elem_type == _UINT8:
+            for node in file.consumers.get(name, []):
+                if node.op_type not in ("Cast", _DQ):
+                    message = f"{node.name} reads the bytes of {name}; uint8 can only be cast to float"
+                    yield _fault(node, message, "begin the network with clip.to(torch.float32)")
+
+
+def zero_points_are_zero(file: File) -> Iterator[LoweringError]:
+    """Quantization is symmetric: a zero point holds zeros only. [2]"""
+    for node in file.of(_Q, _DQ):
+        points = file.array(node.input[2]) if len(node.input) > 2 else None
+        if points is not None and points.any():
+            yield _fault(node, f"{node.name} has a zero point other than 0", "quantize with scheme: symmetric")
+
+
+def quantized_is_int8(file: File) -> Iterator[LoweringError]:
+    """Quantized values are int8; uint8 cannot represent them. [2] [4]"""
+    for node in file.of(_Q, _DQ):
+        point = file.constants.get(node.input[2]) if len(node.input) > 2 else None
+        if point is None or point.data_type != _INT8:
+            yield _fault(node, f"{node.name} is not of type int8", "quantize to int8, from -128 to 127")
+
+
+def scales_are_constant_and_positive(file: File) -> Iterator[LoweringError]:
+    """A scale is known when the engine is built, and positive. [2] One too small to keep its bits counts as zero."""
+    for node in file.of(_Q, _DQ):
+        scale = file.array(node.input[1])
+        if scale is None:
+            yield _fault(node, f"the scale of {node.name} is computed, not constant", "quantize the run again")
+        elif (scale < SMALLEST_NORMAL.get(str(scale.dtype), 0.0)).any():
+            message = f"the smallest scale of {node.name}, {scale.min():.3g}, is no normal {scale.dtype}"
+            yield _fault(node, message, "calibrate on more clips, or use --precision int8")
+
+
+def scales_per_channel_are_of_weights(file: File) -> Iterator[LoweringError]:
+    """Activations have one scale; weights may have one per output channel, axis 0 of a convolution's. [1] [2]"""
+    for node in file.of(_Q, _DQ):
+        scale = file.array(node.input[1])
+        if scale is None or scale.size == 1:
+            continue
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+        if node.input[0] not in file.constants:
+            yield _fault(node, f"{node.name} has a scale per channel of an activation", "use one scale per activation")
+        elif axis != 0:
+            message = f"{node.name} has one scale per index of axis {axis}, output channels are axis 0"
+            yield _fault(node, message, "quantize weights per output channel: ch_axis=0")
+
+
+def weighted_inputs_are_quantized(file: File) -> Iterator[LoweringError]:
+    """Both inputs of a weighted operator come from a DequantizeLinear, or it is computed in float. [1]"""
+    if not file.is_quantized():
+        return
+    for node in file.of(*_WEIGHTED):
+        for name in node.input[:2]:
+            if name not in file.producers or file.producers[name].op_type != _DQ:
+                message = f"the input {name} of {node.name} is not quantized"
+                yield _fault(node, message, "quantize the run again with this version, whose quantizer rounds both")
+
+
+def relu_follows_its_convolution(file: File) -> Iterator[LoweringError]:
+    """No Q/DQ stands between a convolution and its batch norm or ReLU, which TensorRT fuses into it. [1]"""
+    for node in file.of("Conv"):
+        for quantize in (user for user in file.consumers.get(node.output[0], []) if user.op_type == _Q):
+            for dequantize in file.consumers.get(quantize.output[0], []):
+                for after in file.consumers.get(dequantize.output[0], []):
+                    if after.op_type in ("Relu", "Clip", "BatchNormalization"):
+                        message = f"{quantize.name} stands between {node.name} and {after.name}"
+                        yield _fault(node, message, "quantize what comes after the pair instead")
+
+
+def float_types_are_of_one_kind(file: File) -> Iterator[LoweringError]:
+    """Strong typing computes in the types of the file: in a float16 network, a float32 tensor inside is a slow island.
+
+    [5] Only the output may be float32, and the cast that makes it.
+    """
+    inside = {name: v.elem_type for name, v in file.values.items() if v.elem_type in _FLOATS}
+    if _FLOAT16 not in inside.values():
+        return
+    outputs = {value.name for value in file.graph.output}
+    for name, kind in inside.items():
+        if kind != _FLOAT16 and name not in outputs:
+            message = f"the tensor {name} is {_FLOATS[kind]} in a float16 network"
+            yield _fault(file.producers.get(name), message, "report this: export should have converted it")
+
+
+RULES: tuple[Callable[[File], Iterator[LoweringError]], ...] = (
+    opset_is_read,
+    operators_are_read,
+    shapes_are_static,
+    ranks_are_at_most_4,
+    uint8_is_cast_at_once,
+    zero_points_are_zero,
+    quantized_is_int8,
+    scales_are_constant_and_positive,
+    scales_per_channel_are_of_weights,
+    weighted_inputs_are_quantized,
+    relu_follows_its_convolution,
+    float_types_are_of_one_kind,
+)
+
+
+def faults(model: onnx.ModelProto) -> Iterator[LoweringError]:
+    """What in `model`, after `infer_shapes`, breaks a rule."""
+    file = File(model)
+    for rule in RULES:
+        yield from rule(file)
+
+
+def _fault(node: Any | None, message: str, hint: str) -> LoweringError:
+    """`message` about `node`, whose name begins with its layer."""
+    layer, _, rest = node.name.partition("/") if node is not None else ("", "", "")
+    return LoweringError(
+        message,
+        stage="check",
+        layer=layer if rest else "",
+        operator=node.op_type if node is not None else "",
+        runtime=f"TensorRT, onnx {metadata.version('onnx')}",
+        hint=hint,
+    )

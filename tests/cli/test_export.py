@@ -1,0 +1,86 @@
+"""What `export` refuses, what --allow-fallback does of it, and the precisions and options of targets."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from d3d_edge.bundle import Bundle
+from d3d_edge.quantize import pt2e
+from d3d_edge.quantize.origin import layer_of
+from d3d_edge.report import Report
+from tests.cli.conftest import D3DEdge
+
+LAYER = "Mixed_3b.Branch_1.Conv2d_0b_3x3.spatial"
+
+
+@pytest.fixture
+def planted(made: Path, tmp_path: Path) -> Path:
+    """The run, with a zero point in a layer of its quantized graph: TensorRT would refuse to build the engine."""
+    run = Path(shutil.copytree(made / "run", tmp_path / "run"))
+    path = run / "quantized" / "graph.pt2"
+    program = pt2e.load(path)
+    quantize = torch.ops.quantized_decomposed.quantize_per_tensor.default
+    node = next(node for node in program.graph.nodes if layer_of(node) == LAYER and node.target is quantize)
+    node.args = (*node.args[:2], 3, *node.args[3:])
+    pt2e.save(program, path)
+    return run
+
+
+def test_a_refusal_names_the_layer_and_a_fallback_is_told_by_export_and_validate(
+    planted: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    words = ("export", planted, "--target", "jetson", "--out", tmp_path / "bundles", "--workers", 0)
+    refused = d3d_edge(*words)
+    assert refused.code == 5
+    assert f"has the zero point 3, and TensorRT takes only 0 [stage check, layer {LAYER}, operator" in refused.err
+    assert "scheme: symmetric" in refused.err
+    assert not (tmp_path / "bundles" / "jetson").exists()
+
+    allowed = d3d_edge(*words, "--allow-fallback")
+    assert allowed.code == 0, allowed.err
+    assert f"layer {LAYER}" in next(line for line in allowed.out.splitlines() if line.startswith("fallback in jetson"))
+    bundle = Bundle.open(tmp_path / "bundles" / "jetson")
+    assert any(LAYER in text for text in bundle.manifest.fallbacks)
+    # The fallback was allowed once, not for ever: what is there is not taken for an answer.
+    assert d3d_edge(*words).code == 5
+
+    validated = d3d_edge("validate", bundle.path, "--data", clips)
+    notes = Report.read(tmp_path / "bundles" / "report.json").notes
+    assert any(note.startswith("jetson was exported with --allow-fallback:") and LAYER in note for note in notes)
+    assert "--allow-fallback" in validated.out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--target", "android", "--precision", "float16"), 2, "android does not take the precision float16"),
+        (("--target", "ios", "--set", "minimum_deployment_target=iOS15"), 2, "is 'iOS15', not one of iOS17, iOS18"),
+        (("--target", "jetson", "--set", "opsett=18"), 2, "did you mean 'opset'"),
+    ],
+)
+def test_a_precision_or_option_that_a_target_does_not_take_is_refused(
+    words: tuple[str, ...], code: int, said: str, made: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    result = d3d_edge("export", made / "run", *words, "--out", tmp_path, "--workers", 0)
+    assert (result.code, result.err.count("\n")) == (code, 1), result.err
+    assert said in result.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_ios_takes_weights_of_int8_and_another_ios(made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
+    words = ("export", made / "run", "--target", "ios", "--precision", "weights-int8", "--out", tmp_path)
+    exported = d3d_edge(*words, "--set", "minimum_deployment_target=iOS18", "--workers", 0)
+    assert exported.code == 0, exported.err
+    manifest = Bundle.open(tmp_path / "ios-weights-int8").manifest
+    assert manifest.options == {"minimum_deployment_target": "iOS18"}
+    assert manifest.lowering["specification_version"] == 9
+    assert manifest.scheme is manifest.logit_step is None
+    validated = d3d_edge("validate", tmp_path / "ios-weights-int8", "--data", clips)
+    assert validated.code == 0, validated.err
+    row = next(row for row in Report.read(tmp_path / "report.json").rows if row.role == "bundle")
+    assert (row.name, row.precision) == ("ios weights-int8", "weights-int8")
+    assert row.agreement is not None

@@ -1,0 +1,154 @@
+"""Faults planted in a quantized graph, one at a time: each is found, and named by layer and operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from d3d_edge.errors import LoweringError
+from d3d_edge.quantize import placement, pt2e
+from d3d_edge.quantize.origin import layer_of
+from tests import networks
+
+aten, stored = torch.ops.aten, torch.ops.quantized_decomposed
+RELU, CONV = aten.relu.default, aten.conv2d.default
+QUANTIZE, DEQUANTIZE = stored.quantize_per_tensor.default, stored.dequantize_per_tensor.default
+Plant = Callable[[ExportedProgram], None]
+
+
+def first(program: ExportedProgram, operator: Any, layer: str = "") -> Any:
+    return next(n for n in program.graph.nodes if n.target is operator and (not layer or layer_of(n) == layer))
+
+
+def round_before_relu(program: ExportedProgram) -> None:
+    relu = first(program, RELU, "temporal.spatial")
+    quantize = next(iter(relu.users))
+    with program.graph.inserting_before(relu):
+        rounded = program.graph.call_function(QUANTIZE, (relu.args[0], *quantize.args[1:]))
+        relu.args = (program.graph.call_function(DEQUANTIZE, (rounded, *quantize.args[1:])),)
+
+
+def leave_input_float(program: ExportedProgram) -> None:
+    conv = first(program, CONV, "temporal.temporal.conv")
+    conv.args = (conv.args[0].args[0].args[0], *conv.args[1:])
+
+
+def leave_weight_float(program: ExportedProgram) -> None:
+    conv = first(program, CONV, "logits")
+    with program.graph.inserting_before(conv):
+        weight = program.graph.call_function(aten.mul.Tensor, (conv.args[1], 1.0))
+    conv.args = (conv.args[0], weight, *conv.args[2:])
+
+
+def quantize_along_inputs(program: ExportedProgram) -> None:
+    weight = first(program, stored.dequantize_per_channel.default, "pointwise.spatial.conv")
+    weight.args = (*weight.args[:3], 1, *weight.args[4:])
+
+
+def add_an_axis(program: ExportedProgram) -> None:
+    pool = first(program, aten.max_pool2d.default, "pool")
+    pool.meta["val"] = pool.meta["val"].unsqueeze(0)
+
+
+def shift_an_activation(program: ExportedProgram) -> None:
+    quantize = next(iter(first(program, RELU, "stem").users))
+    quantize.args = (*quantize.args[:2], 7, *quantize.args[3:])
+
+
+def shift_a_weight(program: ExportedProgram) -> None:
+    name = program.graph_signature.inputs_to_buffers[first(program, stored.dequantize_per_channel.default).args[2].name]
+    program.state_dict[name] = program.state_dict[name] + 3
+
+
+def found(program: ExportedProgram) -> list[LoweringError]:
+    return [
+        *placement.faults(program, "a runtime"),
+        *placement.zero_points(program, "a runtime"),
+        *placement.weight_zero_points(program, "a runtime"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("saved") / "graph.pt2"
+    pt2e.save(networks.quantized(), path)
+    return path
+
+
+@pytest.fixture
+def program(saved: Path) -> ExportedProgram:
+    """A graph of one's own, to plant a fault in."""
+    return pt2e.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("plant", "said", "layer", "operator", "remedy"),
+    [
+        (
+            round_before_relu,
+            "stand between conv2d_1 and relu_1",
+            "temporal.spatial.conv",
+            "aten.conv2d",
+            "after the pair",
+        ),
+        (
+            leave_input_float,
+            "input .* is not quantized",
+            "temporal.temporal.conv",
+            "aten.conv2d",
+            "quantize the run again",
+        ),
+        (leave_weight_float, "weight .* is not quantized", "logits", "aten.conv2d", "quantize the run again"),
+        (quantize_along_inputs, "axis 1; only axis 0", "pointwise.spatial.conv", "dequantize_per_channel", "ch_axis=0"),
+        (add_an_axis, "has 5 axes, at most 4", "pool", "aten.max_pool2d", "rank-4 layers"),
+        (shift_an_activation, "has the zero point 7", "stem", "quantize_per_tensor", "scheme: symmetric"),
+        (shift_a_weight, "a zero point other than 0", "stem.conv", "dequantize_per_channel", "symmetrically"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_a_planted_fault_is_named_with_its_remedy(
+    plant: Plant, said: str, layer: str, operator: str, remedy: str, program: ExportedProgram
+) -> None:
+    plant(program)
+    (fault,) = found(program)
+    assert fault.exit_code == 5
+    with pytest.raises(LoweringError, match=rf"{said}.*layer {layer}, operator \S*{operator}.*a runtime.*{remedy}"):
+        raise fault
+
+
+@pytest.mark.parametrize("make", [networks.quantized, networks.float_program])
+def test_the_networks_of_this_project_have_no_fault(make: Callable[[], ExportedProgram]) -> None:
+    assert not found(make())
+
+
+def test_the_affine_scheme_has_zero_points_and_no_other_fault() -> None:
+    program = networks.quantized("affine")
+    assert list(placement.zero_points(program, "a runtime"))
+    assert not [*placement.faults(program, "a runtime"), *placement.weight_zero_points(program, "a runtime")]
+
+
+@pytest.mark.parametrize("make", [networks.quantized, networks.float_program])
+def test_layers_are_named_as_in_the_network_and_survive_a_file(
+    make: Callable[[], ExportedProgram], tmp_path: Path
+) -> None:
+    pt2e.save(make(), tmp_path / "graph.pt2")
+    program = pt2e.load(tmp_path / "graph.pt2")
+    weighted = [layer_of(node) for node in program.graph.nodes if node.target is CONV]
+    network = networks.small()
+    assert sorted(weighted) == sorted(name for name, part in network.named_modules() if isinstance(part, nn.Conv2d))
+    pools = [layer_of(node) for node in program.graph.nodes if node.target is aten.max_pool2d.default]
+    assert set(pools) == {"pool", "branch_pool"}
+    assert not any(note in node.meta for node in program.graph.nodes for note in ("stack_trace", "from_node"))
+
+
+def test_quantization_belongs_to_the_layer_whose_values_it_rounds() -> None:
+    program = networks.quantized()
+    assert layer_of(next(iter(first(program, RELU, "stem").users))) == "stem"
+    weights = [n for n in program.graph.nodes if n.target is stored.dequantize_per_channel.default]
+    assert [layer_of(node) for node in weights] == [layer_of(next(iter(node.users))) for node in weights]

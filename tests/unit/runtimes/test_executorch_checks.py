@@ -1,0 +1,152 @@
+"""Networks that ExecuTorch lowers without a word, and that are slow on a phone or do not run: each is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from d3d_edge import target
+from d3d_edge.errors import BundleError, LoweringError
+from d3d_edge.quantize import pt2e
+from d3d_edge.runtimes import Lowered, executorch
+
+pytest.importorskip("executorch")
+pytestmark = pytest.mark.slow
+
+ANDROID = target.load("android")
+CLIP = torch.zeros(2, 8, 8, 4, dtype=torch.uint8)
+
+
+class Layer(nn.Module):
+    """One layer of a function and a kernel, both as large as a test needs."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.ones(4, 4, 1, 1))
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, self.kernel)
+
+
+class Branch(nn.Module):
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.Branch_1 = nn.ModuleDict({"Conv2d_0b_3x3": Layer(function)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.Branch_1["Conv2d_0b_3x3"](x)
+        return result
+
+
+class Network(nn.Module):
+    """A layer within a branch within a block, as in S3D-G; behind the stem every value is 1."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(4, 4, 1)
+        self.Mixed_3b = Branch(function)
+        nn.init.zeros_(self.stem.weight)
+        nn.init.ones_(self.stem.bias)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        x = self.Mixed_3b(self.stem(clip.float().permute(0, 3, 1, 2)))
+        return x.flatten(1).mean(1, keepdim=True)
+
+
+def lower(function: Callable[[Tensor, Tensor], Tensor], folder: Path, *, allow_fallback: bool = False) -> Lowered:
+    program = pt2e.export_float(Network(function), CLIP)
+    return executorch.RUNTIME.lower(program, folder, ANDROID, precision="float32", allow_fallback=allow_fallback)
+
+
+def counts_padding(x: Tensor, kernel: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 3, padding=1, count_include_pad=True)
+
+
+def convolves_with_itself(x: Tensor, kernel: Tensor) -> Tensor:
+    return F.conv2d(x, kernel * x.mean())
+
+
+def multiplies_doubles(x: Tensor, kernel: Tensor) -> Tensor:
+    return F.linear(x.mean((2, 3)).double(), torch.ones(3, 4, dtype=torch.float64)).float()
+
+
+def sorts(x: Tensor, kernel: Tensor) -> Tensor:
+    return torch.sort(x, dim=1)[0]
+
+
+def shuffles(x: Tensor, kernel: Tensor) -> Tensor:
+    return F.pixel_shuffle(x, 2)
+
+
+def takes_a_bessel_function(x: Tensor, kernel: Tensor) -> Tensor:
+    return torch.special.bessel_j0(x)
+
+
+def convolves_in_3d(x: Tensor, kernel: Tensor) -> Tensor:
+    return F.conv3d(x[None], kernel.new_ones(2, 2, 1, 1, 1))
+
+
+def rounds_to_uint8(x: Tensor, kernel: Tensor) -> Tensor:
+    stored = torch.ops.quantized_decomposed
+    rounded = stored.quantize_per_tensor(x, 0.5, 0, 0, 255, torch.uint8)
+    result: Tensor = stored.dequantize_per_tensor(rounded, 0.5, 0, 0, 255, torch.uint8)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("function", "said", "stage", "operator", "remedy"),
+    [
+        (counts_padding, "XNNPACK does not take", "delegate", "aten.avg_pool2d", "count_include_pad=False"),
+        (convolves_with_itself, "XNNPACK does not take", "delegate", "aten.convolution", "constant weights"),
+        (multiplies_doubles, "XNNPACK does not take", "delegate", r"aten.(add)?mm", "1x1 convolution"),
+        (sorts, "has no kernel for aten::sort", "kernels", "aten.sort", "other operators"),
+        (takes_a_bessel_function, "cannot lower", "to ExecuTorch", "aten.special_bessel_j0", "rank-4 layers"),
+        (convolves_in_3d, "has 5 axes", "check", "aten.unsqueeze", "rank-4 layers"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_what_would_be_slow_or_missing_on_the_phone_is_refused(
+    function: Callable[[Tensor, Tensor], Tensor], said: str, stage: str, operator: str, remedy: str, tmp_path: Path
+) -> None:
+    named = rf"{said}.*\[stage {stage}, layer Mixed_3b.Branch_1.Conv2d_0b_3x3, operator {operator}.*{remedy}"
+    with pytest.raises(LoweringError, match=named) as caught:
+        lower(function, tmp_path)
+    assert caught.value.exit_code == 5
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_loads_and_does_not_run_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(LoweringError, match=r"does not run.*stage run, operator dim_order_ops::_clone_dim_order"):
+        lower(shuffles, tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_with_a_fallback_allowed_a_slow_file_is_written_and_noted(tmp_path: Path) -> None:
+    lowered = lower(counts_padding, tmp_path, allow_fallback=True)
+    (note,) = lowered.fallbacks
+    assert "layer Mixed_3b.Branch_1.Conv2d_0b_3x3, operator aten.avg_pool2d" in note
+    assert "aten.avg_pool2d" in str(lowered.facts["undelegated_names"])
+    with executorch.ExecuTorchRunner(tmp_path / lowered.model, 1) as runner:
+        assert np.isfinite(runner.run(CLIP.numpy())).all()
+
+
+def test_with_a_fallback_allowed_a_file_that_cannot_run_is_written_and_noted(tmp_path: Path) -> None:
+    lowered = lower(sorts, tmp_path, allow_fallback=True)
+    assert "no kernel for aten::sort" in lowered.fallbacks[0]
+    with pytest.raises(BundleError):
+        executorch.ExecuTorchRunner(tmp_path / lowered.model, 1)
+
+
+def test_a_pair_that_is_not_fused_is_noted_and_runs(tmp_path: Path) -> None:
+    lowered = lower(rounds_to_uint8, tmp_path, allow_fallback=True)
+    assert re.search(r"the pair is not fused.*stage delegate, .*quantize_per_tensor", " ".join(lowered.fallbacks))
+    with executorch.ExecuTorchRunner(tmp_path / lowered.model, 1) as runner:
+        assert runner.run(CLIP.numpy()) == pytest.approx(1.0)
