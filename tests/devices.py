@@ -1,4 +1,4 @@
-"""Devices of every kind on this machine: a folder, an SSH server, and the recorded answers of adb and devicectl."""
+"""Devices of every kind on this machine: a folder, an SSH server, and stand-ins for adb and devicectl."""
 
 from __future__ import annotations
 

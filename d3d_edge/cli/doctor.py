@@ -9,9 +9,9 @@ import sys
 import click
 
 from d3d_edge import resources, runtimes, target
-from d3d_edge.errors import MissingDependency
+from d3d_edge.errors import DeviceError, MissingDependency
 
-# What later steps call on the user's machine, and where it comes from.
+# What --device calls on the user's machine, and where it comes from.
 _DEVICE_TOOLS = {
     "adb": "Android devices: Android SDK platform-tools (Debian: apt install adb)",
     "ssh": "Jetson: an OpenSSH client (Debian: apt install openssh-client)",
@@ -48,6 +48,12 @@ def command() -> None:
     for tool, purpose in _DEVICE_TOOLS.items():
         path = shutil.which(tool)
         _line(tool, path is not None, path or purpose)
+    from d3d_edge.pipeline.devices import android_bench
+
+    try:
+        _line("bench program", True, f"{android_bench()}, for Android devices")
+    except DeviceError as error:
+        _line("bench program", False, f"for Android devices: {error}")
     sys.exit(MissingDependency.exit_code if broken else 0)
 
 

@@ -67,7 +67,7 @@ def _label(name: str) -> str:
 ANDROID_BENCH = "D3D_EDGE_ANDROID_BENCH"
 """Environment variable: the built program of targets/android/bench, where it is not in its build folder."""
 
-_REACHED_BY = {"tensorrt": ("local", "ssh"), "executorch": ("local", "ssh", "adb"), "coreml": ("ios",)}
+_REACHED_BY = {"tensorrt": ("local", "ssh"), "executorch": ("adb",), "coreml": ("ios",)}
 """By runtime: the transports whose devices have a runner for it."""
 
 
@@ -169,15 +169,25 @@ def program(bundle: Bundle, runtime: str, scratch: Path) -> Program:
         file = File(f"blobs/{(sha256 := sha256_of_file(path))}.pyz", path, sha256)
         return Program(file.name, (file,), ("--runtime", runtime))
     if kind == "executorch":
-        path = Path(os.environ.get(ANDROID_BENCH) or resources.root("targets") / "android/bench/build/d3d-edge-bench")
-        if not path.is_file():
-            raise DeviceError(
-                f"the program that runs ExecuTorch files on a device is not at {path}",
-                hint=f"targets/android/bench/README.md says how to build it; {ANDROID_BENCH} names another place",
-            )
+        path = android_bench()
         file = File(f"blobs/{(sha256 := sha256_of_file(path))}.bench", path, sha256)
         return Program(file.name, (file,))
     return Program("bench")  # an app that is installed by hand
+
+
+def android_bench() -> Path:
+    """The program that runs ExecuTorch files on a device.
+
+    Raises:
+        DeviceError: it is not built.
+    """
+    path = Path(os.environ.get(ANDROID_BENCH) or resources.root("targets") / "android/bench/build/d3d-edge-bench")
+    if not path.is_file():
+        raise DeviceError(
+            f"the program that runs ExecuTorch files on a device is not at {path}",
+            hint=f"targets/android/bench/README.md says how to build it; {ANDROID_BENCH} names another place",
+        )
+    return path
 
 
 def _python_runner(scratch: Path) -> Path:

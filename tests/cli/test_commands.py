@@ -62,7 +62,10 @@ def test_doctor_names_what_is_ready_and_what_is_missing(d3d_edge: D3DEdge, monke
     for target in TARGETS:
         assert f"ready    {target}: export" in result.out
     monkeypatch.setenv("PATH", "")
-    assert "missing  adb" in d3d_edge("doctor").out
+    monkeypatch.setenv("D3D_EDGE_ANDROID_BENCH", "nowhere")
+    shown = d3d_edge("doctor").out
+    assert "missing  adb" in shown
+    assert "missing  bench program      for Android devices: the program that runs ExecuTorch" in shown
 
 
 def test_a_run_holds_its_recipe_data_and_stages(made: Path) -> None:

@@ -108,7 +108,7 @@ def bench(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def phone(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bench: Path) -> Path:
-    """The folder of a phone that adb's recorded answers come from, which runs the real bench program."""
+    """The folder of a phone that a stand-in for adb reaches, which runs the real bench program."""
     monkeypatch.setenv("D3D_EDGE_ANDROID_BENCH", str(bench))
     return reach("adb", request, tmp_path / "device", monkeypatch)[1]
 

@@ -1,6 +1,6 @@
 """The contract that every transport keeps: files arrive whole, a program's lines come back, and nothing is left behind.
 
-The SSH server is a real one. The answers of adb and devicectl are recorded; no phone was at hand.
+The SSH server is a real one. Stand-ins answer as adb and devicectl do; no phone was at hand.
 """
 
 from __future__ import annotations
@@ -8,6 +8,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
+import socket
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -245,3 +248,18 @@ def test_a_tool_that_is_not_installed_is_named(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DeviceError, match=tool):
         transports.get(name).__enter__()
+
+
+@pytest.mark.parametrize("name", ["adb", "adb:R58M123ABC"])
+def test_the_real_adb_without_a_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("adb") is None:
+        pytest.skip("no adb on this machine (Debian: apt install adb)")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(free.getsockname()[1]))
+    monkeypatch.setenv("ADB_MDNS", "0")
+    try:
+        with pytest.raises(DeviceError, match=f"^{name}: no Android device is connected"):
+            transports.get(name).__enter__()
+    finally:
+        subprocess.run(["adb", "kill-server"], check=False, capture_output=True)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import repeats, sampling, scale, seeds, train_step
+from benchmarks import repeats, sampling, scale, seeds, train_step, transport
 from benchmarks.conv3d import Conv3dS3DG
 from d3d_edge import recipe
 from d3d_edge.evaluation import Evaluation, System
@@ -155,3 +155,18 @@ def test_repeats_counts_the_verdicts_of_every_pair() -> None:
     found = repeats.verdicts([report(row(taken=samples(seed, p50_ms))) for seed, p50_ms in enumerate((2.0, 2.0, 3.0))])
     assert found["android"]["verdicts"] == {"within noise": 2, "slower": 2, "faster": 2}
     assert found["android"]["marked as busy"] == 0
+
+
+def test_transport_parts_what_a_device_costs_from_its_run(tmp_path: Path) -> None:
+    (tmp_path / "device").mkdir()
+    done = CliRunner().invoke(
+        transport.main, ["--clips", "3", "--clip-ms", "5", "--device", f"local:{tmp_path / 'device'}"]
+    )
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.output)
+    assert [result[which]["sent_mb"] > 0 for which in ("first", "again")] == [True, False]
+    for which in ("first", "again"):
+        steps = result[which]
+        assert 0.015 <= steps["run_s"] < 5
+        parts = sum(steps[f"{step}_s"] for step in ("connect", "push", "start", "pull"))
+        assert steps["overhead_s"] == pytest.approx(parts, abs=0.03)
