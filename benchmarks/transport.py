@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -98,8 +97,8 @@ class Timed:
         self.timed("pull", self._transport.pull, name, path)
 
 
-def measure(name: str, folder: Path, clips: int, clip_ms: float) -> dict[str, Any]:
-    """One run of `clips` clips on the device `name`, packed in `folder`: seconds by step, and the share on top."""
+def make_job(folder: Path, clips: int, clip_ms: float) -> device.Job:
+    """A run of `clips` clips of random bytes, packed in `folder`."""
     packer = Packer(folder)
     random = np.random.default_rng(0)
     for _ in range(clips):
@@ -107,34 +106,58 @@ def measure(name: str, folder: Path, clips: int, clip_ms: float) -> dict[str, An
     program = folder / "stand_in.py"
     program.write_text(STAND_IN)
     sent = File(f"blobs/{(sha256 := sha256_of_file(program))}.pyz", program, sha256)
-    job = device.Job(
+    packs = packer.finished()
+    return device.Job(
         program=device.Program(sent.name, (sent,), ("--clip-ms", f"{clip_ms:g}")),
         model=sent.name,
         files=(),
-        clips=tuple(
-            (File(f"blobs/{pack.sha256}.clips", pack.path, pack.sha256), pack.clips) for pack in packer.finished()
-        ),
+        clips=tuple((File(f"blobs/{pack.sha256}.clips", pack.path, pack.sha256), pack.clips) for pack in packs),
         shape=SHAPE,
         classes=CLASSES,
         threads=0,
         timing={},
     )
-    result: dict[str, Any] = {}
-    for which in ("first", "again"):  # with everything to be sent, and with everything there
-        with Timed(transports.get(name)) as timed:
-            outcome = device.run(timed, job, resume=False, on_clip=lambda done: None)
-        run_s = sum(outcome.samples.network_ms) / 1e3
-        steps = dict(timed.seconds)
-        steps["start"] = steps.pop("start_and_run") - run_s
-        overhead_s = sum(steps.values())
-        result[which] = {
-            "sent_mb": round(timed.sent / 1e6, 1),
-            "run_s": round(run_s, 2),
-            **{f"{step}_s": round(seconds, 2) for step, seconds in steps.items()},
-            "overhead_s": round(overhead_s, 2),
-            "overhead_share_of_run": round(overhead_s / run_s, 3),
-        }
-    return result
+
+
+def measure(name: str, job: device.Job) -> dict[str, Any]:
+    """One run of `job` on the device `name`: seconds by step, and what push, start and pull add to the run."""
+    with Timed(transports.get(name)) as timed:
+        outcome = device.run(timed, job, resume=False, on_clip=lambda done: None)
+    run_s = sum(outcome.samples.network_ms) / 1e3
+    steps = dict(timed.seconds)
+    connect_s = steps.pop("connect")
+    steps["start"] = steps.pop("start_and_run") - run_s
+    overhead_s = sum(steps.values())
+    return {
+        "sent_mb": round(timed.sent / 1e6, 1),
+        "run_s": round(run_s, 2),
+        "connect_s": round(connect_s, 2),
+        **{f"{step}_s": round(seconds, 2) for step, seconds in steps.items()},
+        "overhead_s": round(overhead_s, 2),
+        "overhead_share_of_run": round(overhead_s / run_s, 3),
+    }
+
+
+def measure_here(folder: Path, job: device.Job) -> dict[str, Any]:
+    """The same over SSH to this machine, with the processor seconds of both ends: all that it takes, runner included.
+
+    On a machine that does other work these hold still, while the seconds by the clock grow.
+    """
+    (there := folder / "device").mkdir(exist_ok=True)
+    (server := Path(tempfile.mkdtemp(dir=folder))).chmod(0o700)
+    before = processor_s()
+    with sshd.serving(server) as config:
+        os.environ["D3D_EDGE_SSH_CONFIG"] = str(config)
+        result = measure(f"ssh:{sshd.HOST}:{there}", job)
+    # The server and all it started have ended, and are counted now.
+    used = processor_s() - before
+    return {**result, "processor_s": round(used, 2), "processor_share_of_run": round(used / result["run_s"], 3)}
+
+
+def processor_s() -> float:
+    """Seconds that this process and those it has waited for kept processors busy."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
 
 
 @click.command(help=__doc__)
@@ -144,16 +167,11 @@ def measure(name: str, folder: Path, clips: int, clip_ms: float) -> dict[str, An
 def main(clips: int, clip_ms: float, name: str) -> None:
     """Print the result as JSON."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        if name:
-            result = measure(name, folder, clips, clip_ms)
-        else:
-            (there := folder / "device").mkdir()
-            (there / "venv").symlink_to(sys.prefix)
-            (server := folder / "sshd").mkdir()
-            with sshd.serving(server) as config:
-                os.environ["D3D_EDGE_SSH_CONFIG"] = str(config)
-                result = measure(f"ssh:{sshd.HOST}:{there}", folder, clips, clip_ms)
+        job = make_job(Path(scratch), clips, clip_ms)
+        # With everything to be sent, and with everything there.
+        result = {
+            which: measure(name, job) if name else measure_here(Path(scratch), job) for which in ("first", "again")
+        }
     click.echo(json.dumps({"clips": clips, "clip_ms": clip_ms, **result}, indent=2))
 
 

@@ -73,14 +73,18 @@ class ShellDevice(ABC):
         if not files:
             return {}
         names = " ".join(shlex.quote(file.name) for file in files)
-        # A file that is not there is no error, but a device without the tool is.
-        script = f"command -v sha256sum >/dev/null || exit 9; sha256sum {names} 2>/dev/null; true"
+        # OpenSSL has the processor's own instructions for it, and is several times as fast; Android does not have it.
+        # A file that is not there is no error, but a device without either tool is.
+        script = (
+            f"if command -v openssl >/dev/null; then openssl dgst -sha256 -r {names} 2>/dev/null; true; "
+            f"else command -v sha256sum >/dev/null || exit 9; sha256sum {names} 2>/dev/null; true; fi"
+        )
         seconds = sum(file.path.stat().st_size for file in files) / 20e6
         done = self._call(self._there(script), timeout_s=ANSWER_S + seconds)
         if done.returncode:
-            raise self._failed("cannot check files: sha256sum is not installed there", done)
+            raise self._failed("cannot check files: neither openssl nor sha256sum is installed there", done)
         lines = (line.split() for line in done.stdout.splitlines())
-        return {words[1]: words[0] for words in lines if len(words) == 2}
+        return {words[1].lstrip("*"): words[0] for words in lines if len(words) == 2}
 
     def _make_room(self, files: Sequence[File], needed: int) -> None:
         """Make the folders of `files`.

@@ -168,5 +168,5 @@ def test_transport_parts_what_a_device_costs_from_its_run(tmp_path: Path) -> Non
     for which in ("first", "again"):
         steps = result[which]
         assert 0.015 <= steps["run_s"] < 5
-        parts = sum(steps[f"{step}_s"] for step in ("connect", "push", "start", "pull"))
+        parts = sum(steps[f"{step}_s"] for step in ("push", "start", "pull"))
         assert steps["overhead_s"] == pytest.approx(parts, abs=0.03)
