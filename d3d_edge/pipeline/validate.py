@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,23 +14,22 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from d3d_edge import manifest, recipe, runtimes
+from d3d_edge import recipe, runtimes
 from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, Bundle
 from d3d_edge.errors import BundleError, DataError, MissingDependency
 from d3d_edge.harness import accuracy, gates, latency, stopwatch
 from d3d_edge.harness.accuracy import Logits
-from d3d_edge.manifest import Clip, Source
+from d3d_edge.manifest import Source
 from d3d_edge.pipeline.data import note_skipped
 from d3d_edge.pipeline.devices import HERE, THIS_MACHINE, Devices, Fleet, check, fits
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.export import REFERENCES
+from d3d_edge.pipeline.measured import Decoding, clips_of, named, root_of
 from d3d_edge.progress import Progress
-from d3d_edge.recipe import Recipe
-from d3d_edge.report import Report, ReportClip, Row, SkippedClip
+from d3d_edge.report import Report, ReportClip, Row
 from d3d_edge.runner import Runner, Where
 from d3d_edge.target import QUANTIZED
 from d3d_edge.timing import Samples
-from d3d_edge.video.preprocess import load_clip
 
 Role = Literal["float", "quantized", "bundle"]
 PLAN = stopwatch.Plan(runs=50, rounds=5, warmup_runs=5, budget_s=3.0)
@@ -83,8 +82,8 @@ def validate(
     models = _models(paths, devices)
     made = models[0].bundle.manifest
     rules = recipe.load(str(models[0].bundle.path / "recipe.yaml"))
-    clips, notes = _clips(made.labels, made.data_hash, rules, data, split)
-    decoding = _Decoding(clips, models[0].bundle, strict)
+    clips, notes = clips_of(made.labels, made.data_hash, rules, data, split)
+    decoding = Decoding(clips, models[0].bundle, strict)
     with ExitStack() as stack:
         fleet = stack.enter_context(Fleet(devices, threads))
         runners, refused = _open(models, threads, stack)
@@ -94,11 +93,8 @@ def validate(
         if not decoding.used:
             raise DataError(f"no clip of {data} could be read", hint=decoding.skipped[0].reason)
         labels = np.array([made.labels.index(clip.label) for clip in decoding.used], dtype=np.int64)
-        root = _root(data)
-        measured = tuple(
-            ReportClip(key=_key(clip, root), label=int(label))
-            for clip, label in zip(decoding.used, labels, strict=True)
-        )
+        root = root_of(data)
+        measured = named(decoding.used, labels, root)
         rows = []
         for model in models:
             row = _row(model, runners.get(model.name), refused.get(model.name, ""))
@@ -173,54 +169,6 @@ def role_of(bundle: Bundle) -> Role:
     if bundle.manifest.runtime != "eager":
         return "bundle"
     return "quantized" if bundle.manifest.precision in QUANTIZED else "float"
-
-
-def _clips(
-    labels: Sequence[str], trained_on: str, rules: Recipe, data: Path | Source, split: str
-) -> tuple[tuple[Clip, ...], tuple[str, ...]]:
-    """The clips to measure on, and notes about them. A missing split is drawn as training drew it.
-
-    Raises:
-        DataError: the data cannot be used, the split is empty, or a label is not among `labels`.
-    """
-    found = manifest.load(data)
-    notes: tuple[str, ...] = ()
-    if split == "all":
-        clips = found.clips
-        notes = ("every clip was measured, those trained on included",)
-    else:
-        ways = rules.split
-        found = manifest.with_split(found, val_share=ways.val_share, test_share=ways.test_share, seed=ways.seed)
-        clips = tuple(clip for clip in found.clips if clip.split == split)
-        if found.data_hash() != trained_on:
-            notes = ("these are not the clips and splits of training; some may have been trained on",)
-    if not clips:
-        raise DataError(f"{data} has no {split} clips", hint="--split chooses another split")
-    if unknown := sorted({clip.label for clip in clips} - set(labels)):
-        raise DataError(f"{data} has the label {unknown[0]!r}, which the bundles do not know: {', '.join(labels)}")
-    return clips, notes
-
-
-class _Decoding:
-    """Clips decoded one at a time, by the bundle's ClipSpec; those that cannot be are kept apart."""
-
-    def __init__(self, clips: Sequence[Clip], bundle: Bundle, strict: bool) -> None:
-        self._clips, self._spec, self._strict = clips, bundle.manifest.clip, strict
-        self.used: list[Clip] = []
-        self.skipped: list[SkippedClip] = []
-
-    def decoded(self) -> Iterator[NDArray[np.uint8]]:
-        """Clips uint8 [T, H, W, C]; `used` grows with each."""
-        for clip in self._clips:
-            try:
-                frames = load_clip(Path(clip.path), self._spec, start_s=clip.start_s, end_s=clip.end_s)
-            except DataError as error:
-                if self._strict:
-                    raise
-                self.skipped.append(SkippedClip(path=clip.key, reason=str(error)))
-                continue
-            self.used.append(clip)
-            yield frames
 
 
 def _open(models: Sequence[_Model], threads: int, stack: ExitStack) -> tuple[dict[str, Runner], dict[str, str]]:
@@ -326,15 +274,3 @@ def _with_accuracy(
         figures["agreement"] = accuracy.agreement(own, reference)
         figures["logit_difference_max"] = accuracy.largest_difference(own, reference)
     return row.model_copy(update=figures)
-
-
-def _root(data: Path | Source) -> Path:
-    """The folder that the keys of the clips in a report start from."""
-    source = data if isinstance(data, Source) else Source(path=data)
-    path = (source.videos or source.path).resolve()
-    return path if path.is_dir() else path.parent
-
-
-def _key(clip: Clip, root: Path) -> str:
-    path = Path(clip.path)
-    return (path.relative_to(root).as_posix() if path.is_relative_to(root) else clip.path) + clip.span
