@@ -55,7 +55,7 @@ class Material:
     """All that was found, each once."""
 
     reports: list[Report] = field(default_factory=list)
-    """Those with bundles first."""
+    """Those of bundles first, and of them those with answers."""
     evaluations: list[Evaluation] = field(default_factory=list)
     sensitivities: list[Sensitivity] = field(default_factory=list)
     bundles: dict[str, BundleManifest] = field(default_factory=dict)
@@ -96,8 +96,13 @@ def gather(paths: Sequence[Path]) -> Material:
         text = _text(folder / "recipe.yaml")
         if text and text not in found.recipes.values():
             found.recipes[_free(found.recipes, folder)] = text
-    found.reports.sort(key=lambda one: not any(row.role == "bundle" for row in one.rows))
+    found.reports.sort(key=_rank)
     return found
+
+
+def _rank(one: Report) -> tuple[bool, bool]:
+    """What a reader wants first sorts first."""
+    return not any(row.role == "bundle" for row in one.rows), not any(row.clips for row in one.rows)
 
 
 _ANY = (report.FILE_NAME, evaluation.FILE_NAME, SENSITIVITY, "recipe.yaml")

@@ -114,6 +114,11 @@ class ReportView:
         return [row for row in self.report.rows if row.latency]
 
     @property
+    def memory_known(self) -> bool:
+        """Whether any row has a memory."""
+        return any(row.latency and row.latency.memory_peak_bytes is not None for row in self.report.rows)
+
+    @property
     def answered(self) -> list[list[Row]]:
         """Rows with an answer for each clip, those of the same answers together, bundles first."""
         order = ("bundle", "quantized", "float")

@@ -49,7 +49,16 @@ def latency(p50: float = 4.0) -> Latency:
         "latency_ms_min": p50,
     }
     drift = Drift(verdict="slower", minutes=2.0, change=0.25, p_value=0.01)
-    return Latency(**spread, threads=2, load_ms=12, first_ms=9, end_to_end=Spread(**spread), drift=drift, busy="busy")
+    return Latency(
+        **spread,
+        threads=2,
+        load_ms=12,
+        first_ms=9,
+        memory_peak_bytes=9_000_000,
+        end_to_end=Spread(**spread),
+        drift=drift,
+        busy="busy",
+    )
 
 
 def answers(predicted: tuple[int, ...]) -> Answers:

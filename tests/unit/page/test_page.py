@@ -212,6 +212,15 @@ def test_a_report_may_be_given_as_a_file(tmp_path: Path) -> None:
         gather([tmp_path / "clip.mp4"])
 
 
+def test_reports_with_answers_come_before_times_and_those_before_training(tmp_path: Path) -> None:
+    training = samples.measured("flow teacher", role="teacher")
+    timed = samples.measured("android", clips=0, top1=None)
+    for name, rows in (("training", (training,)), ("times", (timed,)), ("answers", (samples.measured("android"),))):
+        samples.report(title=name, rows=rows).write(tmp_path / f"{name}.json")
+    found = gather([tmp_path / "training.json", tmp_path / "times.json", tmp_path / "answers.json"])
+    assert [one.title for one in found.reports] == ["answers", "times", "training"]
+
+
 def test_the_sensitivity_of_a_run_is_shown_as_noise(tmp_path: Path) -> None:
     (tmp_path / "sensitivity.json").write_text(json.dumps(samples.sensitivity()))
     found = Reader(page.render(gather([tmp_path])))
