@@ -134,6 +134,19 @@ class Row(Schema):
     """What lowering measured, such as the number of delegates."""
 
 
+class Pair(Schema):
+    """Two bundles on the same clips."""
+
+    first: str
+    """Names of their rows."""
+    second: str
+    clips: int = Field(ge=1)
+    agreement: float = Field(ge=0, le=1)
+    """Share of clips with the same first answer."""
+    logit_difference_max: float = Field(ge=0)
+    """Largest absolute difference of a logit."""
+
+
 class Gate(Schema):
     """A bound of the recipe against a figure. How a verdict is found is in `harness.gates`."""
 
@@ -178,6 +191,8 @@ class Report(Schema):
     """Top-1 of always naming the commonest class of those clips; null where nothing was classified."""
     environment: Environment
     rows: tuple[Row, ...]
+    pairs: tuple[Pair, ...] = ()
+    """Every two bundles that were measured: how far one checkpoint's files agree with one another."""
     gates: tuple[Gate, ...] = ()
     skipped: tuple[SkippedClip, ...] = ()
     notes: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from d3d_edge.report import Gate, Report, Row
+from d3d_edge.report import Gate, Pair, Report, Row
 from d3d_edge.runner import Where
 
 TEXT_NAME = "report.txt"
@@ -40,6 +40,8 @@ def _report(report: Report) -> Group:
     clips = max((row.clips for row in report.rows), default=0)
     title = f"{report.title}: {report.classes} classes, {clips} {report.split} clips, chance {_share(report.chance)}"
     parts: list[Table | Text] = [Text(title, style="bold"), _rows(report)]
+    if report.pairs:
+        parts.append(_pairs(report.pairs))
     parts += [Text(f"note: {note}") for note in (*report.notes, *_where_notes(report))]
     if report.skipped:
         parts.append(Text(f"skipped {len(report.skipped)} clip(s):"))
@@ -101,6 +103,14 @@ def _rows(report: Report) -> Table:
     table = columns(("model", "measured by"), ("top-1", "95 %", "+/-", "agree", "diff", "MB", "p50", "p90"), tight=True)
     for row in report.rows:
         table.add_row(row.name, _WHERE.get(row.where, str(row.where)), *_accuracy(row), *_size_and_time(row))
+    return table
+
+
+def _pairs(pairs: Sequence[Pair]) -> Table:
+    """One checkpoint, several files: how far they agree with one another, on the same clips."""
+    table = columns(("bundles",), ("same answer", "largest difference of a logit"))
+    for pair in pairs:
+        table.add_row(f"{pair.first} and {pair.second}", _share(pair.agreement), f"{pair.logit_difference_max:.2g}")
     return table
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from d3d_edge.errors import LoweringError
-from d3d_edge.report import Answers, ClassSlice, Paired, ReportClip
+from d3d_edge.report import Answers, ClassSlice, Pair, Paired, ReportClip
 from d3d_edge.runner import Runner
 
 Logits = NDArray[np.float32]
@@ -69,6 +70,20 @@ def softmax(logits: Logits) -> Logits:
 def agreement(logits: Logits, reference: Logits) -> float:
     """Share of clips with the same first answer."""
     return float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean())
+
+
+def pairs(logits: Mapping[str, Logits]) -> tuple[Pair, ...]:
+    """How far every two of `logits`, of the same clips, agree."""
+    return tuple(
+        Pair(
+            first=first,
+            second=second,
+            clips=len(logits[first]),
+            agreement=agreement(logits[first], logits[second]),
+            logit_difference_max=largest_difference(logits[first], logits[second]),
+        )
+        for first, second in combinations(logits, 2)
+    )
 
 
 def largest_difference(logits: Logits, reference: Logits) -> float:

@@ -115,6 +115,9 @@ def validate(
         chance=accuracy.chance(labels),
         environment=environment(started, {model.bundle.manifest.runtime for model in models}),
         rows=tuple(rows),
+        pairs=accuracy.pairs(
+            {model.name: logits[model.name] for model in models if model.role == "bundle" and model.name in logits}
+        ),
         gates=gates.judge(rules.gates, rows),
         skipped=tuple(decoding.skipped),
         notes=(*notes, *_fallbacks(models)),

@@ -149,3 +149,16 @@ def test_each_clip_is_decoded_once_and_goes_through_all_runners() -> None:
 def test_logits_that_are_not_finite_are_refused() -> None:
     with pytest.raises(LoweringError, match="b gives logits that are not finite"):
         accuracy.logits_of({"a": Fake(1), "b": Fake(float("nan"))}, [np.ones((1, 1, 1, 3), np.uint8)])
+
+
+def test_every_two_bundles_are_compared_on_the_same_clips() -> None:
+    other = LOGITS.copy()
+    other[3] = [3, 1, 2]
+    found = accuracy.pairs({"android": LOGITS, "ios": LOGITS, "jetson": other})
+    told = [(pair.first, pair.second, pair.clips, pair.agreement, pair.logit_difference_max) for pair in found]
+    assert told == [
+        ("android", "ios", 4, 1.0, 0.0),
+        ("android", "jetson", 4, 0.75, 2.0),
+        ("ios", "jetson", 4, 0.75, 2.0),
+    ]
+    assert accuracy.pairs({"android": LOGITS}) == ()
