@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from d3d_edge.report import Answers, ClassSlice, Environment, Gate, Paired, Report, ReportClip, Row, SkippedClip
+from d3d_edge.report import Answers, ClassSlice, Environment, Gate, Pair, Paired, Report, ReportClip, Row, SkippedClip
 from d3d_edge.runner import Where
 from d3d_edge.timing import Conditions, Drift, EndToEnd, Latency, Samples, Spread, Sustained
 
@@ -135,6 +135,7 @@ def report(**changes: Any) -> Report:
         "chance": 0.25,
         "environment": ENVIRONMENT,
         "rows": (student, measured("android"), absent, on_device),
+        "pairs": (Pair(first="android", second=NASTY, clips=8, agreement=0.875, logit_difference_max=0.5),),
         "gates": tuple(gates),
         "skipped": (SkippedClip(path=NASTY, reason="damaged"),),
         "notes": (f"a note {NASTY}",),

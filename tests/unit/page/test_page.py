@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from d3d_edge import page
+from d3d_edge.bundle import Bundle, Description
 from d3d_edge.errors import BundleError, DataError
 from d3d_edge.page.material import Material, gather
 from d3d_edge.page.views import Head, ReportView, changed_keys
 from d3d_edge.page.words import gate_name, gate_value, milliseconds, points
 from d3d_edge.report import Report, Row
-from d3d_edge.runner import Where
+from d3d_edge.runner import TensorSpec, Where
 from tests.unit.page import samples
+from tests.unit.video.samples import spec_of
 
 VOID = {"meta", "link", "br", "img"}
 
@@ -242,6 +244,52 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / f"{name}.json").write_text(text)
     with pytest.raises(DataError, match=rf"{name}\.json is not a readable {name}"):
         gather([tmp_path])
+
+
+@pytest.mark.parametrize("changes", [{}, {"sampling": "dense", "stride": 2}])
+def test_bundles_say_what_they_are_and_what_to_feed_them(tmp_path: Path, changes: dict[str, Any]) -> None:
+    clip = spec_of(**changes)
+    described = Description(
+        name=samples.NASTY,
+        target="android",
+        runtime="executorch",
+        precision="int8",
+        scheme="symmetric",
+        model="model.pte",
+        clip=clip,
+        clip_hash=clip.hash(),
+        video_length_s=None if changes else 1.5,
+        labels=samples.LABELS,
+        input=TensorSpec(name="clip", dtype="uint8", shape=clip.shape),
+        output=TensorSpec(name="logits", dtype="float32", shape=(4,)),
+        graph_sha256="1a",
+        float_sha256="2b",
+        logit_step=0.1,
+        calibration_hash="3c",
+        data_hash="4d",
+        tools={"torch": "2.13"},
+        lowering={"delegates": 1},
+        fallbacks=(f"refused {samples.NASTY}",),
+    )
+    Bundle.write(tmp_path / "bundles" / samples.NASTY.replace("/", ""), described, _model)
+    found = Reader(page.render(gather([tmp_path / "bundles"])))
+    for words in (
+        "1a",
+        "2b",
+        "3c",
+        "4d",
+        "delegates: 1",
+        f"refused {samples.NASTY}",
+        "uint8 8\u00d740\u00d740\u00d73",
+        "model.pte",
+    ):
+        assert words in found.text
+    assert ("every 2." in found.text, "1.5 s long" in found.text) == (bool(changes), not changes)
+    assert not found.count("script")
+
+
+def _model(folder: Path) -> None:
+    (folder / "model.pte").write_bytes(b"model")
 
 
 @pytest.mark.parametrize("predicted", [(0,), (0, 1, 1, 1, 2, 2, 3, 4)])
