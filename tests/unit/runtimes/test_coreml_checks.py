@@ -1,0 +1,63 @@
+"""Faults planted in the specification of an ML Program: an operator newer than the chosen iOS, and shapes that vary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from d3d_edge.runtimes import coreml_checks
+from tests.unit.runtimes.packages import ct, mb, saved
+
+IMAGE = np.zeros((1, 4, 6, 6), np.float32)
+
+
+def relu_then_conv(x: Any) -> Any:
+    return mb.conv(x=mb.relu(x=x, name="relu_3"), weight=np.ones((4, 4, 1, 1), np.float32), name="conv2d_7_cast_fp16")
+
+
+def specification(folder: Path, target: str = "iOS17") -> Any:
+    return ct.utils.load_spec(str(saved(folder, relu_then_conv, IMAGE, target=target)))
+
+
+def faults(spec: Any, target: Any = ct.target.iOS17) -> list[str]:
+    layers = {"relu_3": "stem", "conv2d_7": "Mixed_3b.Branch_0.Conv2d_0a_1x1.spatial.conv"}
+    return [str(fault) for fault in coreml_checks.of_program(spec, target, layers)]
+
+
+def operators(spec: Any) -> Any:
+    (block,) = spec.mlProgram.functions["main"].block_specializations.values()
+    return {op.type: op for op in block.operations}
+
+
+@pytest.mark.parametrize("target", ["iOS17", "iOS18"])
+def test_a_program_for_the_chosen_ios_has_no_fault(target: str, tmp_path: Path) -> None:
+    assert faults(specification(tmp_path, target), getattr(ct.target, target)) == []
+
+
+def test_a_program_for_a_newer_ios_is_refused(tmp_path: Path) -> None:
+    (fault,) = faults(specification(tmp_path, "iOS18"))
+    assert "of the operator set CoreML8, iOS17 reads CoreML7" in fault
+
+
+def test_an_operator_that_the_chosen_ios_does_not_have_is_named_with_its_layer(tmp_path: Path) -> None:
+    spec = specification(tmp_path)
+    operators(spec)["conv"].type = "scaled_dot_product_attention"
+    (fault,) = faults(spec)
+    assert "iOS17 does not have the operator conv2d_7_cast_fp16; iOS18 has" in fault
+    assert "layer Mixed_3b.Branch_0.Conv2d_0a_1x1.spatial.conv, operator scaled_dot_product_attention" in fault
+    assert "--set minimum_deployment_target=iOS18" in fault
+    operators(spec)["scaled_dot_product_attention"].type = "fold_space_time"
+    assert "no version of iOS has" in faults(spec)[0]
+
+
+def test_shapes_that_vary_are_refused(tmp_path: Path) -> None:
+    spec = specification(tmp_path)
+    spec.description.input[0].type.multiArrayType.shapeRange.sizeRanges.add(lowerBound=1, upperBound=8)
+    operators(spec)["relu"].outputs[0].type.tensorType.dimensions[0].unknown.variadic = False
+    first, second = faults(spec)
+    assert "the input x has no fixed shape" in first
+    assert "the tensor relu_3 has no static shape" in second
+    assert "layer stem, operator relu" in second
