@@ -154,15 +154,15 @@ class _Listener:
     def __call__(self, line: str) -> None:
         try:
             event = json.loads(line)
-            kind = event["event"]
-        except (ValueError, KeyError, TypeError):
+        except ValueError:
             return
+        kind = event.get("event") if isinstance(event, dict) else None
         if kind == "hello":
             self.hello = event
             if event.get("protocol") != PROTOCOL:
                 raise self._failed("protocol", f"its runner speaks protocol {event.get('protocol')}, not {PROTOCOL}")
-        elif kind == "clips":
-            self._counts.append(int(event["done"]))
+        elif kind == "clips" and isinstance(event.get("done"), int):
+            self._counts.append(event["done"])
             self._on_clip(self._counts[-1])
         elif kind == "error":
             self._error = event
@@ -196,8 +196,9 @@ def _logits(device: str, path: Path, job: Job) -> Logits:
     seen = set()
     for line in path.read_text(encoding="utf-8").splitlines()[1:]:
         result = _json(device, line)
-        place, logits = result.get("clip"), result.get("logits", ())
-        if not isinstance(place, int) or not 0 <= place < job.count or len(logits) != job.classes:
+        place, logits = result.get("clip"), result.get("logits", [])
+        numbers = isinstance(logits, list) and all(isinstance(value, int | float) for value in logits)
+        if not isinstance(place, int) or not 0 <= place < job.count or not numbers or len(logits) != job.classes:
             raise _damaged(device, line)
         found[place] = logits
         seen.add(place)

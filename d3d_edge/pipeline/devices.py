@@ -77,12 +77,19 @@ def fits(bundle: Bundle, device: str) -> bool:
 
 
 def check(bundles: Sequence[Bundle], devices: Devices) -> None:
-    """Raises RecipeError if a device has not the form of one, or has no bundle to run."""
+    """What can be said before any device is reached.
+
+    Raises:
+        RecipeError: a device has not the form of one, or has no bundle to run.
+        DeviceError: the program that a device is to run is not built.
+    """
     for name in devices.names:
         transports.check(name)
         kinds = {bundle.manifest.target for bundle in bundles}
         if not any(fits(bundle, name) for bundle in bundles):
             raise RecipeError(f"{name} runs none of the bundles, which are for {', '.join(sorted(kinds))}")
+        if name != HERE and any(made.manifest.runtime == "executorch" for made in bundles if fits(made, name)):
+            android_bench()
 
 
 THIS_MACHINE = Devices()

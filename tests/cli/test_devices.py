@@ -24,20 +24,8 @@ def test_validate_here_and_over_ssh_in_one_report(
     made: Path, clips: Path, ssh: str, tmp_path: Path, d3d_edge: D3DEdge
 ) -> None:
     bundle = made / "bundles" / "jetson"
-    words = [
-        "validate",
-        bundle,
-        "--data",
-        clips,
-        "--out",
-        tmp_path,
-        "--threads",
-        "1",
-        "--device",
-        "local",
-        "--device",
-        ssh,
-    ]
+    words = ["validate", bundle, "--data", clips, "--out", tmp_path, "--threads", "1"]
+    words += ["--device", "local", "--device", ssh]
     done = d3d_edge(*words)
     assert done.code == 0, done.err
     report = Report.read(tmp_path / "report.json")
@@ -98,6 +86,15 @@ def test_a_device_without_tensorrt_is_refused_where_it_is_asked_for(made: Path, 
     assert "cannot import tensorrt, which comes with JetPack" in done.err
 
 
+def test_a_bench_program_that_is_not_built_is_said_before_anything_else(
+    made: Path, clips: Path, d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("D3D_EDGE_ANDROID_BENCH", "nowhere")
+    done = d3d_edge("validate", made / "bundles" / "android", "--data", clips, "--device", "adb")
+    assert done.code == 7
+    assert "not at nowhere (targets/android/bench/README.md says how to build it" in done.err
+
+
 @pytest.fixture(scope="module")
 def bench(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bench program of targets/android, for this machine."""
@@ -116,20 +113,8 @@ def phone(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.slow
 def test_validate_here_and_over_adb(made: Path, clips: Path, phone: Path, tmp_path: Path, d3d_edge: D3DEdge) -> None:
     bundle = made / "bundles" / "android"
-    words = [
-        "validate",
-        bundle,
-        "--data",
-        clips,
-        "--out",
-        tmp_path,
-        "--threads",
-        "1",
-        "--device",
-        "local",
-        "--device",
-        "adb",
-    ]
+    words = ["validate", bundle, "--data", clips, "--out", tmp_path, "--threads", "1"]
+    words += ["--device", "local", "--device", "adb"]
     done = d3d_edge(*words)
     assert done.code == 0, done.err
     here, there = (row for row in Report.read(tmp_path / "report.json").rows if row.role == "bundle")

@@ -11,6 +11,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -176,6 +177,27 @@ def test_a_server_that_goes_away(
         with pytest.raises(DeviceError, match=rf"{re.escape(name)} cannot be reached"):
             transport.start(PROGRAM, [], folder=JOB, on_line=lines.append, silence_s=20)
     assert gone(int(lines[0]))
+
+
+def test_a_host_that_is_killed_leaves_nothing_running(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[str, bytes], File]
+) -> None:
+    name, folder = reach("ssh", request, tmp_path / "device", monkeypatch)
+    with transports.get(name) as transport:
+        transport.push([make(PROGRAM, f"#!/bin/sh\n{LEADER}sleep 600 &\necho $!\nwait\n".encode())])
+    host = (
+        "import sys\nfrom d3d_edge import transports\nwith transports.get(sys.argv[1]) as device:\n"
+        "    say = lambda line: print(line, flush=True)\n"
+        f"    device.start({PROGRAM!r}, [], folder={JOB!r}, on_line=say, silence_s=60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", host, name], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        leader = int((folder / JOB / "pid").read_text())
+        assert alive(child)
+        process.kill()
+    assert gone(child)
+    assert gone(leader)
 
 
 PHONES = "R58M123ABC\tdevice\nemulator-5554\tdevice"
