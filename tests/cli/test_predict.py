@@ -7,12 +7,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 
+import click
 import cv2
 import numpy as np
 import pytest
@@ -30,8 +31,8 @@ def video(clips: Path) -> Path:
 
 
 @contextmanager
-def endless(at_frame: Callable[[int], None] = lambda number: None) -> Iterator[str]:
-    """The address of a Motion JPEG stream without end; `at_frame` is called before each frame."""
+def endless() -> Iterator[str]:
+    """The address of a Motion JPEG stream without end."""
     _, picture = cv2.imencode(".jpg", np.full((64, 64, 3), 90, np.uint8))
     head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(picture)
 
@@ -40,9 +41,8 @@ def endless(at_frame: Callable[[int], None] = lambda number: None) -> Iterator[s
             self.send_response(200)
             self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
             self.end_headers()
-            for number in count():
+            while True:
                 try:
-                    at_frame(number)
                     self.wfile.write(head + picture.tobytes() + b"\r\n")
                 except OSError:
                     return
@@ -111,18 +111,22 @@ def test_an_endless_stream_is_answered_for_until_the_seconds_are_over(made: Path
     assert all(window["end_s"] - window["start_s"] == pytest.approx(0.2) for window in windows)
 
 
-def test_ctrl_c_ends_a_stream_well_and_keeps_the_overlay(made: Path, tmp_path: Path, d3d_edge: D3DEdge) -> None:
-    drawn = count(1)
+def test_ctrl_c_ends_a_stream_well_and_keeps_the_overlay(
+    made: Path, tmp_path: Path, d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    echo, said = click.echo, count(1)
 
-    def interrupt(_: int) -> None:
-        # FFmpeg looks at many frames before the first is given. The overlay is begun with that one.
-        if any(tmp_path.iterdir()) and next(drawn) == 60:
+    def echo_and_interrupt(*words: object, **more: object) -> None:
+        echo(*words, **more)  # type: ignore[arg-type]
+        if next(said) == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with endless(interrupt) as address:
+    monkeypatch.setattr(click, "echo", echo_and_interrupt)
+    with endless() as address:
         words = (address, "--window", 0.1, "--stride", 0.1, "--overlay", tmp_path / "out.mp4")
         result = d3d_edge("predict", made / "bundles" / BUNDLE, *words)
     assert result.code == 0, result.err
+    assert "3 windows" in result.out
     assert ", stopped" in result.out
     assert decode.count_frames(tmp_path / "out.mp4") > 0
 
