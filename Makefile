@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+STUBS := .venv/stubs
+JETSON := targets/jetson/runner/d3d_edge_runner/tensorrt_model.py
 
 .DEFAULT_GOAL := help
 .PHONY: help .venv demo test lint types arch check clean
@@ -33,8 +35,18 @@ lint: $(READY)  ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(READY)  ## mypy, strict
+types: $(READY) $(STUBS)  ## mypy, strict; what runs on a Jetson, against stubs of TensorRT's API
 	$(BIN)/mypy
+	MYPYPATH=$(STUBS):targets/jetson/runner $(BIN)/mypy --explicit-package-bases $(JETSON)
+
+# Beside .venv's packages, not among them: the stubs ask for TensorRT itself, and make an empty `tensorrt` importable.
+# Two things that are no Python are mended, an argument called `in` and one without a default behind one that has one.
+$(STUBS): $(READY)
+	@rm -rf $@ $@.part
+	$(BIN)/python -m pip install --quiet --no-deps --target $@.part -c constraints.txt tensorrt-stubs
+	@sed -i.bak -E 's/\bin: /in_: /g; s/(power: Weights = None, channel_axis: int)\)/\1 = ...)/' \
+	    $@.part/tensorrt_bindings/tensorrt.pyi
+	@mv $@.part $@
 
 arch: $(READY)  ## imports go down only
 	$(BIN)/lint-imports --no-logo
