@@ -6,9 +6,9 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from d3d_edge import resources
 from d3d_edge.errors import DataError
@@ -28,8 +28,18 @@ class CalibrationPlan(Schema):
     per_class_max: int = Field(ge=1)
     """Most clips of one class."""
     seed: int
-    observer: Literal["minmax", "moving_average", "histogram"]
-    """How a range is found: all-time extremes, a moving average of them, or the histogram with least error."""
+    observer: Literal["minmax", "moving_average", "histogram", "percentile", "mse"]
+    """How a range is found. minmax: all-time extremes. moving_average: of the extremes of each clip. histogram:
+    torchao's search for the least error. percentile: what holds that share of the values. mse: the least squared error
+    of rounding, every candidate tried. The last three leave outliers out."""
+    percentile: float | None = Field(default=None, gt=50, le=100)
+    """Share in % of the values that the range of the observer `percentile` holds."""
+
+    @model_validator(mode="after")
+    def _percentile_belongs_to_its_observer(self) -> Self:
+        if (self.observer == "percentile") != (self.percentile is not None):
+            raise ValueError("the observer 'percentile' needs percentile, e.g. 99.99, and no other takes it")
+        return self
 
 
 class CalibrationSet(Schema):

@@ -115,7 +115,16 @@ class Row(Schema):
     paired: Paired | None = None
     """Null for the float student itself, and where it was not measured."""
     agreement: float | None = None
-    """Share of clips with the same first answer as the quantized graph (for float32 bundles, the float student)."""
+    """Share of clips with the same first answer as the quantized graph; for itself and for float32 bundles, as the
+    float student."""
+    top1_reversed: float | None = None
+    """Top-1 on the same clips with their frames last to first. `d3d-edge quantize` measures it, and the next three."""
+    top1_shuffled: float | None = None
+    """Top-1 on the same clips with their frames in a random order."""
+    agreement_reversed: float | None = None
+    """Share of reversed clips with the float student's first answer. Motion that rounding lost shows here even where
+    top-1 does not move."""
+    agreement_shuffled: float | None = None
     logit_difference_max: float | None = None
     """Largest absolute difference of a logit from that reference."""
     logit_step: float | None = None

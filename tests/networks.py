@@ -69,7 +69,10 @@ def prepared(
     scheme: Scheme = "symmetric", observer: Observer = "minmax", *, qat: bool = False, clips: int = 1
 ) -> GraphModule:
     """The network, prepared and shown three clips."""
-    graph = pt2e.prepare(small(clips), clip(clips=clips), scheme=scheme, observer=observer, qat=qat)
+    percentile = 99.99 if observer == "percentile" else None
+    graph = pt2e.prepare(
+        small(clips), clip(clips=clips), scheme=scheme, observer=observer, percentile=percentile, qat=qat
+    )
     pt2e.calibrate(graph, [clip(seed, clips) for seed in range(3)])
     return graph
 

@@ -96,10 +96,7 @@ def columns(words: Sequence[str], figures: Sequence[str], *, tight: bool = False
 def _rows(report: Report) -> Table:
     # Narrow enough for a terminal of 80 columns: precision stands in the name, the runtime's version in the notes.
     if not any(row.role == "bundle" for row in report.rows):
-        table = columns(("model", "measured by"), ("top-1", "top-5"))
-        for row in report.rows:
-            table.add_row(row.name, str(row.where), _share(row.top1), _share(row.top5))
-        return table
+        return _trained(report)
     table = columns(("model", "measured by"), ("top-1", "95 %", "+/-", "agree", "diff", "MB", "p50", "p90"), tight=True)
     for row in report.rows:
         table.add_row(row.name, _WHERE.get(row.where, str(row.where)), *_accuracy(row), *_size_and_time(row))
@@ -112,6 +109,30 @@ def _pairs(pairs: Sequence[Pair]) -> Table:
     for pair in pairs:
         table.add_row(f"{pair.first} and {pair.second}", _share(pair.agreement), f"{pair.logit_difference_max:.2g}")
     return table
+
+
+def _trained(report: Report) -> Table:
+    motion = _has_motion(report)
+    table = columns(
+        ("model", "measured by"), ("top-1", "top-5", *(("reversed", "shuffled", "agree") if motion else ()))
+    )
+    for row in report.rows:
+        shares = [row.top1, row.top5, *((row.top1_reversed, row.top1_shuffled) if motion else ())]
+        table.add_row(
+            row.name, str(row.where), *(_share(share) for share in shares), *([_agreements(row)] if motion else [])
+        )
+    return table
+
+
+def _has_motion(report: Report) -> bool:
+    return any(row.top1_reversed is not None for row in report.rows)
+
+
+def _agreements(row: Row) -> str:
+    """In the three orders of frames; of the float student, which is what they are compared with, none."""
+    if row.agreement is None:
+        return "-"
+    return " ".join(_share(value) for value in (row.agreement, row.agreement_reversed, row.agreement_shuffled))
 
 
 def _accuracy(row: Row) -> tuple[str, str, str, str, str]:
@@ -184,6 +205,12 @@ def _where_notes(report: Report) -> list[str]:
             "and the other way round"
         )
         notes += [line for row in report.rows for line in _losses(row)]
+    if _has_motion(report) and not any(row.role == "bundle" for row in report.rows):
+        notes.append(
+            "reversed, shuffled: top-1 on the same clips with their frames in that order; agree: the same first answer "
+            "as the float student, on the clips as they are, reversed and shuffled"
+        )
+        return notes
     steps = {row.logit_step for row in report.rows if row.logit_step is not None}
     if len(steps) == 1:
         notes.append(

@@ -25,6 +25,9 @@ from d3d_edge.video.datasets import Batch
 
 _EVALUATIONS = 10  # Times top-1 is measured in a run: enough to see a curve, little beside the training itself.
 
+Teacher = Callable[[Batch], Answer]
+"""What there is to learn from, as a function of a batch."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -34,7 +37,7 @@ class Job:
     model: nn.Module
     forward: Callable[[Batch], Answer]
     """What `model` says of a batch on the device."""
-    teacher: Callable[[Batch], Answer] | None
+    teacher: Teacher | None
     """What to learn from, without gradient; None where there is nothing. On the device already."""
     loss: Loss
     batches: Callable[[int], Iterable[Batch]]

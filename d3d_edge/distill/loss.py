@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from d3d_edge.recipe import DistillSpec
+from d3d_edge.recipe import DistillSpec, QATDistillSpec
 
 
 class Outputs(NamedTuple):
@@ -26,6 +26,18 @@ class Outputs(NamedTuple):
     def float(self) -> Outputs:
         """The same in float32, whatever autocast made of it."""
         return Outputs(self.logits.float(), None if self.features is None else self.features.float())
+
+
+class Taught(NamedTuple):
+    """What a fake-quantized student learns from; None for what does not count."""
+
+    teacher: Outputs | None
+    student: Outputs | None
+    """Of the float student that is being quantized."""
+
+    def float(self) -> Taught:
+        """The same in float32."""
+        return Taught(*(None if outputs is None else outputs.float() for outputs in self))
 
 
 Answer = Any
@@ -70,6 +82,32 @@ def distillation(spec: DistillSpec, label_smoothing: float) -> Loss:
             ours, theirs = (F.log_softmax(o.logits / spec.temperature, dim=1) for o in (student, teacher))
             divergence = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
             total = total + spec.divergence_weight * spec.temperature**2 * divergence
+        return total
+
+    return loss
+
+
+def quantization_aware(distill: DistillSpec, spec: QATDistillSpec, label_smoothing: float) -> Loss:
+    """The loss of quantization-aware training; what to learn from is a `Taught`, or None.
+
+    `distill` without its distance of features, which a captured graph does not give, and the distance to the float
+    student: its logits are what the rounded ones should be, whatever the labels say.
+    """
+    weight = spec.cross_entropy_weight
+    scaled = distill.model_copy(
+        update={
+            "cross_entropy_weight": distill.cross_entropy_weight if weight is None else weight,
+            "weight": spec.teacher_weight * distill.weight,
+            "divergence_weight": spec.teacher_weight * distill.divergence_weight,
+            "features_weight": 0.0,
+        }
+    )
+    base = distillation(scaled, label_smoothing)
+
+    def loss(rounded: Outputs, labels: Tensor, taught: Taught | None) -> Tensor:
+        total = base(rounded, labels, taught.teacher if taught else None)
+        if taught and taught.student:
+            total = total + spec.student_weight * F.mse_loss(rounded.logits, taught.student.logits)
         return total
 
     return loss

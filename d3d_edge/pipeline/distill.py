@@ -291,13 +291,6 @@ def _finish(run: Run, stage: Stage, job: Job, data: RunData, mark: str, began: f
 
 def trained_row(name: str, role: Role, precision: Precision, results: dict[str, Any]) -> Row:
     """The row of a stage, from what it recorded on the test split."""
-    return Row(
-        name=name,
-        role=role,
-        precision=precision,
-        where=Where.HOST_TORCH,
-        runtime=f"torch {torch.__version__}",
-        clips=results["clips"],
-        top1=results["top1"],
-        top5=results["top5"],
-    )
+    figures = {key: value for key, value in results.items() if key in Row.model_fields}
+    runtime = f"torch {torch.__version__}"
+    return Row(name=name, role=role, precision=precision, where=Where.HOST_TORCH, runtime=runtime, **figures)

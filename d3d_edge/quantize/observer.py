@@ -20,7 +20,7 @@ from torchao.quantization.pt2e import (
 )
 
 
-class _Portable:
+class Portable:
     """A mixin: the observed range gives a scale that is exact in float16, and its ends are no ties.
 
     Core ML stores scales in float16; rounded only there, they would be another grid. And a range of 255 steps has its
@@ -39,31 +39,35 @@ class _Portable:
         return scale.half().to(scale.dtype), zero_point
 
 
-class MinMax(_Portable, MinMaxObserver):  # type: ignore[misc]
+class MinMax(Portable, MinMaxObserver):  # type: ignore[misc]
     """All-time extremes."""
 
 
-class Histogram(_Portable, HistogramObserver):  # type: ignore[misc]
+class Histogram(Portable, HistogramObserver):  # type: ignore[misc]
     """The clipped range with least error."""
 
 
-class PerChannelMinMax(_Portable, PerChannelMinMaxObserver):  # type: ignore[misc]
+class PerChannelMinMax(Portable, PerChannelMinMaxObserver):  # type: ignore[misc]
     """All-time extremes of each channel."""
 
 
-class PerChannelNewest(_Portable, MovingAveragePerChannelMinMaxObserver):  # type: ignore[misc]
+class PerChannelNewest(Portable, MovingAveragePerChannelMinMaxObserver):  # type: ignore[misc]
     """Extremes of each channel; with an averaging constant of 1, those of the newest weights."""
 
 
-class GroupMovingAverage(_Portable, MovingAverageMinMaxObserver):  # type: ignore[misc]
+class Grouped:
+    """An observer that must know which calls are of one pass of the graph."""
+
+    uses = 1
+    """Tensors that share the observer, which are the calls in one pass; `count_uses` finds it."""
+
+
+class GroupMovingAverage(Portable, MovingAverageMinMaxObserver, Grouped):  # type: ignore[misc]
     """One step of the average per pass of the graph, towards the range of all tensors of the group together.
 
     The inputs and the output of a concatenation share one observer. torchao's takes a step per tensor, so it ends
     between the ranges of the branches and cuts off the widest one.
     """
-
-    uses = 1
-    """Tensors in the group, which are the calls in one pass; `count_uses` finds it."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -97,5 +101,5 @@ def count_uses(prepared: GraphModule) -> None:
         call.activation_post_process if isinstance(call, FakeQuantizeBase) else call for call in calls
     ]
     for observer in observers:
-        if isinstance(observer, GroupMovingAverage):
+        if isinstance(observer, Grouped):
             observer.uses = sum(other is observer for other in observers)

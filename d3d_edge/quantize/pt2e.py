@@ -30,7 +30,12 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.fx.traceback import NodeSource
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torchao.quantization.pt2e import FakeQuantizeBase, disable_observer
+from torchao.quantization.pt2e import (
+    FakeQuantizeBase,
+    disable_fake_quant,
+    disable_observer,
+    enable_fake_quant,
+)
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 
 from d3d_edge.errors import BundleError
@@ -44,15 +49,25 @@ _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 
 
-def prepare(model: nn.Module, sample: Tensor, *, scheme: Scheme, observer: Observer, qat: bool) -> GraphModule:
+def prepare(
+    model: nn.Module,
+    sample: Tensor,
+    *,
+    scheme: Scheme,
+    observer: Observer,
+    percentile: float | None = None,
+    qat: bool,
+) -> GraphModule:
     """`model` as a graph that observes (or, under `qat`, fake-quantizes) what its converted form will quantize.
 
-    `model` is not changed. `sample: uint8 [N*T, H, W, C]` fixes the shape; its values do not matter.
+    `model` is not changed. `sample: uint8 [N*T, H, W, C]` fixes the shape; its values do not matter. `percentile`
+    belongs to the observer of that name. Under `qat`, the ranges of an observer that is not among `scheme.FOLLOWING`
+    come from a graph calibrated without it, by `adopt_ranges`.
     The graph is in evaluation mode; `set_training` switches its dropout.
     """
     graph = _export(model, sample)
     fold_batch_norms(graph)
-    quantizer = EdgeQuantizer(scheme, observer, qat=qat)
+    quantizer = EdgeQuantizer(scheme, observer, percentile=percentile, qat=qat)
     with _quiet():
         prepared: GraphModule = (prepare_qat_pt2e if qat else prepare_pt2e)(graph, quantizer)
     count_uses(prepared)
@@ -64,14 +79,35 @@ def calibrate(prepared: GraphModule, clips: Iterable[Tensor]) -> None:
 
     Under QAT fake quantization is off meanwhile, so that the first ranges are those of the float network.
     """
-    fake = [module for module in prepared.modules() if isinstance(module, FakeQuantizeBase)]
-    for module in fake:
-        module.disable_fake_quant()
+    set_rounding(prepared, False)
     with torch.no_grad():
         for clip in clips:
             prepared(clip)
-    for module in fake:
-        module.enable_fake_quant()
+    set_rounding(prepared, True)
+
+
+def adopt_ranges(graph: GraphModule, calibrated: GraphModule) -> None:
+    """Give the activations of `graph`, prepared for training, the ranges of `calibrated`, prepared for calibration.
+
+    Ranges of activations no longer move then; those of the weights follow the weights as before.
+
+    Raises:
+        ValueError: the two were not prepared from the same network by the same scheme.
+    """
+    if _computation(graph) != _computation(calibrated):
+        raise ValueError("the two graphs do not compute the same operators in the same order")
+    for name, fake in graph.named_modules():
+        if isinstance(fake, FakeQuantizeBase) and not fake.is_per_channel:
+            observer: Any = calibrated.get_submodule(name)
+            scale, zero_point = observer.calculate_qparams()
+            fake.scale.copy_(scale)
+            fake.zero_point.copy_(zero_point)
+            fake.disable_observer()
+
+
+def set_rounding(prepared: GraphModule, rounding: bool) -> None:
+    """Switch the fake quantization of all tensors on or off; observers go on either way. Kept by `state_dict`."""
+    prepared.apply(enable_fake_quant if rounding else disable_fake_quant)
 
 
 def set_training(prepared: GraphModule, training: bool) -> None:
@@ -93,7 +129,7 @@ def freeze_observers(prepared: GraphModule) -> None:
 def transfer(source: GraphModule, destination: GraphModule) -> None:
     """Give `destination` the weights and ranges of `source`, prepared from the same network for another clip count.
 
-    The destination is for use: its own observers are off afterwards, so running it changes no range.
+    The destination is for use: it rounds, and its own observers are off afterwards, so running it changes no range.
 
     Raises:
         ValueError: they were not prepared from the same network by the same scheme and observer.
@@ -102,6 +138,7 @@ def transfer(source: GraphModule, destination: GraphModule) -> None:
     if _computation(source) != _computation(destination) or state.keys() != destination.state_dict().keys():
         raise ValueError("the two graphs do not compute the same operators in the same order")
     destination.load_state_dict(state)
+    set_rounding(destination, True)
     freeze_observers(destination)
 
 

@@ -19,11 +19,12 @@ with it twice the resolution after a ReLU.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e import FakeQuantize
+from torchao.quantization.pt2e import FakeQuantize, PartialWrapper
 from torchao.quantization.pt2e.quantizer import (
     QuantizationAnnotation,
     QuantizationSpec,
@@ -33,9 +34,13 @@ from torchao.quantization.pt2e.quantizer import (
 )
 
 from d3d_edge.quantize.observer import GroupMovingAverage, Histogram, MinMax, PerChannelMinMax, PerChannelNewest
+from d3d_edge.quantize.ranges import GroupPercentile, LeastSquares
 
 Scheme = Literal["symmetric", "affine"]
-Observer = Literal["minmax", "moving_average", "histogram"]
+Observer = Literal["minmax", "moving_average", "histogram", "percentile", "mse"]
+FOLLOWING: frozenset[Observer] = frozenset({"minmax", "moving_average"})
+"""Observers that can follow the activations through training. The others look at a whole histogram for a range, which
+would be searched anew at every step: their ranges are found before training and stay."""
 
 ANNOTATION = "quantization_annotation"
 """Where torchao looks for a node's annotation, in `Node.meta`."""
@@ -75,12 +80,12 @@ _REARRANGING = frozenset(
 class EdgeQuantizer(Quantizer):  # type: ignore[misc]
     """Annotates a graph by the rules above.
 
-    `observer` is how an activation's range is found. Under `qat` it is `minmax` or, for the other two, the moving
-    average: a histogram would be searched anew at every step.
+    `observer` is how an activation's range is found; `percentile` belongs to the observer of that name. Under `qat`,
+    an observer that is not among `FOLLOWING` is replaced by the moving average.
     """
 
-    def __init__(self, scheme: Scheme, observer: Observer, *, qat: bool) -> None:
-        self.activation = _activation_spec(scheme, observer, qat)
+    def __init__(self, scheme: Scheme, observer: Observer, *, percentile: float | None = None, qat: bool) -> None:
+        self.activation = _activation_spec(scheme, _observer(observer, percentile, qat), qat)
         self.weight = _weight_spec(qat)
 
     def annotate(self, model: GraphModule) -> GraphModule:
@@ -157,19 +162,30 @@ def _reached(nodes: Iterable[Node], starts: set[Node], neighbours: Callable[[Nod
     return reached
 
 
-def _activation_spec(scheme: Scheme, observer: Observer, qat: bool) -> QuantizationSpec:
-    classes = {
+def _observer(observer: Observer, percentile: float | None, qat: bool) -> Callable[..., Any]:
+    """What makes an observer of activations, given eps and what torchao adds."""
+    if qat and observer not in FOLLOWING:
+        return GroupMovingAverage
+    if observer == "percentile":
+        if percentile is None:
+            raise ValueError("the observer 'percentile' needs a percentile")
+        return partial(GroupPercentile, percentile)
+    classes: dict[Observer, Callable[..., Any]] = {
         "minmax": MinMax,
         "moving_average": GroupMovingAverage,
-        "histogram": GroupMovingAverage if qat else Histogram,
+        "histogram": Histogram,
+        "mse": LeastSquares,
     }
-    chosen = classes[observer]
+    return classes[observer]
+
+
+def _activation_spec(scheme: Scheme, chosen: Callable[..., Any], qat: bool) -> QuantizationSpec:
     # Not FusedMovingAvgObsFakeQuantize: its kernel gives a range without negative values (after a ReLU) the zero point
     # -128 in the symmetric scheme too.
     constructor = (
         FakeQuantize.with_args(observer=chosen, eps=ACTIVATION_STEP_MIN)
         if qat
-        else chosen.with_args(eps=ACTIVATION_STEP_MIN)
+        else PartialWrapper(partial(chosen, eps=ACTIVATION_STEP_MIN))
     )
     return QuantizationSpec(
         dtype=torch.int8,

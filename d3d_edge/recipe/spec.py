@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from d3d_edge.clip import ClipSpec, FlowSpec
 from d3d_edge.schema import Schema
@@ -152,16 +152,52 @@ class DistillSpec(Schema):
         return bool(self.weight or self.features_weight or self.divergence_weight)
 
 
+class QATDistillSpec(Schema):
+    """What quantization-aware training learns from beside the labels: the flow teacher, the float student, or both."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    source: Literal["teacher", "student", "both"] = Field(default="teacher", alias="from")
+    """teacher: by the distances of the recipe's section `distill`, but for features, which a captured graph does not
+    give. student: by the MSE of the logits, the mean over classes, to the float student that is being quantized."""
+    cross_entropy_weight: float | None = Field(default=None, ge=0)
+    """null: that of the recipe's section `distill`."""
+    teacher_weight: float = Field(default=1.0, ge=0)
+    """Factor on the distances to the teacher."""
+    student_weight: float = Field(default=1.0, ge=0)
+    """Weight of the distance to the float student."""
+
+    @property
+    def sources(self) -> frozenset[str]:
+        """The networks that answer each training clip: of 'teacher' and 'student', those that count."""
+        weights = {"teacher": self.teacher_weight, "student": self.student_weight}
+        return frozenset(name for name, weight in weights.items() if weight and self.source in (name, "both"))
+
+
 class QATSpec(Schema):
-    """Quantization-aware training: the distillation loop on the fake-quantized student."""
+    """Quantization-aware training: the distillation loop on the fake-quantized student.
+
+    Batch norms are folded into their convolutions before it begins, exactly, so there are no statistics to freeze. What
+    there is to schedule are the rounding and the ranges.
+    """
 
     train: TrainSpec
+    start_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the epochs that train the folded network in float, before rounding starts."""
+    freeze_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of the epochs in which ranges follow the activations; then they are fixed, so that the weights settle on
+    the grid that ships (Krishnamoorthi, arXiv 1806.08342, section 3.2). Only minmax and moving_average can follow: with
+    the other observers the ranges of activations are found before training and stay, and this counts for weights
+    alone."""
+    distill: QATDistillSpec = QATDistillSpec()
 
     @model_validator(mode="after")
     def _in_float32(self) -> Self:
         # The 8 bits of a bfloat16's fraction cannot tell the steps of an 8-bit grid apart.
         if self.train.precision != "float32" or self.train.compile:
             raise ValueError("quantization-aware training runs in float32 and is not compiled")
+        if self.freeze_share < self.start_share:
+            raise ValueError("freeze_share must not be less than start_share: ranges are fixed once rounding has begun")
         return self
 
 
@@ -222,4 +258,6 @@ class Recipe(Schema):
 
     def yaml(self) -> str:
         """The resolved recipe, as YAML that reads back equal."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+        return yaml.safe_dump(
+            self.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True, width=110
+        )

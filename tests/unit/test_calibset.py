@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from d3d_edge import resources
 from d3d_edge.calibset import CalibrationPlan, CalibrationSet, draw, load_plan, refuse_overlap
@@ -52,6 +54,29 @@ def test_a_plan_that_is_not_there_or_wrong_is_refused(tmp_path: Path) -> None:
     wrong.write_text(resources.find("calibration", "balanced").read_text().replace("split: train", "split: test"))
     with pytest.raises(RecipeError, match=r"wrong.yaml:\d+: split: input should be 'train'"):
         load_plan(str(wrong))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"observer": "percentile"}, "needs percentile"),
+        ({"percentile": 99.9}, "no other takes it"),
+        ({"observer": "percentile", "percentile": 50.0}, "greater than 50"),
+        ({"observer": "percentile", "percentile": 100.1}, "less than or equal to 100"),
+    ],
+)
+def test_a_percentile_belongs_to_the_observer_of_that_name(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        CalibrationPlan.model_validate(plan().model_dump() | change)
+
+
+def test_every_observer_has_a_plan_that_ships() -> None:
+    plans = [load_plan(name) for name in resources.names("calibration")]
+    observers = get_args(CalibrationPlan.model_fields["observer"].annotation)
+    assert sorted(each.observer for each in plans) == sorted(observers)
+    # They differ by the observer alone, so that what differs in accuracy is due to it.
+    alike = {"name", "description", "observer", "percentile"}
+    assert len({each.model_dump_json(exclude=alike) for each in plans}) == 1
 
 
 @given(

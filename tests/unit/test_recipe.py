@@ -87,6 +87,14 @@ def test_settings_are_applied_and_checked(path: Path) -> None:
             "quantize.qat={train: {epochs: 1, batch_size: 1, learning_rate: 1, precision: bfloat16}}",
             "quantize.qat: quantization-aware training runs in float32",
         ),
+        (
+            "quantize.qat={train: {epochs: 1, batch_size: 1, learning_rate: 1}, start_share: 0.6}",
+            "quantize.qat: freeze_share must not be less than start_share",
+        ),
+        (
+            "quantize.qat={train: {epochs: 1, batch_size: 1, learning_rate: 1}, distill: {from: pupil}}",
+            "quantize.qat.distill.from: input should be 'teacher', 'student' or 'both'",
+        ),
     ],
 )
 def test_a_value_out_of_bounds_is_refused(path: Path, setting: str, message: str) -> None:
@@ -99,6 +107,19 @@ def test_the_published_training_can_be_said_and_reads_back_equal(path: Path, tmp
     train = "{optimizer: sgd, schedule: steps, learning_rate: 0.1, milestones: [0.75, 0.875], weight_decay: 1e-7}"
     loaded = recipe.load(str(path), [f"student.train={train}", "student.train.keep=best"])
     assert loaded.student.train.milestones == (0.75, 0.875)
+    again = tmp_path / "again.yaml"
+    again.write_text(loaded.yaml(), encoding="utf-8")
+    assert recipe.load(str(again)) == loaded
+
+
+def test_the_schedule_of_quantization_aware_training_can_be_said_and_reads_back_equal(
+    path: Path, tmp_path: Path
+) -> None:
+    train = "{epochs: 4, batch_size: 2, learning_rate: 1e-4}"
+    schedule = "start_share: 0.25, freeze_share: 0.75, distill: {from: both, student_weight: 2}"
+    loaded = recipe.load(str(path), [f"quantize.qat={{train: {train}, {schedule}}}"])
+    assert loaded.quantize.qat is not None
+    assert loaded.quantize.qat.distill.sources == {"teacher", "student"}
     again = tmp_path / "again.yaml"
     again.write_text(loaded.yaml(), encoding="utf-8")
     assert recipe.load(str(again)) == loaded

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from d3d_edge.distill import loss
-from d3d_edge.distill.loss import Outputs
-from d3d_edge.recipe import DistillSpec
+from d3d_edge.distill.loss import Outputs, Taught
+from d3d_edge.recipe import DistillSpec, QATDistillSpec
 
 STUDENT = Outputs(torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.0, 3.0]]), torch.tensor([[1.0, 0.0], [2.0, 4.0]]))
 TEACHER = Outputs(torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 4.0]]), torch.tensor([[0.0, 0.0], [2.0, 1.0]]))
@@ -49,6 +49,34 @@ def test_softened_answers(temperature: float) -> None:
     divergence = float((np.exp(theirs) * (theirs - ours)).sum() / 2)
     expected = CROSS_ENTROPY + 8 * temperature**2 * divergence
     assert found(divergence_weight=8, temperature=temperature) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({}, CROSS_ENTROPY + 2 * 3.75 / 6),
+        ({"teacher_weight": 3.0}, CROSS_ENTROPY + 6 * 3.75 / 6),
+        ({"from": "student", "cross_entropy_weight": 0.0}, 0.25),
+        ({"from": "both", "teacher_weight": 0.5, "student_weight": 4.0}, CROSS_ENTROPY + 3.75 / 6 + 1.0),
+    ],
+    ids=str,
+)
+def test_a_rounded_student_learns_from_teacher_and_float_student(spec: dict[str, Any], expected: float) -> None:
+    distill = DistillSpec(weight=2.0, reduction="mean", features_weight=7.0)
+    quantized = QATDistillSpec.model_validate(spec)
+    float_student = Outputs(STUDENT.logits + 0.5)
+    taught = Taught(
+        TEACHER if "teacher" in quantized.sources else None, float_student if "student" in quantized.sources else None
+    )
+    rounded = Outputs(STUDENT.logits)  # a captured graph gives no features
+    assert loss.quantization_aware(distill, quantized, 0.0)(rounded, LABELS, taught).item() == pytest.approx(expected)
+
+
+def test_without_anything_to_learn_from_a_rounded_student_has_its_labels() -> None:
+    spec = QATDistillSpec.model_validate({"from": "both", "teacher_weight": 0.0, "student_weight": 0.0})
+    assert spec.sources == frozenset()
+    minimised = loss.quantization_aware(DistillSpec(weight=1.0, reduction="mean"), spec, 0.0)
+    assert minimised(STUDENT, LABELS, None).item() == pytest.approx(CROSS_ENTROPY)
 
 
 def test_weights_add() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchao.quantization.pt2e import FakeQuantizeBase
 
 from d3d_edge.errors import BundleError
 from d3d_edge.quantize import pt2e
@@ -53,7 +54,7 @@ def test_the_model_itself_is_not_changed() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["symmetric", "affine"])
-@pytest.mark.parametrize("observer", ["minmax", "moving_average", "histogram"])
+@pytest.mark.parametrize("observer", ["minmax", "moving_average", "histogram", "percentile", "mse"])
 def test_calibration_keeps_the_logits_near(scheme: Scheme, observer: Observer) -> None:
     program = pt2e.convert(networks.prepared(scheme, observer), networks.clip())
     float_logits = logits(networks.small(), networks.clip(7))
@@ -101,6 +102,38 @@ def test_frozen_observers_keep_their_ranges() -> None:
     before = {name: value.clone() for name, value in graph.state_dict().items() if name.endswith("scale")}
     train(graph)
     assert all(torch.equal(graph.state_dict()[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("observer", ["histogram", "percentile", "mse"])
+def test_ranges_found_in_histograms_stay_through_training(observer: Observer) -> None:
+    graph = networks.prepared(observer=observer, qat=True, clips=2)
+    calibrated = networks.prepared(observer=observer, clips=2)
+    pt2e.adopt_ranges(graph, calibrated)
+    train(graph)
+    fake = {name: module for name, module in graph.named_modules() if isinstance(module, FakeQuantizeBase)}
+    of_weights = {name for name, module in fake.items() if module.is_per_channel}
+    assert len(of_weights) == 6
+    for name in fake.keys() - of_weights:
+        assert torch.equal(fake[name].scale, calibrated.get_submodule(name).calculate_qparams()[0])
+    before = {name: fake[name].scale.clone() for name in of_weights}
+    train(graph)
+    assert any(not torch.equal(fake[name].scale, before[name]) for name in of_weights)
+
+
+def test_ranges_of_another_network_are_refused() -> None:
+    with pytest.raises(ValueError, match="do not compute the same"):
+        pt2e.adopt_ranges(networks.prepared(qat=True), networks.quantized().module())
+
+
+def test_a_graph_that_does_not_round_yet_is_the_float_network_and_its_copy_rounds() -> None:
+    graph = networks.prepared(qat=True)
+    pt2e.set_rounding(graph, False)
+    clip = networks.clip(3)
+    float_logits = logits(networks.small(), clip)
+    torch.testing.assert_close(logits(graph, clip), float_logits, rtol=1e-4, atol=1e-5)
+    one = networks.prepared(qat=True)
+    pt2e.transfer(graph, one)
+    assert (logits(one, clip) - float_logits).abs().max() > 1e-3
 
 
 def test_training_resumes_from_a_state_dict() -> None:

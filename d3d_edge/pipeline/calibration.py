@@ -1,0 +1,87 @@
+"""Calibration of a run's student: the clips, and the float student prepared and shown them. Trains nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from d3d_edge import calibset
+from d3d_edge.calibset import CalibrationPlan
+from d3d_edge.distill.loss import Outputs
+from d3d_edge.models.recogniser import Recogniser
+from d3d_edge.pipeline.data import RunData
+from d3d_edge.pipeline.streams import Stream, load_rgb
+from d3d_edge.progress import Progress
+from d3d_edge.quantize import pt2e
+from d3d_edge.runs import Run
+from d3d_edge.video.cache import CachedClip
+
+
+def drawn_clips(data: RunData, plan: CalibrationPlan) -> list[CachedClip]:
+    """The clips of a plan, in the order of the draw.
+
+    Raises:
+        DataError: there are none, or one is also in the test split.
+    """
+    by_key = {cached.clip.key: cached for cached in data.clips}
+    drawn = [by_key[clip.key] for clip in calibset.draw(plan, data.manifest)]
+    calibset.refuse_overlap(
+        [cached.video_sha256 for cached in drawn], [cached.video_sha256 for cached in data.of("test")]
+    )
+    return drawn
+
+
+def prepared(run: Run, plan: CalibrationPlan, *, clips: int, qat: bool) -> GraphModule:
+    """The float student, prepared for `clips` clips at a time."""
+    net = load_rgb(run, "student").requires_grad_(True)
+    return pt2e.prepare(
+        Recogniser(net, clips=clips),
+        sample(run, clips),
+        scheme=run.recipe.quantize.scheme,
+        observer=plan.observer,
+        percentile=plan.percentile,
+        qat=qat,
+    )
+
+
+def calibrated(
+    run: Run, data: RunData, plan: CalibrationPlan, drawn: Sequence[CachedClip], progress: Progress, *, clips: int = 1
+) -> GraphModule:
+    """The float student, prepared for `clips` clips at a time and shown the drawn ones."""
+    graph = prepared(run, plan, clips=clips, qat=False)
+    batches = batched(drawn, data, clips)
+    with progress.task("calibration", len(batches)) as task:
+        for batch in batches:
+            pt2e.calibrate(graph, [batch])
+            task.advance(1)
+    return graph
+
+
+def sample(run: Run, clips: int = 1) -> Tensor:
+    """A black input uint8 [clips*T, H, W, C], for its shape."""
+    frames, height, width, colours = run.recipe.clip.shape
+    return torch.zeros((clips * frames, height, width, colours), dtype=torch.uint8)
+
+
+def decoded(clips: Sequence[CachedClip], data: RunData) -> list[Tensor]:
+    """Calibration clips uint8 [T, H, W, C], centre-cropped as on the device."""
+    chosen = {cached.clip.key for cached in clips}
+    dataset = data.dataset("train")
+    places = [place for place, cached in enumerate(dataset.clips) if cached.clip.key in chosen]
+    return [torch.from_numpy(dataset.item(place)[0].copy()) for place in places]
+
+
+def batched(clips: Sequence[CachedClip], data: RunData, size: int) -> list[Tensor]:
+    """Calibration clips as batches uint8 [size*T, H, W, C], the last one filled up with clips from the first."""
+    found = decoded(clips, data)
+    while len(found) % size:
+        found.append(found[len(found) % len(clips)])
+    return [torch.cat(found[start : start + size]) for start in range(0, len(found), size)]
+
+
+def one_by_one(module: torch.nn.Module) -> Stream:
+    """A graph captured for one clip, as a function of a batch."""
+    return lambda batch: Outputs(torch.cat([module(clip) for clip in batch.clip]))

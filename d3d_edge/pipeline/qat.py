@@ -1,0 +1,84 @@
+"""Quantization-aware training of a run's student: the training loop, given a prepared graph. Writes no INT8 graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch.fx import GraphModule
+
+from d3d_edge.calibset import CalibrationPlan
+from d3d_edge.distill import loop, loss
+from d3d_edge.distill.loop import Job
+from d3d_edge.distill.loss import Outputs, Taught
+from d3d_edge.pipeline import calibration
+from d3d_edge.pipeline.data import RunData, batch_size
+from d3d_edge.pipeline.streams import channels_last, load_rgb, rgb_stream, teacher_of, top1
+from d3d_edge.progress import Progress
+from d3d_edge.quantize import pt2e
+from d3d_edge.quantize.scheme import FOLLOWING
+from d3d_edge.recipe import QATSpec
+from d3d_edge.runs import Run
+from d3d_edge.video.cache import CachedClip
+from d3d_edge.video.datasets import Batch
+
+
+def trained(
+    run: Run,
+    data: RunData,
+    spec: QATSpec,
+    plan: CalibrationPlan,
+    drawn: Sequence[CachedClip],
+    mark: str,
+    progress: Progress,
+) -> GraphModule:
+    """The student after quantization-aware training, prepared for one clip. Leaves checkpoints in RUN/quantized."""
+    training = data.dataset("train", training=True)
+    held_out = data.dataset("val")
+    size = batch_size(training, spec.train)
+    graph = calibration.prepared(run, plan, clips=size, qat=True)
+    if plan.observer in FOLLOWING:
+        pt2e.calibrate(graph, calibration.batched(drawn, data, size))
+    else:
+        pt2e.adopt_ranges(graph, calibration.calibrated(run, data, plan, drawn, progress, clips=size))
+    one = calibration.prepared(run, plan, clips=1, qat=True)
+
+    def held_out_top1() -> float:
+        pt2e.transfer(graph, one)
+        return top1(calibration.one_by_one(one), held_out)
+
+    def begin_epoch(epoch: int) -> None:
+        pt2e.set_rounding(graph, epoch >= spec.start_share * spec.train.epochs)
+        if epoch >= spec.freeze_share * spec.train.epochs:
+            pt2e.freeze_observers(graph)
+
+    job = Job(
+        title="quantization-aware training",
+        model=graph,
+        forward=lambda batch: Outputs(graph(batch.clip.flatten(0, 1))),
+        teacher=_taught(run, spec),
+        loss=loss.quantization_aware(run.recipe.distill, spec.distill, spec.train.label_smoothing),
+        batches=lambda epoch: training.batches(size, epoch=epoch, shuffle=True, drop_last=True, workers=1),
+        batches_per_epoch=len(training) // size,
+        spec=spec.train,
+        seed=run.recipe.seed,
+        set_training=lambda mode: pt2e.set_training(graph, mode),
+        evaluate=held_out_top1 if len(held_out) else None,
+        begin_epoch=begin_epoch,
+    )
+    loop.run(job, run.folder("quantized"), mark, progress)
+    pt2e.transfer(graph, one)
+    return one
+
+
+def _taught(run: Run, spec: QATSpec) -> loop.Teacher | None:
+    """What the rounded student learns from; None for nothing but the labels."""
+    sources = spec.distill.sources
+    teacher = teacher_of(run) if "teacher" in sources else None
+    student = rgb_stream(channels_last(load_rgb(run, "student"))) if "student" in sources else None
+    if teacher is None and student is None:
+        return None
+
+    def taught(batch: Batch) -> Taught:
+        return Taught(teacher(batch) if teacher else None, student(batch) if student else None)
+
+    return taught
