@@ -66,12 +66,23 @@ def clip(seed: int = 0, clips: int = 1) -> Tensor:
 
 
 def prepared(
-    scheme: Scheme = "symmetric", observer: Observer = "minmax", *, qat: bool = False, clips: int = 1
+    scheme: Scheme = "symmetric",
+    observer: Observer = "minmax",
+    *,
+    qat: bool = False,
+    clips: int = 1,
+    keep_float: tuple[str, ...] = (),
 ) -> GraphModule:
     """The network, prepared and shown three clips."""
     percentile = 99.99 if observer == "percentile" else None
     graph = pt2e.prepare(
-        small(clips), clip(clips=clips), scheme=scheme, observer=observer, percentile=percentile, qat=qat
+        small(clips),
+        clip(clips=clips),
+        scheme=scheme,
+        observer=observer,
+        percentile=percentile,
+        keep_float=keep_float,
+        qat=qat,
     )
     pt2e.calibrate(graph, [clip(seed, clips) for seed in range(3)])
     return graph
@@ -81,6 +92,12 @@ def prepared(
 def quantized(scheme: Scheme = "symmetric") -> ExportedProgram:
     """The INT8 graph. Do not change it: all tests share it."""
     return pt2e.convert(prepared(scheme), clip())
+
+
+@functools.cache
+def mixed() -> ExportedProgram:
+    """An INT8 graph with a convolution, a gate and the classifier in float. Do not change it: all tests share it."""
+    return pt2e.convert(prepared(keep_float=("temporal.spatial", "gate", "head")), clip())
 
 
 @functools.cache

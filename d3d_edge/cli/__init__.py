@@ -23,6 +23,7 @@ _COMMANDS = {
     "distill": "Train the flow teacher and distil the RGB student from it.",
     "evaluate": "Measure the networks of a run as the paper's systems: one stream, two streams, D3D.",
     "quantize": "Make the student of a run INT8: calibration and quantization-aware training.",
+    "sensitivity": "Find out what making each part of the student INT8 costs, alone.",
     "export": "Lower the student of a run to bundles for devices.",
     "validate": "Measure accuracy, agreement, size and latency of bundles.",
     "benchmark": "Time bundles on this machine.",

@@ -91,6 +91,16 @@ def largest_difference(logits: Logits, reference: Logits) -> float:
     return float(np.abs(logits - reference).max())
 
 
+def sqnr_db(logits: Logits, reference: Logits) -> float:
+    """Signal to quantization noise in dB: the power of the reference to that of the difference, over all clips.
+
+    At most 200, where the two are equal or all but.
+    """
+    signal = float(np.square(reference, dtype=np.float64).sum())
+    noise = float(np.square(np.subtract(logits, reference, dtype=np.float64)).sum())
+    return float(10 * np.log10(max(signal, 1e-30) / max(noise, 1e-20 * signal, 1e-30)))
+
+
 def chance(labels: NDArray[np.int64]) -> float:
     """Top-1 of always naming the commonest label."""
     return float(np.bincount(labels).max() / len(labels))

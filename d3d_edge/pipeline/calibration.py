@@ -34,8 +34,8 @@ def drawn_clips(data: RunData, plan: CalibrationPlan) -> list[CachedClip]:
     return drawn
 
 
-def prepared(run: Run, plan: CalibrationPlan, *, clips: int, qat: bool) -> GraphModule:
-    """The float student, prepared for `clips` clips at a time."""
+def prepared(run: Run, plan: CalibrationPlan, *, clips: int, qat: bool, keep_float: Sequence[str] = ()) -> GraphModule:
+    """The float student, prepared for `clips` clips at a time, with the groups that `keep_float` names left alone."""
     net = load_rgb(run, "student").requires_grad_(True)
     return pt2e.prepare(
         Recogniser(net, clips=clips),
@@ -43,15 +43,29 @@ def prepared(run: Run, plan: CalibrationPlan, *, clips: int, qat: bool) -> Graph
         scheme=run.recipe.quantize.scheme,
         observer=plan.observer,
         percentile=plan.percentile,
+        keep_float=keep_float,
         qat=qat,
     )
 
 
 def calibrated(
-    run: Run, data: RunData, plan: CalibrationPlan, drawn: Sequence[CachedClip], progress: Progress, *, clips: int = 1
+    run: Run,
+    data: RunData,
+    plan: CalibrationPlan,
+    drawn: Sequence[CachedClip],
+    progress: Progress,
+    *,
+    clips: int = 1,
+    keep_float: Sequence[str] = (),
+    weights: GraphModule | None = None,
 ) -> GraphModule:
-    """The float student, prepared for `clips` clips at a time and shown the drawn ones."""
-    graph = prepared(run, plan, clips=clips, qat=False)
+    """The float student, prepared for `clips` clips at a time and shown the drawn ones.
+
+    `weights`: a prepared graph of the same network, trained maybe, whose weights it gets.
+    """
+    graph = prepared(run, plan, clips=clips, qat=False, keep_float=keep_float)
+    if weights is not None:
+        pt2e.take_weights(graph, weights)
     batches = batched(drawn, data, clips)
     with progress.task("calibration", len(batches)) as task:
         for batch in batches:

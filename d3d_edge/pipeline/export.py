@@ -42,7 +42,7 @@ _HEADERS_READ = 64
 _DIED = LoweringError("a process that lowered a graph died", stage="lower", hint="out of memory? try --workers 1")
 
 
-class _Wanted(NamedTuple):
+class Wanted(NamedTuple):
     """A bundle to make."""
 
     target: Target
@@ -98,12 +98,12 @@ def export(
         LoweringError: the graph cannot be lowered, or would not run there.
         StorageError: a bundle cannot be written.
     """
-    wanted = [_Wanted(found, _folder(found.name, precision), precision, allow_fallback) for found in targets]
+    wanted = [Wanted(found, _folder(found.name, precision), precision, allow_fallback) for found in targets]
     for one in wanted:
         _check(run, one.target, precision)
     host = target.load("host")
     precisions: tuple[Precision, ...] = ("float32", "int8") if precision in QUANTIZED else ("float32",)
-    wanted += [_Wanted(host, REFERENCES[kind], kind) for kind in precisions]
+    wanted += [Wanted(host, REFERENCES[kind], kind) for kind in precisions]
     for kind in precisions:
         Source.of(run, kind)
     golden = _golden(run)
@@ -173,7 +173,8 @@ def _video_length_s(run: Run) -> float | None:
     return round(median(lengths_s), 3) if lengths_s else None
 
 
-def _describe(run: Run, wanted: _Wanted, source: Source, program: ExportedProgram, lowered: Lowered) -> Description:
+def describe(run: Run, wanted: Wanted, source: Source, program: ExportedProgram, lowered: Lowered) -> Description:
+    """All that is known of the bundle of a lowered graph before it is written."""
     found, quantized = wanted.target, wanted.precision in QUANTIZED
     clip = run.recipe.clip
     labels = run.data.labels
@@ -202,7 +203,7 @@ def _describe(run: Run, wanted: _Wanted, source: Source, program: ExportedProgra
     )
 
 
-def _export(run: Run, out: Path, golden: NDArray[np.uint8], wanted: _Wanted) -> tuple[Bundle, bool]:
+def _export(run: Run, out: Path, golden: NDArray[np.uint8], wanted: Wanted) -> tuple[Bundle, bool]:
     """One bundle, and whether the one that was there, made from the same graph by the same tools, was kept."""
     found, source, path = wanted.target, Source.of(run, wanted.precision), out / wanted.folder
     kept = _kept(path, wanted, source)
@@ -225,7 +226,7 @@ def _export(run: Run, out: Path, golden: NDArray[np.uint8], wanted: _Wanted) -> 
             _save(folder / GOLDEN_CLIPS, golden)
             _save(folder / GOLDEN_LOGITS, _logits(program, golden))
 
-        bundle = Bundle.write(path, _describe(run, wanted, source, program, lowered), fill)
+        bundle = Bundle.write(path, describe(run, wanted, source, program, lowered), fill)
     except OSError as error:
         raise StorageError.of(path, error) from error
     finally:
@@ -233,7 +234,7 @@ def _export(run: Run, out: Path, golden: NDArray[np.uint8], wanted: _Wanted) -> 
     return bundle, False
 
 
-def _kept(path: Path, wanted: _Wanted, source: Source) -> Bundle | None:
+def _kept(path: Path, wanted: Wanted, source: Source) -> Bundle | None:
     if not path.exists():
         return None
     try:

@@ -30,17 +30,20 @@ def trained(
     drawn: Sequence[CachedClip],
     mark: str,
     progress: Progress,
+    *,
+    keep_float: Sequence[str] = (),
 ) -> GraphModule:
     """The student after quantization-aware training, prepared for one clip. Leaves checkpoints in RUN/quantized."""
     training = data.dataset("train", training=True)
     held_out = data.dataset("val")
     size = batch_size(training, spec.train)
-    graph = calibration.prepared(run, plan, clips=size, qat=True)
+    graph = calibration.prepared(run, plan, clips=size, qat=True, keep_float=keep_float)
     if plan.observer in FOLLOWING:
         pt2e.calibrate(graph, calibration.batched(drawn, data, size))
     else:
-        pt2e.adopt_ranges(graph, calibration.calibrated(run, data, plan, drawn, progress, clips=size))
-    one = calibration.prepared(run, plan, clips=1, qat=True)
+        ranges = calibration.calibrated(run, data, plan, drawn, progress, clips=size, keep_float=keep_float)
+        pt2e.adopt_ranges(graph, ranges)
+    one = calibration.prepared(run, plan, clips=1, qat=True, keep_float=keep_float)
 
     def held_out_top1() -> float:
         pt2e.transfer(graph, one)
@@ -61,7 +64,7 @@ def trained(
         batches_per_epoch=len(training) // size,
         spec=spec.train,
         seed=run.recipe.seed,
-        set_training=lambda mode: pt2e.set_training(graph, mode),
+        set_training=lambda mode: pt2e.set_training(graph, mode and spec.dropout),
         evaluate=held_out_top1 if len(held_out) else None,
         begin_epoch=begin_epoch,
     )

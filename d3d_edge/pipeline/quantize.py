@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from torch.export import ExportedProgram
 
 from d3d_edge import calibset
 from d3d_edge.calibset import CalibrationPlan, CalibrationSet
 from d3d_edge.distill import log
 from d3d_edge.files import sha256_of_file, write_json
 from d3d_edge.harness import accuracy
-from d3d_edge.pipeline import calibration, motion, qat
+from d3d_edge.pipeline import calibration, mixed, motion, qat
 from d3d_edge.pipeline.data import RunData, prepare
 from d3d_edge.pipeline.distill import GRAPH_NAME, student_mark, trained_row
 from d3d_edge.pipeline.environment import environment
@@ -20,6 +23,7 @@ from d3d_edge.progress import Progress
 from d3d_edge.quantize import pt2e
 from d3d_edge.report import FILE_NAME, Report
 from d3d_edge.runs import Run, fingerprint
+from d3d_edge.video.cache import CachedClip
 
 _FORMAT = 2
 """Raised when the same recipe would record other figures, so that a finished stage is made again."""
@@ -79,21 +83,41 @@ def _quantize(run: Run, data: RunData, plan: CalibrationPlan, mark: str, progres
         plan=plan, clip_hash=run.recipe.clip.hash(), clips=tuple(cached.video_sha256 for cached in drawn)
     )
     write_json(folder / "calibration.json", record.model_dump(mode="json"))
-    spec = run.recipe.quantize.qat
-    if spec is None:
-        prepared = calibration.calibrated(run, data, plan, drawn, progress)
-    else:
-        prepared = qat.trained(run, data, spec, plan, drawn, mark, progress)
-    program = pt2e.convert(prepared, calibration.sample(run))
+    program, mix = _program(run, data, plan, drawn, mark, progress)
     pt2e.save(program, folder / GRAPH_NAME)
     streams = {"float": rgb_stream(load_rgb(run, "student")), "int8": calibration.one_by_one(program.module())}
     answers = motion.answers(streams, data, progress)
     done: dict[str, Any] = {
         **motion.figures(answers["int8"], data, answers["float"]),
         "float_student": motion.figures(answers["float"], data),
+        **mix,
         "logit_step": pt2e.logit_step(program),
         "calibration_hash": record.hash(),
         "graph_sha256": sha256_of_file(folder / GRAPH_NAME),
     }
     run.finish("quantized", mark, **done)
     return done
+
+
+def _program(
+    run: Run, data: RunData, plan: CalibrationPlan, drawn: Sequence[CachedClip], mark: str, progress: Progress
+) -> tuple[ExportedProgram, dict[str, Any]]:
+    """The INT8 graph, and which groups are float in it at what cost."""
+    spec = run.recipe.quantize
+    keep = spec.keep_float if isinstance(spec.keep_float, tuple) else ()
+    if spec.qat is None:
+        prepared = calibration.calibrated(run, data, plan, drawn, progress, keep_float=keep)
+    else:
+        prepared = qat.trained(run, data, spec.qat, plan, drawn, mark, progress, keep_float=keep)
+    facts: dict[str, Any] = {}
+    if spec.keep_float == "auto":
+        made = mixed.automatic(run, data, plan, drawn, prepared, progress)
+        program, keep, facts = made.program, made.groups, {"held_out": made.held_out}
+    else:
+        program = pt2e.convert(prepared, calibration.sample(run))
+    facts |= {"float_groups": list(keep), "float_convolutions": list(pt2e.float_convolutions(program))}
+    if keep:
+        whole = calibration.calibrated(run, data, plan, drawn, progress, weights=prepared)
+        facts["float_cost"] = mixed.cost(run, program, pt2e.convert(whole, calibration.sample(run)), progress)
+        progress.note(f"in float: {', '.join(keep)}; {mixed.told(facts['float_cost'])}")
+    return program, facts

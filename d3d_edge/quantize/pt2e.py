@@ -40,9 +40,10 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, 
 
 from d3d_edge.errors import BundleError
 from d3d_edge.files import atomic_file
+from d3d_edge.quantize.groups import CONVOLUTIONS
 from d3d_edge.quantize.observer import count_uses
 from d3d_edge.quantize.origin import keep_layers
-from d3d_edge.quantize.scheme import CONVOLUTIONS, EdgeQuantizer, Observer, Scheme
+from d3d_edge.quantize.scheme import EdgeQuantizer, Observer, Scheme
 
 _aten = torch.ops.aten
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
@@ -56,18 +57,19 @@ def prepare(
     scheme: Scheme,
     observer: Observer,
     percentile: float | None = None,
+    keep_float: Iterable[str] = (),
     qat: bool,
 ) -> GraphModule:
     """`model` as a graph that observes (or, under `qat`, fake-quantizes) what its converted form will quantize.
 
     `model` is not changed. `sample: uint8 [N*T, H, W, C]` fixes the shape; its values do not matter. `percentile`
-    belongs to the observer of that name. Under `qat`, the ranges of an observer that is not among `scheme.FOLLOWING`
-    come from a graph calibrated without it, by `adopt_ranges`.
-    The graph is in evaluation mode; `set_training` switches its dropout.
+    belongs to the observer of that name; `keep_float` names groups that stay float (see `groups`).
+    Under `qat`, the ranges of an observer that is not among `scheme.FOLLOWING` come from a graph calibrated without it,
+    by `adopt_ranges`. The graph is in evaluation mode; `set_training` switches its dropout.
     """
     graph = _export(model, sample)
     fold_batch_norms(graph)
-    quantizer = EdgeQuantizer(scheme, observer, percentile=percentile, qat=qat)
+    quantizer = EdgeQuantizer(scheme, observer, percentile=percentile, keep_float=keep_float, qat=qat)
     with _quiet():
         prepared: GraphModule = (prepare_qat_pt2e if qat else prepare_pt2e)(graph, quantizer)
     count_uses(prepared)
@@ -142,6 +144,14 @@ def transfer(source: GraphModule, destination: GraphModule) -> None:
     freeze_observers(destination)
 
 
+def take_weights(graph: GraphModule, source: GraphModule) -> None:
+    """Give `graph` the weights of `source`: both prepared from one network, in whatever way."""
+    weights = dict(source.named_parameters())
+    with torch.no_grad():
+        for name, parameter in graph.named_parameters():
+            parameter.copy_(weights[name])
+
+
 def _computation(graph: GraphModule) -> list[tuple[str, ...]]:
     """Operators and the quantizers and weights they read, in order, without what depends on the clip count."""
     return [
@@ -204,13 +214,22 @@ def load(path: Path) -> ExportedProgram:
 
 
 def logit_step(program: ExportedProgram) -> float | None:
-    """Quantization step of the logits: the scale of the last tensor quantized, the classifier's output. None if float.
+    """Quantization step of the logits: the scale of the classifier's output. None if the classifier is float.
 
-    A mean over time follows in float, so runtimes that round one output of the classifier differently differ by at most
-    this.
+    Runtimes that round one output of the classifier differently differ by at most this.
     """
-    scales = [float(node.args[1]) for node in program.graph.nodes if node.target is _QUANTIZE]
-    return scales[-1] if scales else None
+    for node in reversed(program.graph.nodes):
+        if node.target is _QUANTIZE:
+            return float(node.args[1])
+        if node.target in CONVOLUTIONS:
+            return None
+    return None
+
+
+def float_convolutions(program: ExportedProgram) -> tuple[str, ...]:
+    """Names of the convolutions of `program` whose weights are not INT8, in order."""
+    convolutions = [node for node in program.graph.nodes if node.target in CONVOLUTIONS]
+    return tuple(node.name for node in convolutions if node.args[1].op == "placeholder")
 
 
 def fold_batch_norms(graph: GraphModule) -> None:

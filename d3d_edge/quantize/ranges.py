@@ -21,28 +21,44 @@ CANDIDATES_OF_AN_END = 20
 """Of each end of a range that is not symmetric, since every pair is tried."""
 
 
-class _PercentileBase(UniformQuantizationObserverBase, Grouped):  # type: ignore[misc]
+class _Distinct:
+    """Knows a tensor that is the one before, rearranged: the same values, which are counted once."""
+
+    _last: Tensor | None = None
+
+    def is_repeated(self, x: Tensor) -> bool:
+        """Whether `x` is a view of the tensor of the call before."""
+        last = self._last
+        # Kept alive until the next call, lest another tensor takes its place in memory.
+        self._last = x.detach()
+        return last is not None and last.data_ptr() == x.data_ptr() and last.numel() == x.numel()
+
+
+class _PercentileBase(UniformQuantizationObserverBase, Grouped, _Distinct):  # type: ignore[misc]
     """A histogram for every tensor of a group."""
 
     def __init__(self, percentile: float, **settings: Any) -> None:
         super().__init__(**settings)
         self.percentile = percentile
         self._settings = settings
-        self._members: list[HistogramObserver] = []
+        self._members: dict[int, HistogramObserver] = {}
         self._seen = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Take note of the values of `x`, any shape. Returns `x`."""
-        if self._seen == len(self._members):
-            self._members.append(HistogramObserver(**self._settings))
-        self._members[self._seen](x)
+        if not self.is_repeated(x):
+            if self._seen not in self._members:
+                self._members[self._seen] = HistogramObserver(**self._settings)
+            self._members[self._seen](x)
         self._seen = (self._seen + 1) % self.uses
         return x
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point."""
         symmetric = self.qscheme == torch.per_tensor_symmetric
-        ends = [percentile_range(*_bins(member), self.percentile, symmetric=symmetric) for member in self._members]
+        ends = [
+            percentile_range(*_bins(member), self.percentile, symmetric=symmetric) for member in self._members.values()
+        ]
         low, high = min(low for low, _ in ends), max(high for _, high in ends)
         scale_and_zero_point: tuple[Tensor, Tensor] = self._calculate_qparams(torch.tensor(low), torch.tensor(high))
         return scale_and_zero_point
@@ -56,7 +72,13 @@ class GroupPercentile(Portable, _PercentileBase):
     """
 
 
-class _LeastSquaresBase(HistogramObserver):  # type: ignore[misc]
+class _LeastSquaresBase(HistogramObserver, _Distinct):  # type: ignore[misc]
+    def forward(self, x: Tensor) -> Tensor:
+        """Take note of the values of `x`, any shape. Returns `x`."""
+        if not self.is_repeated(x):
+            super().forward(x)
+        return x
+
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point."""
         symmetric = self.qscheme == torch.per_tensor_symmetric

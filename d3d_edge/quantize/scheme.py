@@ -33,6 +33,7 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 
+from d3d_edge.quantize.groups import CONVOLUTIONS, groups_of, kept_in_float
 from d3d_edge.quantize.observer import GroupMovingAverage, Histogram, MinMax, PerChannelMinMax, PerChannelNewest
 from d3d_edge.quantize.ranges import GroupPercentile, LeastSquares
 
@@ -51,7 +52,6 @@ WEIGHT_STEP_MIN = 2.0**-20
 """Smallest scale of a weight. Larger would cost precision: a folded kernel may be as small as 1e-2 throughout."""
 
 _aten = torch.ops.aten
-CONVOLUTIONS = frozenset({_aten.conv2d.default, _aten.conv2d.padding})
 _PRODUCTS = frozenset({_aten.mul.Tensor, _aten.add.Tensor})
 _REARRANGING = frozenset(
     {
@@ -81,17 +81,35 @@ class EdgeQuantizer(Quantizer):  # type: ignore[misc]
     """Annotates a graph by the rules above.
 
     `observer` is how an activation's range is found; `percentile` belongs to the observer of that name. Under `qat`,
-    an observer that is not among `FOLLOWING` is replaced by the moving average.
+    an observer that is not among `FOLLOWING` is replaced by the moving average. Groups that `keep_float` names are left
+    alone: what enters them is rounded only where an INT8 operator wrote it, and what leaves them where one reads it.
     """
 
-    def __init__(self, scheme: Scheme, observer: Observer, *, percentile: float | None = None, qat: bool) -> None:
+    def __init__(
+        self,
+        scheme: Scheme,
+        observer: Observer,
+        *,
+        percentile: float | None = None,
+        keep_float: Iterable[str] = (),
+        qat: bool,
+    ) -> None:
+        self._keep_float = tuple(keep_float)
         self.activation = _activation_spec(scheme, _observer(observer, percentile, qat), qat)
         self.weight = _weight_spec(qat)
 
     def annotate(self, model: GraphModule) -> GraphModule:
-        """Annotate every node that is to be quantized. Returns `model`."""
+        """Annotate every node that is to be quantized. Returns `model`.
+
+        Raises:
+            RecipeError: `keep_float` names no part of the network.
+        """
         entries, inside = _quantized_region(model)
+        groups = groups_of(model)
+        kept = kept_in_float(groups.values(), self._keep_float)
         for node in model.graph.nodes:
+            if groups.get(node) in kept:
+                continue
             if node in entries:
                 _annotate(node, {}, self.activation)
             if node not in inside or ANNOTATION in node.meta:

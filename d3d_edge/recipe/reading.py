@@ -12,7 +12,7 @@ from d3d_edge.errors import RecipeError
 from d3d_edge.recipe.spec import Recipe
 from d3d_edge.schema import Location, assign, build, merge, read_yaml
 
-STAGES = ("teacher", "student", "quantized", "probe")
+STAGES = ("teacher", "student", "quantized", "probe", "sensitivity")
 """Folders of a run that are not baselines."""
 
 

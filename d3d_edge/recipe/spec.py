@@ -189,6 +189,9 @@ class QATSpec(Schema):
     the grid that ships (Krishnamoorthi, arXiv 1806.08342, section 3.2). Only minmax and moving_average can follow: with
     the other observers the ranges of activations are found before training and stay, and this counts for weights
     alone."""
+    dropout: bool = True
+    """Whether pooled features are dropped as in the student's own training. Where the float student is what to learn
+    from, dropping asks the rounded one for the logits of features that it does not have."""
     distill: QATDistillSpec = QATDistillSpec()
 
     @model_validator(mode="after")
@@ -210,6 +213,10 @@ class QuantizeSpec(Schema):
     """Name of a plan in calibration/, or the path of one."""
     qat: QATSpec | None
     """null: post-training quantization only."""
+    keep_float: Literal["none", "auto"] | tuple[str, ...] = "none"
+    """What stays float. auto: the fewest groups, the most sensitive first, with which top1_drop_points_max of the gates
+    holds on the val split (without one, on the calibration clips). A list: names of groups as `d3d-edge sensitivity`
+    tells them, parts of the network (Mixed_5c), or kinds (stem, spatial, temporal, gate, pool, join, head)."""
 
 
 class ExportSpec(Schema):

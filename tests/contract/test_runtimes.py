@@ -140,6 +140,18 @@ def test_logits_are_those_of_the_graph(runner: Runner, runtime: str, precision: 
         assert np.abs(logits - expected).max() <= allowed
 
 
+def test_a_graph_with_groups_in_float_is_lowered_and_answers_as_it_does(runtime: str, tmp_path: Path) -> None:
+    program = networks.mixed()
+    module = program.module()
+    with runtimes.get(runtime).open(bundled(runtime, "int8", program, tmp_path), threads=1) as opened:
+        for seed in (11, 12, 13):
+            clip = networks.clip(seed)
+            with torch.no_grad():
+                expected = module(clip)[0].numpy()
+            # What rounds to the neighbouring step on the way is a hundredth of the logits; a wrong scale would be more.
+            assert np.abs(opened.run(clip.numpy()) - expected).max() <= 0.02 * np.abs(expected).max()
+
+
 def test_a_result_outlives_the_next_run(runner: Runner) -> None:
     first = runner.run(networks.clip(1).numpy())
     kept = first.copy()

@@ -1,4 +1,4 @@
-"""The ranges that histograms give: against every value sorted, against every grid tried, and where runtimes demand it."""
+"""The ranges that histograms give: against every value sorted, against other grids, and where runtimes demand it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,210 @@
+"""Mixed precision by goal: the fewest groups left in float with which the recipe's gate holds, and what they cost."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
+
+from d3d_edge import runtimes, target
+from d3d_edge.bundle import Bundle, BundleManifest
+from d3d_edge.calibset import CalibrationPlan
+from d3d_edge.errors import GateFailed, MissingDependency
+from d3d_edge.harness import accuracy, latency
+from d3d_edge.manifest import Split
+from d3d_edge.pipeline import calibration
+from d3d_edge.pipeline.data import RunData
+from d3d_edge.pipeline.export import Source, describe
+from d3d_edge.pipeline.sensitivity import ranked
+from d3d_edge.pipeline.streams import evaluate, load_rgb, rgb_stream
+from d3d_edge.progress import Progress
+from d3d_edge.quantize import pt2e
+from d3d_edge.quantize.groups import Group
+from d3d_edge.quantize.sensitivity import Switched
+from d3d_edge.runner import Where
+from d3d_edge.runs import Run
+from d3d_edge.video.cache import CachedClip
+
+_RUNS = 20
+"""Timed runs of each graph, in turns."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Clips that decide, none of them of the test split."""
+
+    split: Split
+    """val; train where there is no val split, and then the calibration clips."""
+    clips: list[Tensor]
+    """uint8 [T, H, W, C]."""
+    labels: NDArray[np.int64]
+    float_top1: float
+
+    @classmethod
+    def of(cls, run: Run, data: RunData, drawn: Sequence[CachedClip]) -> HeldOut:
+        """The val split; without one, the calibration clips."""
+        split: Split = "val" if data.of("val") else "train"
+        dataset = data.dataset(split)
+        chosen = {cached.clip.key for cached in (data.of("val") or drawn)}
+        places = [place for place, cached in enumerate(dataset.clips) if cached.clip.key in chosen]
+        clips = [torch.from_numpy(dataset.item(place)[0].copy()) for place in places]
+        labels = data.label_indices(split)[places]
+        logits, _ = evaluate(rgb_stream(load_rgb(run, "student")), dataset)
+        return cls(split, clips, labels, accuracy.topk(logits[places], labels, 1))
+
+    def drop_points(self, logits: Tensor) -> float:
+        """Points of top-1 that logits [clips, classes] lose against the float student."""
+        return 100 * (self.float_top1 - accuracy.topk(logits.numpy(), self.labels, 1))
+
+    @torch.no_grad()
+    def drop_of(self, program: ExportedProgram) -> float:
+        """The same of a graph of one clip."""
+        module = program.module()
+        return self.drop_points(torch.cat([module(clip) for clip in self.clips]))
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A quantized graph, and the groups that are float in it."""
+
+    program: ExportedProgram
+    groups: tuple[str, ...]
+    held_out: dict[str, Any]
+    """What was held out, and the points that this graph loses there."""
+
+
+def automatic(
+    run: Run,
+    data: RunData,
+    plan: CalibrationPlan,
+    drawn: Sequence[CachedClip],
+    prepared: GraphModule,
+    progress: Progress,
+) -> Mixed:
+    """The INT8 graph of `prepared`; where it misses the gate on held-out clips, one with some groups in float.
+
+    Groups are ranked by what each costs alone on the calibration clips. The smallest number of them is searched by
+    halves, which takes for granted that one more in float does no harm. Weights are those of `prepared`; the ranges of
+    a mixed graph are found anew by the plan.
+
+    Raises:
+        GateFailed: the gate does not hold even with all groups but one in float.
+    """
+    bound = run.recipe.gates.top1_drop_points_max
+    held_out = HeldOut.of(run, data, drawn)
+    whole = pt2e.convert(prepared, calibration.sample(run))
+    drop = held_out.drop_of(whole)
+    facts = {"split": held_out.split, "clips": len(held_out.clips), "int8_drop_points": drop}
+    progress.note(f"keep_float: all INT8 loses {drop:.2f} points on {len(held_out.clips)} {held_out.split} clips")
+    if drop <= bound:
+        return Mixed(whole, (), {**facts, "drop_points": drop})
+
+    def calibrated(keep: Sequence[str] = ()) -> GraphModule:
+        return calibration.calibrated(run, data, plan, drawn, progress, keep_float=keep, weights=prepared)
+
+    switched = Switched(calibrated())
+    order = ranked(switched, calibration.decoded(drawn, data))
+
+    def holds(count: int) -> bool:
+        rounded = [group for group in switched.groups if group not in order[:count]]
+        return held_out.drop_points(switched.logits(rounded, held_out.clips)) <= bound
+
+    count = fewest(len(order) - 1, holds)
+    while count is not None and count < len(order):
+        names = _in_order(switched, order[:count])
+        program = pt2e.convert(calibrated(names), calibration.sample(run))
+        drop = held_out.drop_of(program)
+        progress.note(f"keep_float: with {count} of {len(order)} groups in float, {drop:.2f} points are lost")
+        if drop <= bound:
+            return Mixed(program, names, {**facts, "drop_points": drop})
+        count += 1
+    raise GateFailed(
+        f"no mix of INT8 and float loses at most {bound} points of top-1 on {len(held_out.clips)} "
+        f"{held_out.split} clips",
+        hint="raise gates.top1_drop_points_max, or train longer",
+    )
+
+
+def fewest(most: int, holds: Any) -> int | None:
+    """The smallest count from 1 to `most` for which `holds(count)`, if more never does harm; None if none does."""
+    low, high = 0, 1
+    while not holds(high):
+        if high >= most:
+            return None
+        low, high = high, min(2 * high, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def _in_order(switched: Switched, groups: Sequence[Group]) -> tuple[str, ...]:
+    return tuple(group.name for group in switched.groups if group in groups)
+
+
+def cost(run: Run, mixed: ExportedProgram, whole: ExportedProgram, progress: Progress) -> dict[str, Any]:
+    """What the groups in float cost: bytes of weights, and latency where a target's runtime runs here."""
+    sizes = {"weights_bytes": _weights_bytes(mixed), "int8_weights_bytes": _weights_bytes(whole)}
+    return sizes | _latency(run, {"latency_ms_p50": mixed, "int8_latency_ms_p50": whole}, progress)
+
+
+def _weights_bytes(program: ExportedProgram) -> int:
+    return sum(value.numel() * value.element_size() for value in program.state_dict.values())
+
+
+def _latency(run: Run, programs: dict[str, ExportedProgram], progress: Progress) -> dict[str, Any]:
+    """Median latency of each graph in one run, the graphs taking turns.
+
+    ONNX Runtime computes Q/DQ in float, and an interpreter's time says nothing: only ExecuTorch's kernels count.
+    """
+    found = next(
+        (found for found in map(target.load, run.recipe.export.targets) if found.runtime == "executorch"), None
+    )
+    if found is None:
+        return {"latency": "not measured: no target of the recipe has a runtime whose time counts here"}
+    runtime = runtimes.get(found.runtime)
+    try:
+        runtime.check_lower()
+        runtime.check_run()
+    except MissingDependency as error:
+        return {"latency": f"not measured: {error}"}
+    clip = calibration.sample(run).numpy()
+    times: dict[str, list[float]] = {name: [] for name in programs}
+    with tempfile.TemporaryDirectory() as scratch, progress.task("latency of the mix", len(programs)) as task:
+        runners = {}
+        for name, program in programs.items():
+            folder = Path(scratch) / name
+            folder.mkdir()
+            lowered = runtime.lower(program, folder, found)
+            source = Source("int8", folder / lowered.model, sha256="", calibration_hash=None)
+            manifest = BundleManifest(**dict(describe(run, found, source, program, lowered)), files={})
+            runners[name] = runtime.open(Bundle(folder, manifest), threads=1)
+            task.advance(1, name)
+        for turn in range(_RUNS + latency.WARMUP_RUNS):
+            for name, runner in runners.items():
+                time_ms = latency.run_ms(runner, clip)
+                if turn >= latency.WARMUP_RUNS:
+                    times[name].append(time_ms)
+    where = f"{found.name}, {Where.HOST_RUNTIME}, 1 thread"
+    return {name: round(float(np.median(each)), 3) for name, each in times.items()} | {"latency": where}
+
+
+def told(found: dict[str, Any]) -> str:
+    """`cost` in words."""
+    sizes = [found[name] / 1e6 for name in ("weights_bytes", "int8_weights_bytes")]
+    size = f"weights {sizes[0]:.2f} MB instead of {sizes[1]:.2f}"
+    if "latency_ms_p50" not in found:
+        return f"{size}, latency {found['latency']}"
+    return (
+        f"{size}, latency {found['latency_ms_p50']:.2f} ms instead of {found['int8_latency_ms_p50']:.2f} "
+        f"({found['latency']})"
+    )

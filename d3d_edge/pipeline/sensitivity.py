@@ -1,0 +1,207 @@
+"""d3d-edge sensitivity: what making each part of a run's student INT8 costs, alone. Changes no other stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from d3d_edge import calibset
+from d3d_edge.files import atomic_file, write_json
+from d3d_edge.harness import accuracy
+from d3d_edge.harness.accuracy import Logits
+from d3d_edge.pipeline import calibration
+from d3d_edge.pipeline.data import RunData, prepare
+from d3d_edge.pipeline.distill import student_mark
+from d3d_edge.pipeline.environment import environment
+from d3d_edge.pipeline.sensitivity_figure import Bar, figure
+from d3d_edge.progress import Progress
+from d3d_edge.quantize.groups import Group, Kind
+from d3d_edge.quantize.sensitivity import Switched
+from d3d_edge.report import Environment
+from d3d_edge.runs import Run, fingerprint
+from d3d_edge.schema import Schema
+from d3d_edge.video.cache import CachedClip
+
+FILE_NAME, FIGURE_NAME = "sensitivity.json", "sensitivity.png"
+_PARTIAL = "partial.json"
+_BATCH = 8
+"""Clips the graph takes at a time."""
+_FORMAT = 1
+"""Raised when the same recipe would give other figures, so that what is finished is measured again."""
+
+
+class Cost(Schema):
+    """What the logits lose when only these operators are INT8."""
+
+    name: str
+    kind: Literal[Kind, "all"]
+    sqnr_db: float
+    """Power of the float logits to that of their change, in dB; 200 where nothing changes. The lower the worse."""
+    changed: float
+    """Share of clips whose first answer is another one, 0 to 1."""
+    top1_drop_points: float
+    """Percentage points of top-1 lost on these clips."""
+    weights: int
+    """Weights of its convolutions: in float, each takes up to 3 bytes more."""
+
+
+class SensitivityReport(Schema):
+    """RUN/sensitivity.json."""
+
+    format: Literal["d3d-edge sensitivity"] = "d3d-edge sensitivity"
+    format_version: Literal[1] = 1
+    title: str
+    scheme: Literal["symmetric", "affine"]
+    calibration: str
+    """Name of the plan that found the ranges, and drew the clips."""
+    clips: int
+    """Clips measured on, all of the training split."""
+    float_top1: float
+    """Of the float student on them."""
+    whole: Cost
+    """Everything INT8 at once."""
+    kinds: tuple[Cost, ...]
+    """All groups of one kind at once, the worst first."""
+    groups: tuple[Cost, ...]
+    """Each group alone, the worst first."""
+    environment: Environment
+
+
+def sensitivity(
+    run: Run, *, clips: int, cache_dir: Path, workers: int, strict: bool, progress: Progress
+) -> SensitivityReport:
+    """Measure each group of the student on the first `clips` of the calibration plan, and write json and png to `run`.
+
+    Every group that is measured is kept, so that the same call goes on after an interruption.
+
+    Raises:
+        RecipeError: there is no such calibration plan.
+        DataError: the student is not trained, or the data cannot be used.
+        StorageError: something cannot be written.
+    """
+    started = datetime.now(UTC)
+    run.need("student", f"d3d-edge distill ... --out {run.path}")
+    data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
+    plan = calibset.load_plan(run.recipe.quantize.calibration)
+    drawn = calibration.drawn_clips(data, plan)
+    used = drawn[:clips]
+    parts = [plan.model_dump(mode="json"), run.recipe.quantize.scheme, len(used)]
+    mark = fingerprint("sensitivity", _FORMAT, student_mark(run, data), *parts)
+    done = run.results("sensitivity", mark)
+    if done is None:
+        switched = Switched(calibration.calibrated(run, data, plan, drawn, progress, clips=min(_BATCH, len(drawn))))
+        costs = _measured(run, switched, _Clips(data, used, min(_BATCH, len(drawn))), mark, progress)
+        done = {"environment": environment(started, ()).model_dump(mode="json"), **costs}
+        run.finish("sensitivity", mark, **done)
+        (run.folder("sensitivity") / _PARTIAL).unlink(missing_ok=True)
+    else:
+        progress.note(f"sensitivity: finished before -> {run.path / FILE_NAME}")
+    report = SensitivityReport(
+        title=run.recipe.name,
+        scheme=run.recipe.quantize.scheme,
+        calibration=plan.name,
+        clips=len(used),
+        **{key: value for key, value in done.items() if key != "fingerprint"},
+    )
+    write_json(run.path / FILE_NAME, report.model_dump(mode="json"))
+    _write_png(run.path / FIGURE_NAME, _figure(report))
+    return report
+
+
+class _Clips:
+    """The clips to measure on, and what the float network says of them."""
+
+    def __init__(self, data: RunData, used: Sequence[CachedClip], batch: int) -> None:
+        self.batches: list[Tensor] = calibration.batched(used, data, batch)
+        self.count = len(used)
+        of = {cached.clip.key: cached.clip.label for cached in used}
+        # As `decoded` orders them.
+        labels = [cached.clip.label for cached in data.of("train") if cached.clip.key in of]
+        self.labels = np.array([data.labels.index(label) for label in labels], dtype=np.int64)
+
+    def logits(self, switched: Switched, rounded: Sequence[Group]) -> Logits:
+        """Logits float32 [clips, classes] with the groups `rounded` in INT8."""
+        answers: Logits = switched.logits(rounded, self.batches)[: self.count].numpy()
+        return answers
+
+
+def _measured(run: Run, switched: Switched, clips: _Clips, mark: str, progress: Progress) -> dict[str, Any]:
+    """Every cost, from those that were measured before an interruption on."""
+    reference = clips.logits(switched, ())
+    top1 = accuracy.topk(reference, clips.labels, 1)
+    groups = switched.groups
+    wanted: dict[str, tuple[str, str, list[Group]]] = {"all": ("everything", "all", list(groups))}
+    for each in dict.fromkeys(group.kind for group in groups):
+        wanted[f"kind {each}"] = (each, each, [group for group in groups if group.kind == each])
+    wanted |= {f"group {group.name}": (group.name, group.kind, [group]) for group in groups}
+    path = run.folder("sensitivity") / _PARTIAL
+    found = _kept(path, mark)
+    with progress.task("sensitivity", len(wanted), len(found)) as task:
+        for key, (name, kind, rounded) in wanted.items():
+            if key in found:
+                continue
+            logits = clips.logits(switched, rounded)
+            found[key] = Cost.model_validate(
+                {
+                    "name": name,
+                    "kind": kind,
+                    "sqnr_db": round(accuracy.sqnr_db(logits, reference), 3),
+                    "changed": 1 - accuracy.agreement(logits, reference),
+                    "top1_drop_points": 100 * (top1 - accuracy.topk(logits, clips.labels, 1)),
+                    "weights": sum(switched.weights(group) for group in rounded),
+                }
+            )
+            write_json(path, {"fingerprint": mark, "costs": {k: cost.model_dump() for k, cost in found.items()}})
+            task.advance(1, f"{name} {found[key].sqnr_db:.1f} dB")
+
+    def worst_first(prefix: str) -> list[dict[str, Any]]:
+        costs = [cost for key, cost in found.items() if key.startswith(prefix)]
+        return [cost.model_dump() for cost in sorted(costs, key=lambda cost: cost.sqnr_db)]
+
+    return {
+        "float_top1": top1,
+        "whole": found["all"].model_dump(),
+        "kinds": worst_first("kind "),
+        "groups": worst_first("group "),
+    }
+
+
+def _kept(path: Path, mark: str) -> dict[str, Cost]:
+    """What an interrupted measurement left."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if kept.get("fingerprint") != mark:
+        return {}
+    return {key: Cost.model_validate(cost) for key, cost in kept["costs"].items()}
+
+
+def ranked(switched: Switched, batches: Sequence[Tensor]) -> list[Group]:
+    """The groups, the one whose rounding alone changes the logits most first."""
+    reference = switched.logits((), batches).numpy()
+    nearness = {
+        group: accuracy.sqnr_db(switched.logits([group], batches).numpy(), reference) for group in switched.groups
+    }
+    return sorted(nearness, key=nearness.__getitem__)
+
+
+def _figure(report: SensitivityReport) -> NDArray[np.uint8]:
+    title = f"{report.title}: each part alone in INT8, {report.clips} clips, plan {report.calibration}"
+    bars = [Bar(cost.name, cost.kind, cost.sqnr_db) for cost in report.groups]
+    return figure(title, bars, whole_db=report.whole.sqnr_db)
+
+
+def _write_png(path: Path, picture: NDArray[np.uint8]) -> None:
+    # Not cv2.imwrite, which says of a full disk only that it failed.
+    _, data = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
+    with atomic_file(path) as partial:
+        partial.write_bytes(data.tobytes())

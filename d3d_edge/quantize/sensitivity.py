@@ -1,0 +1,88 @@
+"""A calibrated graph whose roundings can be switched, group by group: what INT8 costs where. Chooses nothing.
+
+Quantizing a group rounds what enters it, its weights, and what leaves it, as an INT8 operator does.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torchao.quantization.pt2e import ObserverBase
+
+from d3d_edge.quantize.groups import Group, groups_of
+
+
+class Rounding(nn.Module):
+    """Rounds to a fixed 8-bit grid and back, while `on`."""
+
+    def __init__(self, observer: Any) -> None:
+        super().__init__()
+        scale, zero_point = observer.calculate_qparams()
+        self.on = False
+        self.scale, self.zero_point = scale.float(), zero_point.to(torch.int32)
+        self.axis: int | None = getattr(observer, "ch_axis", None)
+        self.bounds = (int(observer.quant_min), int(observer.quant_max))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` of any shape, rounded or as it is."""
+        if not self.on:
+            return x
+        if self.axis is None:
+            return torch.fake_quantize_per_tensor_affine(x, self.scale[0], self.zero_point[0], *self.bounds)
+        return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, self.axis, *self.bounds)
+
+
+class Switched:
+    """A calibrated graph in which each group can be INT8 or float."""
+
+    def __init__(self, calibrated: GraphModule) -> None:
+        """`calibrated` was prepared for calibration, not for training, and shown clips. Its observers are replaced."""
+        self.module = calibrated
+        made: dict[int, Rounding] = {}
+        for place, node in enumerate(self.module.graph.find_nodes(op="call_module", sort=True)):
+            observer = self.module.get_submodule(node.target)
+            if not isinstance(observer, ObserverBase):
+                continue
+            # A module of its own for every call, since calls that share an observer may belong to different groups.
+            rounding = made.setdefault(id(observer), Rounding(observer))
+            node.target = f"rounding_{place}"
+            self.module.add_submodule(node.target, copy.copy(rounding))
+        self.module.recompile()
+        self._of: dict[Group, list[Rounding]] = {}
+        for node, group in groups_of(self.module).items():
+            beside = [*node.all_input_nodes, *node.users]
+            called = [self.module.get_submodule(str(other.target)) for other in beside if other.op == "call_module"]
+            self._of.setdefault(group, []).extend(module for module in called if isinstance(module, Rounding))
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """All groups, in the order of the graph."""
+        return tuple(self._of)
+
+    def weights(self, group: Group) -> int:
+        """Weights of a group's convolutions."""
+        nodes = [node for node, of in groups_of(self.module).items() if of == group]
+        names = {
+            str(source.all_input_nodes[0].target)
+            for node in nodes
+            for source in node.all_input_nodes
+            if source.op == "call_module" and source.all_input_nodes and source.all_input_nodes[0].op == "get_attr"
+        }
+        return sum(self.module.get_parameter(name).numel() for name in names)
+
+    @torch.no_grad()
+    def logits(self, rounded: Iterable[Group], batches: Iterable[Tensor]) -> Tensor:
+        """Float [N, classes] of clips uint8 [N*T, H, W, C] in batches of the prepared size, the groups `rounded` in
+        INT8 and all others in float."""
+        for module in self.module.modules():
+            if isinstance(module, Rounding):
+                module.on = False
+        for group in rounded:
+            for module in self._of[group]:
+                module.on = True
+        return torch.cat([self.module(batch) for batch in batches])
