@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import repeats, sampling, scale, seeds, train_step, transport
+from benchmarks import int8, repeats, sampling, scale, seeds, train_step, transport
 from benchmarks.conv3d import Conv3dS3DG
 from d3d_edge import recipe
 from d3d_edge.evaluation import Evaluation, System
 from d3d_edge.manifest import Clip
 from d3d_edge.models.s3dg import S3DG
+from d3d_edge.pipeline.data import RunData
+from d3d_edge.runs import Run
 from tests.unit.harness.test_comparison import report, row, samples
 from tests.unit.video.samples import textured
 
@@ -170,3 +174,48 @@ def test_transport_parts_what_a_device_costs_from_its_run(tmp_path: Path) -> Non
         assert 0.015 <= steps["run_s"] < 5
         parts = sum(steps[f"{step}_s"] for step in ("push", "start", "pull"))
         assert steps["overhead_s"] == pytest.approx(parts, abs=0.03)
+
+
+def seed_of(**changes: float) -> int8.Seed:
+    """A run with 4 clips a split, all named rightly by the float student; a model is off by a number in one logit."""
+    labels = np.array([0, 1, 2, 0])
+    logits = np.eye(3, dtype=np.float32)[labels]
+    seed = int8.Seed(cast(Run, None), cast(RunData, None), dict.fromkeys(int8.SPLITS, labels))
+    for name, change in {"float student": 0.0, **changes}.items():
+        off = logits.copy()
+        off[0, 1] += change
+        seed.models[name] = int8.Answered(name, "here", {"val": logits + change / 100, "test": off})
+    return seed
+
+
+def test_int8_compares_each_model_with_the_float_student_clip_by_clip() -> None:
+    seeds_ = [seed_of(quantized=0.5), seed_of(quantized=2.0)]
+    row = int8.row(seeds_, "quantized")
+    assert row["test"]["top1"] == [1.0, 0.75]
+    assert row["test"]["mean"] == pytest.approx(0.875)
+    assert row["test"]["difference_points"] == pytest.approx(-12.5)
+    assert row["test"]["difference_points_low"] < -12.5 < row["test"]["difference_points_high"] <= 0
+    assert row["val_and_test"]["difference_points"] == pytest.approx(-6.25)
+    assert int8.row(seeds_, "float student")["test"]["difference_points_low"] == 0.0
+
+
+def test_int8_bootstraps_clips_and_not_runs() -> None:
+    # One clip is lost in every run: as uncertain as one run would be.
+    difference = np.zeros((5, 10))
+    difference[:, 0] = -1
+    assert int8.interval(difference) == int8.interval(difference[:1])
+
+
+def test_int8_chooses_the_plan_that_is_nearest_on_the_val_split() -> None:
+    changes = {"ptq near": 0.1, "ptq far": 5.0}
+    assert int8.best_plan([seed_of(**changes)], ["far", "near"]) == "near"
+
+
+def test_int8_tells_how_far_the_forms_of_a_graph_are_apart() -> None:
+    forms = {f"{kind} {form}": 0.0 for kind in int8.BOUNDS for form in ("graph", *int8.TARGETS)}
+    found = int8.pairs([seed_of(**forms | {"qat ios": 2.0})])
+    assert len(found) == 2 * 6
+    apart = [pair for pair in found if pair["logit_difference_max"] > 0]
+    assert {pair["one"] for pair in apart} | {pair["other"] for pair in apart} == set(list(forms)[4:])
+    assert {pair["agreement"] for pair in apart} == {7 / 8}
+    assert {pair["logit_difference_max"] for pair in apart} == {2.0}
