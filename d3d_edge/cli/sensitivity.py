@@ -58,7 +58,7 @@ def _print(report: SensitivityReport, rows: int, console: Console) -> None:
         f"{report.title}: {report.clips} training clips, plan {report.calibration}, float top-1 {report.float_top1:.1%}"
     )
     console.print(title, style="bold", markup=False, highlight=False)
-    table = columns(("only this in INT8", "kind"), ("SQNR dB", "changed", "points lost", "weights"))
+    table = columns(("only this in INT8",), ("dB", "changed", "points", "weights"))
     for cost in (report.whole, *report.kinds):
         name = cost.name if cost.kind == "all" else f"every {cost.kind}"
         table.add_row(*_cells(name, cost))
@@ -69,12 +69,12 @@ def _print(report: SensitivityReport, rows: int, console: Console) -> None:
     if len(report.groups) > rows:
         console.print(f"{len(report.groups) - rows} groups cost less; all are in the JSON", highlight=False)
     console.print(
-        "note: changed: share of clips with another first answer than the float student's; measured on calibration "
-        "clips, which the student was trained on: SQNR says more than points",
+        "note: dB: SQNR of the logits; changed: share of clips with another first answer than the float student's; "
+        "points: top-1 lost. The student was trained on these clips, so dB say more than points",
         highlight=False,
     )
 
 
 def _cells(name: str, cost: Cost) -> tuple[str, ...]:
     figures = (f"{cost.sqnr_db:.1f}", f"{cost.changed:.1%}", f"{cost.top1_drop_points:.1f}", f"{cost.weights}")
-    return (name, cost.kind, *figures)
+    return (name, *figures)

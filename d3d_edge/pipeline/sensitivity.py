@@ -195,7 +195,10 @@ def ranked(switched: Switched, batches: Sequence[Tensor]) -> list[Group]:
 
 
 def _figure(report: SensitivityReport) -> NDArray[np.uint8]:
-    title = f"{report.title}: each part alone in INT8, {report.clips} clips, plan {report.calibration}"
+    title = (
+        f"{report.title}: SQNR of the logits with each part alone in INT8, {report.clips} clips, "
+        f"plan {report.calibration}; the shorter the worse"
+    )
     bars = [Bar(cost.name, cost.kind, cost.sqnr_db) for cost in report.groups]
     return figure(title, bars, whole_db=report.whole.sqnr_db)
 
