@@ -110,6 +110,8 @@ def kept_in_float(groups: Iterable[Group], names: Iterable[str]) -> frozenset[Gr
     groups, names = tuple(groups), tuple(names)
     for name in names:
         if not any(group.is_named(name) for group in groups):
-            known = sorted({group.name for group in groups} | set(KINDS))
+            part = name.partition(".")[0]
+            inside = [group.name for group in groups if group.name.startswith(part + ".")]
+            known = sorted(inside or {group.name.partition(".")[0] for group in groups} | set(KINDS))
             raise RecipeError(f"quantize.keep_float: the network has no part {name!r}; {near_miss(name, known)}")
     return frozenset(group for group in groups if any(group.is_named(name) for name in names))
