@@ -112,27 +112,25 @@ def _pairs(pairs: Sequence[Pair]) -> Table:
 
 
 def _trained(report: Report) -> Table:
-    motion = _has_motion(report)
-    table = columns(
-        ("model", "measured by"), ("top-1", "top-5", *(("reversed", "shuffled", "agree") if motion else ()))
-    )
+    if _has_motion(report):
+        return _in_three_orders(report)
+    table = columns(("model", "measured by"), ("top-1", "top-5"))
     for row in report.rows:
-        shares = [row.top1, row.top5, *((row.top1_reversed, row.top1_shuffled) if motion else ())]
-        table.add_row(
-            row.name, str(row.where), *(_share(share) for share in shares), *([_agreements(row)] if motion else [])
-        )
+        table.add_row(row.name, str(row.where), _share(row.top1), _share(row.top5))
+    return table
+
+
+def _in_three_orders(report: Report) -> Table:
+    table = columns(("model",), ("top-1", "reversed", "shuffled", "agree", "reversed", "shuffled"))
+    for row in report.rows:
+        shares = (row.top1, row.top1_reversed, row.top1_shuffled)
+        agreements = (row.agreement, row.agreement_reversed, row.agreement_shuffled)
+        table.add_row(row.name, *(_share(share) for share in (*shares, *agreements)))
     return table
 
 
 def _has_motion(report: Report) -> bool:
     return any(row.top1_reversed is not None for row in report.rows)
-
-
-def _agreements(row: Row) -> str:
-    """In the three orders of frames; of the float student, which is what they are compared with, none."""
-    if row.agreement is None:
-        return "-"
-    return " ".join(_share(value) for value in (row.agreement, row.agreement_reversed, row.agreement_shuffled))
 
 
 def _accuracy(row: Row) -> tuple[str, str, str, str, str]:
@@ -207,8 +205,8 @@ def _where_notes(report: Report) -> list[str]:
         notes += [line for row in report.rows for line in _losses(row)]
     if _has_motion(report) and not any(row.role == "bundle" for row in report.rows):
         notes.append(
-            "reversed, shuffled: top-1 on the same clips with their frames in that order; agree: the same first answer "
-            "as the float student, on the clips as they are, reversed and shuffled"
+            "reversed, shuffled: the same clips with their frames in that order; agree: the same first answer as the "
+            f"float student. By {report.rows[0].where} on this machine"
         )
         return notes
     steps = {row.logit_step for row in report.rows if row.logit_step is not None}
