@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from d3d_edge import calibset, recipe, resources, runtimes
+from d3d_edge import calibset, recipe, resources, runtimes, target
 from d3d_edge.bundle import Bundle
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress
@@ -89,7 +89,14 @@ def main(runs: tuple[Path, ...], out: Path, settings: tuple[str, ...], cache_dir
             work = out / seed.run.path.name / kind
             run = _copied(seed.run, work, [*settings, *more])
             quantize(run, cache_dir=cache_dir, workers=workers, strict=False, progress=progress)
-            made = export(run, TARGETS, work / "bundles", precision="int8", workers=1, progress=progress)
+            made = export(
+                run,
+                [target.load(name) for name in TARGETS],
+                work / "bundles",
+                precision="int8",
+                workers=1,
+                progress=progress,
+            )
             for answered in _bundles(seed, kind, made, work / "logits.npz", progress):
                 _add(seed, answered)
     result = {
@@ -275,11 +282,10 @@ def _print(result: dict[str, Any]) -> None:
         )
     by_name = {figures["name"]: figures["test"]["difference_points"] for figures in result["rows"]}
     for kind, bound in BOUNDS.items():
-        for target in TARGETS:
-            lost = -by_name[f"{kind} {target}"]
-            click.echo(
-                f"{kind} {target}: loses {lost:.2f} points, bound {bound}: {'holds' if lost <= bound else 'MISSED'}"
-            )
+        for name in TARGETS:
+            lost = -by_name[f"{kind} {name}"]
+            verdict = "holds" if lost <= bound else "MISSED"
+            click.echo(f"{kind} {name}: loses {lost:.2f} points, bound {bound}: {verdict}")
 
 
 if __name__ == "__main__":

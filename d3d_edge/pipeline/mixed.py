@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,11 @@ from d3d_edge import runtimes, target
 from d3d_edge.bundle import Bundle, BundleManifest
 from d3d_edge.calibset import CalibrationPlan
 from d3d_edge.errors import GateFailed, MissingDependency
-from d3d_edge.harness import accuracy, latency
+from d3d_edge.harness import accuracy
 from d3d_edge.manifest import Split
 from d3d_edge.pipeline import calibration
 from d3d_edge.pipeline.data import RunData
-from d3d_edge.pipeline.export import Source, describe
+from d3d_edge.pipeline.export import Source, Wanted, describe
 from d3d_edge.pipeline.sensitivity import ranked
 from d3d_edge.pipeline.streams import evaluate, load_rgb, rgb_stream
 from d3d_edge.progress import Progress
@@ -34,8 +35,11 @@ from d3d_edge.runner import Where
 from d3d_edge.runs import Run
 from d3d_edge.video.cache import CachedClip
 
+_RANKED_BY = 32
+"""Calibration clips, at most, by which groups are ranked."""
 _RUNS = 20
 """Timed runs of each graph, in turns."""
+_WARM_UP = 5
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ def automatic(
         return calibration.calibrated(run, data, plan, drawn, progress, keep_float=keep, weights=prepared)
 
     switched = Switched(calibrated())
-    order = ranked(switched, calibration.decoded(drawn, data))
+    order = ranked(switched, calibration.decoded(drawn[:_RANKED_BY], data), progress)
 
     def holds(count: int) -> bool:
         rounded = [group for group in switched.groups if group not in order[:count]]
@@ -184,16 +188,18 @@ def _latency(run: Run, programs: dict[str, ExportedProgram], progress: Progress)
         for name, program in programs.items():
             folder = Path(scratch) / name
             folder.mkdir()
-            lowered = runtime.lower(program, folder, found)
-            source = Source("int8", folder / lowered.model, sha256="", calibration_hash=None)
-            manifest = BundleManifest(**dict(describe(run, found, source, program, lowered)), files={})
+            lowered = runtime.lower(program, folder, found, precision="int8")
+            source = Source(folder / lowered.model, sha256="", calibration_hash=None)
+            described = describe(run, Wanted(found, name, "int8"), source, program, lowered)
+            manifest = BundleManifest(**dict(described), files={})
             runners[name] = runtime.open(Bundle(folder, manifest), threads=1)
             task.advance(1, name)
-        for turn in range(_RUNS + latency.WARMUP_RUNS):
+        for turn in range(_RUNS + _WARM_UP):
             for name, runner in runners.items():
-                time_ms = latency.run_ms(runner, clip)
-                if turn >= latency.WARMUP_RUNS:
-                    times[name].append(time_ms)
+                began = time.perf_counter()
+                runner.run(clip)
+                if turn >= _WARM_UP:
+                    times[name].append(1e3 * (time.perf_counter() - began))
     where = f"{found.name}, {Where.HOST_RUNTIME}, 1 thread"
     return {name: round(float(np.median(each)), 3) for name, each in times.items()} | {"latency": where}
 

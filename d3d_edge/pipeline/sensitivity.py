@@ -185,12 +185,14 @@ def _kept(path: Path, mark: str) -> dict[str, Cost]:
     return {key: Cost.model_validate(cost) for key, cost in kept["costs"].items()}
 
 
-def ranked(switched: Switched, batches: Sequence[Tensor]) -> list[Group]:
+def ranked(switched: Switched, batches: Sequence[Tensor], progress: Progress) -> list[Group]:
     """The groups, the one whose rounding alone changes the logits most first."""
     reference = switched.logits((), batches).numpy()
-    nearness = {
-        group: accuracy.sqnr_db(switched.logits([group], batches).numpy(), reference) for group in switched.groups
-    }
+    nearness: dict[Group, float] = {}
+    with progress.task("sensitivity", len(switched.groups)) as task:
+        for group in switched.groups:
+            nearness[group] = accuracy.sqnr_db(switched.logits([group], batches).numpy(), reference)
+            task.advance(1, f"{group.name} {nearness[group]:.1f} dB")
     return sorted(nearness, key=nearness.__getitem__)
 
 

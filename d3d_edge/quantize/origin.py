@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
-_NOTE, _KEY = "custom", "layer"
+_NOTE, _KEY, _FLOAT = "custom", "layer", "float"
 _OWN = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node")
 """What torch notes of an operator's origin."""
 
@@ -25,12 +25,30 @@ def keep_layers(program: ExportedProgram, graph: GraphModule) -> None:
         # What quantization put in belongs to the layer whose values, or whose weights, it rounds.
         near = (*node.all_input_nodes, *node.users)
         layers[node.name] = layers[node.name] or next((layers[one.name] for one in near if layers[one.name]), "")
+    kept_float = {node.name for node in graph.graph.nodes if is_kept_float(node)}
     for node in program.graph.nodes:
+        origins = {one.name for one in node.meta.get("from_node", ())}
         layer = next((layers[one.name] for one in node.meta.get("from_node", ()) if layers.get(one.name)), "")
         for note in _OWN:
             node.meta.pop(note, None)
+        node.meta.pop(_NOTE, None)
         if layer:
-            node.meta[_NOTE] = {_KEY: layer}
+            node.meta[_NOTE] = {_KEY: layer} | ({_FLOAT: True} if origins & kept_float else {})
+
+
+def keep_float(node: Node) -> None:
+    """Note that `node` is left in float on purpose: what refuses a float operator in a quantized graph lets it pass."""
+    node.meta[_NOTE] = {**node.meta.get(_NOTE, {}), _FLOAT: True}
+
+
+def is_kept_float(node: Node) -> bool:
+    """Whether `keep_float` noted so."""
+    return bool(node.meta.get(_NOTE, {}).get(_FLOAT))
+
+
+def kept_float_layers(program: ExportedProgram) -> frozenset[str]:
+    """The layers of the operators of `program` that were left in float on purpose."""
+    return frozenset(layer_of(node) for node in program.graph.nodes if is_kept_float(node))
 
 
 def layer_of(node: Node) -> str:

@@ -14,8 +14,8 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from d3d_edge.errors import LoweringError
-from d3d_edge.quantize.origin import layer_of
-from d3d_edge.quantize.scheme import CONVOLUTIONS
+from d3d_edge.quantize.groups import CONVOLUTIONS
+from d3d_edge.quantize.origin import is_kept_float, layer_of
 
 _aten = torch.ops.aten
 _stored = torch.ops.quantized_decomposed
@@ -42,7 +42,7 @@ def faults(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
         for found in (_too_many_axes(node), _per_channel_elsewhere(node), _parted_from_relu(node)):
             if found:
                 yield refusal(node, *found, runtime=runtime)
-        if quantized and node.target in _WEIGHTED:
+        if quantized and node.target in _WEIGHTED and not is_kept_float(node):
             for place, value in zip(("input", "weight"), node.args[:2], strict=False):
                 if isinstance(value, Node) and value.target not in _DEQUANTIZE:
                     yield refusal(

@@ -42,7 +42,7 @@ from d3d_edge.errors import BundleError
 from d3d_edge.files import atomic_file
 from d3d_edge.quantize.groups import CONVOLUTIONS
 from d3d_edge.quantize.observer import count_uses
-from d3d_edge.quantize.origin import keep_layers
+from d3d_edge.quantize.origin import keep_layers, layer_of
 from d3d_edge.quantize.scheme import EdgeQuantizer, Observer, Scheme
 
 _aten = torch.ops.aten
@@ -227,9 +227,9 @@ def logit_step(program: ExportedProgram) -> float | None:
 
 
 def float_convolutions(program: ExportedProgram) -> tuple[str, ...]:
-    """Names of the convolutions of `program` whose weights are not INT8, in order."""
+    """Layers of the convolutions of `program` whose weights are not INT8, in order."""
     convolutions = [node for node in program.graph.nodes if node.target in CONVOLUTIONS]
-    return tuple(node.name for node in convolutions if node.args[1].op == "placeholder")
+    return tuple(layer_of(node) for node in convolutions if node.args[1].op == "placeholder")
 
 
 def fold_batch_norms(graph: GraphModule) -> None:

@@ -35,6 +35,7 @@ from torchao.quantization.pt2e.quantizer import (
 
 from d3d_edge.quantize.groups import CONVOLUTIONS, groups_of, kept_in_float
 from d3d_edge.quantize.observer import GroupMovingAverage, Histogram, MinMax, PerChannelMinMax, PerChannelNewest
+from d3d_edge.quantize.origin import keep_float as note_float
 from d3d_edge.quantize.ranges import GroupPercentile, LeastSquares
 
 Scheme = Literal["symmetric", "affine"]
@@ -94,7 +95,7 @@ class EdgeQuantizer(Quantizer):  # type: ignore[misc]
         keep_float: Iterable[str] = (),
         qat: bool,
     ) -> None:
-        self._keep_float = tuple(keep_float)
+        self._kept = tuple(keep_float)
         self.activation = _activation_spec(scheme, _observer(observer, percentile, qat), qat)
         self.weight = _weight_spec(qat)
 
@@ -106,9 +107,10 @@ class EdgeQuantizer(Quantizer):  # type: ignore[misc]
         """
         entries, inside = _quantized_region(model)
         groups = groups_of(model)
-        kept = kept_in_float(groups.values(), self._keep_float)
+        kept = kept_in_float(groups.values(), self._kept)
         for node in model.graph.nodes:
             if groups.get(node) in kept:
+                note_float(node)
                 continue
             if node in entries:
                 _annotate(node, {}, self.activation)

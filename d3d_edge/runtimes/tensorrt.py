@@ -26,7 +26,7 @@ from d3d_edge.bundle import Bundle
 from d3d_edge.errors import BundleError, DataError, LoweringError, MissingDependency, RecipeError
 from d3d_edge.files import size_of
 from d3d_edge.quantize import placement
-from d3d_edge.quantize.origin import layer_of
+from d3d_edge.quantize.origin import kept_float_layers, layer_of
 from d3d_edge.quantize.pt2e import origins_shared
 from d3d_edge.runner import TensorSpec, Where
 from d3d_edge.runtimes import Lowered, settle, tensorrt_float16, tensorrt_rules
@@ -89,7 +89,7 @@ class TensorRT:
         model = _to_onnx(program, opset)
         if precision in ("int8+float16", "float16"):
             tensorrt_float16.convert(model)
-        allowed += check(model, allow_fallback=allow_fallback)
+        allowed += check(model, allow_fallback=allow_fallback, kept_float=kept_float_layers(program))
         path = folder / MODEL
         path.write_bytes(model.SerializeToString())
         counts = Counter(node.op_type for node in model.graph.node)
@@ -177,8 +177,12 @@ class OnnxRunner:
         self._session = None
 
 
-def check(model: onnx.ModelProto, *, allow_fallback: bool = False) -> tuple[str, ...]:
+def check(
+    model: onnx.ModelProto, *, allow_fallback: bool = False, kept_float: frozenset[str] = frozenset()
+) -> tuple[str, ...]:
     """What in `model` TensorRT would refuse, or compute in float where INT8 was meant, if a fallback is allowed.
+
+    `kept_float`: the layers that are in float on purpose.
 
     Raises:
         LoweringError: the file is not valid, or there is a fault and no fallback is allowed.
@@ -191,7 +195,7 @@ def check(model: onnx.ModelProto, *, allow_fallback: bool = False) -> tuple[str,
         inferred = infer_shapes(model, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, InferenceError) as error:
         raise _error(f"the ONNX file is not valid: {str(error).splitlines()[0]}", "check") from error
-    return settle(tensorrt_rules.faults(inferred), allow_fallback=allow_fallback)
+    return settle(tensorrt_rules.faults(inferred, kept_float), allow_fallback=allow_fallback)
 
 
 def _faults(program: ExportedProgram) -> Iterator[LoweringError]:

@@ -63,7 +63,8 @@ SMALLEST_NORMAL = {"float16": 2.0**-14, "float32": 2.0**-126}
 class File:
     """An ONNX model and what its rules look up; `infer_shapes` must have been run over it."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, kept_float: frozenset[str] = frozenset()) -> None:
+        self.kept_float = kept_float
         self.model, self.graph = model, model.graph
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self.producers = {name: node for node in model.graph.node for name in node.output}
@@ -181,10 +182,15 @@ def scales_per_channel_are_of_weights(file: File) -> Iterator[LoweringError]:
 
 
 def weighted_inputs_are_quantized(file: File) -> Iterator[LoweringError]:
-    """Both inputs of a weighted operator come from a DequantizeLinear, or it is computed in float. [1]"""
+    """Both inputs of a weighted operator come from a DequantizeLinear, or it is computed in float. [1]
+
+    Layers that the recipe left in float are meant to be.
+    """
     if not file.is_quantized():
         return
     for node in file.of(*_WEIGHTED):
+        if node.name.partition("/")[0] in file.kept_float:
+            continue
         for name in node.input[:2]:
             if name not in file.producers or file.producers[name].op_type != _DQ:
                 message = f"the input {name} of {node.name} is not quantized"
@@ -233,9 +239,9 @@ RULES: tuple[Callable[[File], Iterator[LoweringError]], ...] = (
 )
 
 
-def faults(model: onnx.ModelProto) -> Iterator[LoweringError]:
-    """What in `model`, after `infer_shapes`, breaks a rule."""
-    file = File(model)
+def faults(model: onnx.ModelProto, kept_float: frozenset[str] = frozenset()) -> Iterator[LoweringError]:
+    """What in `model`, after `infer_shapes`, breaks a rule; `kept_float`: layers that are in float on purpose."""
+    file = File(model, kept_float)
     for rule in RULES:
         yield from rule(file)
 

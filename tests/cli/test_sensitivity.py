@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import pytest
 
+from d3d_edge import resources
 from d3d_edge.pipeline.mixed import HeldOut
 from d3d_edge.quantize import pt2e
 from d3d_edge.quantize.sensitivity import Switched
@@ -70,6 +71,10 @@ def test_a_gate_that_int8_misses_is_met_with_some_groups_in_float(
     qat = recipe[recipe.index("  qat:\n") : recipe.index("  keep_float: none")]
     # Without training, and without a target whose runtime takes long to lower to.
     changed = recipe.replace(qat, "  qat: null\n").replace("keep_float: none", "keep_float: auto")
+    # Nor many clips to rank by.
+    plan = resources.find("calibration", "balanced").read_text().replace("count: 64", "count: 2")
+    (run / "plan.yaml").write_text(plan)
+    changed = changed.replace("calibration: balanced", f"calibration: {run / 'plan.yaml'}")
     (run / "recipe.yaml").write_text(changed.replace("  - android\n", ""))
     # All INT8, with 1 and with 2 groups in float; then with 4, with 3, and the graph made of these.
     points = iter([1000.0] * 3 + [0.0] * 3)

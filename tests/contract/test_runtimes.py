@@ -56,8 +56,12 @@ def precision(kind: tuple[str, target.Precision]) -> target.Precision:
 @pytest.fixture(scope="module")
 def bundle(runtime: str, precision: target.Precision, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     work = tmp_path_factory.mktemp(f"{runtime}-{precision}")
+    return bundled(runtime, precision, program_of(precision), work)
+
+
+def bundled(runtime: str, precision: target.Precision, program: ExportedProgram, work: Path) -> Bundle:
     found = target.load(TARGETS[runtime])
-    lowered = runtimes.get(runtime).lower(program_of(precision), work, found, precision=precision)
+    lowered = runtimes.get(runtime).lower(program, work, found, precision=precision)
     clip = ClipSpec(
         frames=SHAPE[0],
         sampling="uniform",
@@ -85,7 +89,7 @@ def bundle(runtime: str, precision: target.Precision, tmp_path_factory: pytest.T
         output=TensorSpec(name="logits", dtype="float32", shape=(networks.CLASSES,)),
         graph_sha256="0" * 64,
         float_sha256="1" * 64,
-        logit_step=pt2e.logit_step(program_of(precision)),
+        logit_step=pt2e.logit_step(program),
         calibration_hash=None,
         data_hash="2" * 64,
         tools=runtimes.get(runtime).tools(),
@@ -140,7 +144,9 @@ def test_logits_are_those_of_the_graph(runner: Runner, runtime: str, precision: 
         assert np.abs(logits - expected).max() <= allowed
 
 
+@pytest.mark.parametrize("runtime", sorted(TARGETS))
 def test_a_graph_with_groups_in_float_is_lowered_and_answers_as_it_does(runtime: str, tmp_path: Path) -> None:
+    pytest.importorskip(PACKAGES[runtime])
     program = networks.mixed()
     module = program.module()
     with runtimes.get(runtime).open(bundled(runtime, "int8", program, tmp_path), threads=1) as opened:

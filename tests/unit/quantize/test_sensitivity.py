@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.fx import Node
@@ -9,7 +11,7 @@ from torch.fx import Node
 from d3d_edge.errors import RecipeError
 from d3d_edge.models.recogniser import Recogniser
 from d3d_edge.models.s3dg import MIXED, POOLS, S3DG
-from d3d_edge.quantize import pt2e
+from d3d_edge.quantize import origin, placement, pt2e
 from d3d_edge.quantize.groups import Group, groups_of, kept_in_float
 from d3d_edge.quantize.sensitivity import Switched
 from tests import networks
@@ -127,7 +129,9 @@ def test_groups_kept_in_float_have_float_weights_and_the_others_are_int8() -> No
     nodes = convolutions()
     kept = {"temporal.spatial", "temporal.self_gating", "logits"}
     assert {name for name, node in nodes.items() if node.args[1].op == "placeholder"} == kept
-    assert pt2e.float_convolutions(networks.mixed()) == tuple(nodes[name].name for name in nodes if name in kept)
+    layers = ("temporal.spatial.conv", "temporal.self_gating.transformer_W", "logits")
+    assert pt2e.float_convolutions(networks.mixed()) == layers
+    assert set(layers) <= origin.kept_float_layers(networks.mixed())
     assert pt2e.float_convolutions(networks.quantized()) == ()
 
 
@@ -139,6 +143,16 @@ def test_between_a_float_group_and_an_int8_one_values_are_rounded_once() -> None
     assert [user.target for user in stem_relu.users] == [QUANTIZE]
     for node in networks.mixed().graph.find_nodes(op="call_function", target=QUANTIZE):
         assert node.args[2] == 0
+
+
+def test_float_on_purpose_is_known_and_float_by_mistake_is_refused(tmp_path: Path) -> None:
+    pt2e.save(networks.mixed(), tmp_path / "graph.pt2")
+    program = pt2e.load(tmp_path / "graph.pt2")
+    assert not list(placement.faults(program, "a runtime"))
+    (head,) = [node for node in program.graph.nodes if origin.is_kept_float(node) and origin.layer_of(node) == "logits"]
+    head.meta["custom"] = {"layer": "logits"}
+    refused = [fault.layer for fault in placement.faults(program, "a runtime")]
+    assert set(refused) == {"logits"}
 
 
 def test_a_float_classifier_has_no_step_of_its_logits() -> None:
