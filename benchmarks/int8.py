@@ -283,7 +283,7 @@ def _print(result: dict[str, Any]) -> None:
     by_name = {figures["name"]: figures["test"]["difference_points"] for figures in result["rows"]}
     for kind, bound in BOUNDS.items():
         for name in TARGETS:
-            lost = -by_name[f"{kind} {name}"]
+            lost = 0.0 - by_name[f"{kind} {name}"]
             verdict = "holds" if lost <= bound else "MISSED"
             click.echo(f"{kind} {name}: loses {lost:.2f} points, bound {bound}: {verdict}")
 
