@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,11 +20,16 @@ def ssh(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     return reach("ssh", request, tmp_path / "device", monkeypatch)[0]
 
 
+def alone(bundle: Path, folder: Path) -> Path:
+    """A copy of the bundle away from the references, whose part has tests of its own and takes most of the time."""
+    return Path(shutil.copytree(bundle, folder / "bundles" / bundle.name))
+
+
 @pytest.mark.slow
 def test_validate_here_and_over_ssh_in_one_report(
     made: Path, clips: Path, ssh: str, tmp_path: Path, d3d_edge: D3DEdge
 ) -> None:
-    bundle = made / "bundles" / "jetson"
+    bundle = alone(made / "bundles" / "jetson", tmp_path)
     words = ["validate", bundle, "--data", clips, "--out", tmp_path, "--threads", "1"]
     words += ["--device", "local", "--device", ssh]
     done = d3d_edge(*words)
@@ -37,18 +43,12 @@ def test_validate_here_and_over_ssh_in_one_report(
     assert "its times say nothing of the target's" in done.out.replace("\n", " ")
     # The same file by the same runtime: the same answers, to the last bit of each probability that is kept.
     assert there.answers == here.answers
-    assert (there.agreement, there.logit_difference_max) == (here.agreement, here.logit_difference_max)
     assert there.golden_difference_max == here.golden_difference_max
     assert there.samples is not None
     assert len(there.samples.network_ms) == there.latency.runs >= 10
     assert there.samples.memory_peak_bytes > 0
     # Both are held to the gates.
     assert {gate.row for gate in report.gates} == {here.name, there.name}
-    again = d3d_edge(*words, "--resume", "--json")
-    assert again.code == 0, again.err
-    resumed = json.loads(again.out)["rows"][-1]
-    assert resumed["samples"] == there.samples.model_dump(mode="json")
-    assert resumed["answers"] == there.answers.model_dump(mode="json")
 
 
 @pytest.mark.slow
@@ -112,17 +112,15 @@ def phone(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_validate_here_and_over_adb(made: Path, clips: Path, phone: Path, tmp_path: Path, d3d_edge: D3DEdge) -> None:
-    bundle = made / "bundles" / "android"
-    words = ["validate", bundle, "--data", clips, "--out", tmp_path, "--threads", "1"]
-    words += ["--device", "local", "--device", "adb"]
-    done = d3d_edge(*words)
+    bundle = alone(made / "bundles" / "android", tmp_path)
+    words = ["validate", bundle, "--data", clips, "--out", tmp_path, "--threads", "1", "--device", "adb"]
+    done = d3d_edge(*words, "--device", "local")
     assert done.code == 0, done.err
-    here, there = (row for row in Report.read(tmp_path / "report.json").rows if row.role == "bundle")
+    there, here = (row for row in Report.read(tmp_path / "report.json").rows if row.role == "bundle")
     assert (there.name, there.device) == ("android on adb", "adb")
     assert there.runtime.startswith(f"{here.runtime} on ")
     assert there.where == "host runtime"  # the program says that it does not run on Android
     assert there.answers == here.answers
-    assert there.logit_difference_max == here.logit_difference_max
     assert there.golden_difference_max == here.golden_difference_max
     assert there.samples is not None
     assert (there.samples.build, there.samples.threads) == ("release", 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d3d_edge.errors import DeviceError
@@ -41,6 +41,7 @@ def job(clips: int = 2, classes: int = 2) -> device.Job:
     )
 
 
+@settings(max_examples=50)
 @given(lines=st.lists(st.text() | JSON.map(json.dumps) | EVENTS.map(json.dumps), max_size=6), code=st.integers(-9, 255))
 def test_whatever_a_device_prints_is_followed_or_refused_in_one_line(lines: list[str], code: int) -> None:
     heard = device._Listener("adb", lambda done: None)
@@ -50,6 +51,7 @@ def test_whatever_a_device_prints_is_followed_or_refused_in_one_line(lines: list
         heard.check(Ended(code, ""), 2)
 
 
+@settings(max_examples=30)
 @given(lines=st.lists(st.text(max_size=20) | JSON.map(json.dumps), max_size=4))
 def test_whatever_a_device_leaves_is_logits_or_refused(
     lines: list[str], tmp_path_factory: pytest.TempPathFactory
@@ -60,6 +62,7 @@ def test_whatever_a_device_leaves_is_logits_or_refused(
         device._logits("adb", path, job())
 
 
+@settings(max_examples=30)
 @given(values=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=4, max_size=4))
 def test_logits_keep_every_bit(values: list[float], tmp_path_factory: pytest.TempPathFactory) -> None:
     """As Python's runner writes them, and as the others do, with nine digits."""
