@@ -1,23 +1,21 @@
-"""What is refused before a file is written that a phone could not run, and that the shortcuts change nothing."""
+"""What a .pte file of the network holds, and that the shortcuts of lowering change nothing."""
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.nn import functional as F
 
 from d3d_edge import target
-from d3d_edge.errors import LoweringError, MissingDependency
+from d3d_edge.errors import MissingDependency
 from d3d_edge.runtimes import executorch, quick_lowering, xnnpack_graph
 from tests import networks
 
@@ -25,69 +23,65 @@ pytest.importorskip("executorch")
 pytestmark = pytest.mark.slow
 
 ANDROID = target.load("android")
+Make = Callable[[], ExportedProgram]
 
 
-class Rank5(nn.Module):
-    """A Conv3d, as most video networks have."""
+class Written(NamedTuple):
+    """What lowering a graph as usual left."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv3d(3, 4, 3)
-
-    def forward(self, clip: Tensor) -> Tensor:
-        return self.conv(clip.float().permute(3, 0, 1, 2).unsqueeze(0)).mean((2, 3, 4))
-
-
-class Undelegated(nn.Module):
-    """An average that counts its padding, which XNNPACK cannot."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
-
-    def forward(self, clip: Tensor) -> Tensor:
-        frames = self.conv(clip.float().permute(0, 3, 1, 2))
-        return F.avg_pool2d(frames, 3, padding=1, count_include_pad=True).mean((2, 3)).mean(0, keepdim=True)
+    path: Path
+    facts: dict[str, int | float | str | bool]
+    kinds: Counter[str]
+    """Nodes of the delegates, by kind."""
+    graph_unchanged: bool
 
 
-def lower(model: nn.Module, folder: Path) -> None:
-    program = torch.export.export(model.eval(), (networks.clip(),), strict=False)
-    executorch.RUNTIME.lower(program, folder, ANDROID, precision="int8")
+Lower = Callable[[Make], Written]
 
 
-def test_the_whole_network_is_one_delegate(tmp_path: Path) -> None:
-    for program in (networks.quantized(), networks.quantized("affine"), networks.float_program()):
-        facts = executorch.RUNTIME.lower(program, tmp_path, ANDROID, precision="int8").facts
-        assert facts["delegates"] == 1
-        # Bytes to floats is all that is left.
-        assert facts["undelegated_operators"] == 1
-        assert "_to_dim_order_copy" in str(facts["undelegated_names"])
+@pytest.fixture(scope="module")
+def lowered(tmp_path_factory: pytest.TempPathFactory) -> Lower:
+    """Lower each graph once."""
+    simplify = xnnpack_graph.simplify
+
+    @functools.cache
+    def lower(make: Make) -> Written:
+        folder, kinds = tmp_path_factory.mktemp("lowered"), Counter[str]()
+
+        def counted(graph: Any) -> None:
+            simplify(graph)
+            kinds.update(type(node.xnode_union).__name__ for node in graph.xnodes)
+
+        before = str(make().graph)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(xnnpack_graph, "simplify", counted)
+            written = executorch.RUNTIME.lower(make(), folder, ANDROID, precision="int8")
+        return Written(folder / written.model, written.facts, kinds, str(make().graph) == before)
+
+    return lower
 
 
-def test_five_axes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(LoweringError, match=r"5 axes.*operator") as caught:
-        lower(Rank5(), tmp_path)
-    assert caught.value.exit_code == 5
-    assert not any(tmp_path.iterdir())
+def affine() -> ExportedProgram:
+    return networks.quantized("affine")
 
 
-def test_an_undelegated_pool_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(LoweringError, match="avg_pool2d"):
-        lower(Undelegated(), tmp_path)
-    assert not any(tmp_path.iterdir())
+@pytest.mark.parametrize("make", [networks.quantized, affine, networks.float_program])
+def test_the_whole_network_is_one_delegate(make: Make, lowered: Lower) -> None:
+    facts = lowered(make).facts
+    assert facts["delegates"] == 1
+    # Bytes to floats is all that is left.
+    assert facts["undelegated_operators"] == 1
+    assert "_to_dim_order_copy" in str(facts["undelegated_names"])
 
 
 @pytest.mark.parametrize("make", [networks.quantized, networks.float_program])
 def test_lowering_quickly_changes_no_byte(
-    make: Callable[[], ExportedProgram], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Make, lowered: Lower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = str(make().graph)
-    executorch.RUNTIME.lower(make(), tmp_path, ANDROID, precision="int8")
-    quick = (tmp_path / executorch.MODEL).read_bytes()
-    assert str(make().graph) == before
+    assert lowered(make).graph_unchanged
     monkeypatch.setattr(quick_lowering, "VERSIONS", "none")
     executorch.RUNTIME.lower(make(), tmp_path, ANDROID, precision="int8")
-    assert (tmp_path / executorch.MODEL).read_bytes() == quick
+    assert (tmp_path / executorch.MODEL).read_bytes() == lowered(make).path.read_bytes()
 
 
 def test_what_was_replaced_for_lowering_is_put_back() -> None:
@@ -105,16 +99,8 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         executorch.RUNTIME.check_lower()
 
 
-def test_changes_of_view_are_not_moves_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kinds: Counter[str] = Counter()
-    simplify = xnnpack_graph.simplify
-
-    def counted(graph: Any) -> None:
-        simplify(graph)
-        kinds.update(type(node.xnode_union).__name__ for node in graph.xnodes)
-
-    monkeypatch.setattr(xnnpack_graph, "simplify", counted)
-    executorch.RUNTIME.lower(networks.quantized(), tmp_path, ANDROID, precision="int8")
+def test_changes_of_view_are_not_moves_of_memory(lowered: Lower) -> None:
+    kinds = lowered(networks.quantized).kinds
     assert kinds["XNNConv2d"] == 6
     assert kinds["XNNStaticReshape"]
     # Of the logits, which have one position only.
@@ -123,16 +109,13 @@ def test_changes_of_view_are_not_moves_of_memory(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("make", [networks.quantized, networks.float_program])
 def test_a_small_delegate_gives_the_same_logits(
-    make: Callable[[], ExportedProgram], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Make, lowered: Lower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def logits(folder: Path) -> tuple[NDArray[Any], int]:
-        folder.mkdir()
-        size = executorch.RUNTIME.lower(make(), folder, ANDROID, precision="int8").facts["size_bytes"]
-        with executorch.ExecuTorchRunner(folder / executorch.MODEL, 1) as runner:
-            return np.stack([runner.run(networks.clip(seed).numpy()) for seed in range(5)]), int(size)
+    def logits(path: Path) -> NDArray[Any]:
+        with executorch.ExecuTorchRunner(path, 1) as runner:
+            return np.stack([runner.run(networks.clip(seed).numpy()) for seed in range(5)])
 
-    small, small_size = logits(tmp_path / "small")
     monkeypatch.setattr(executorch, "_delegates_made_small", nullcontext)
-    whole, whole_size = logits(tmp_path / "whole")
-    np.testing.assert_array_equal(small, whole)
-    assert small_size < whole_size
+    whole = executorch.RUNTIME.lower(make(), tmp_path, ANDROID, precision="int8").facts
+    np.testing.assert_array_equal(logits(lowered(make).path), logits(tmp_path / executorch.MODEL))
+    assert int(lowered(make).facts["size_bytes"]) < int(whole["size_bytes"])
