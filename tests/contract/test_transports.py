@@ -168,15 +168,14 @@ def test_a_server_that_takes_no_key_of_ours(
 def test_a_server_that_goes_away(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[str, bytes], File]
 ) -> None:
-    name, _ = reach("ssh", request, tmp_path / "device", monkeypatch)
+    name, folder = reach("ssh", request, tmp_path / "device", monkeypatch)
     with transports.get(name) as transport:
         # The program ends the server's side of the connection, which started it.
-        script = f"#!/bin/sh\n{LEADER}echo $$\nkill -s KILL $PPID\nsleep 600\n"
+        script = f"#!/bin/sh\n{LEADER}kill -s KILL $PPID\nsleep 600\n"
         transport.push([make(PROGRAM, script.encode())])
-        lines: list[str] = []
         with pytest.raises(DeviceError, match=rf"{re.escape(name)} cannot be reached"):
-            transport.start(PROGRAM, [], folder=JOB, on_line=lines.append, silence_s=20)
-    assert gone(int(lines[0]))
+            transport.start(PROGRAM, [], folder=JOB, on_line=lambda line: None, silence_s=20)
+    assert gone(int((folder / JOB / "pid").read_text()))
 
 
 def test_a_host_that_is_killed_leaves_nothing_running(
