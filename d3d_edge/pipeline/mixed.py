@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from d3d_edge.quantize.sensitivity import Switched
 from d3d_edge.runner import Where
 from d3d_edge.runs import Run
 from d3d_edge.video.cache import CachedClip
+from d3d_edge.video.datasets import ClipDataset
 
 _RANKED_BY = 32
 """Calibration clips, at most, by which groups are ranked."""
@@ -48,8 +49,7 @@ class HeldOut:
 
     split: Split
     """val; train where there is no val split, and then the calibration clips."""
-    clips: list[Tensor]
-    """uint8 [T, H, W, C]."""
+    dataset: ClipDataset
     labels: NDArray[np.int64]
     float_top1: float
 
@@ -57,13 +57,13 @@ class HeldOut:
     def of(cls, run: Run, data: RunData, drawn: Sequence[CachedClip]) -> HeldOut:
         """The val split; without one, the calibration clips."""
         split: Split = "val" if data.of("val") else "train"
-        dataset = data.dataset(split)
-        chosen = {cached.clip.key for cached in (data.of("val") or drawn)}
-        places = [place for place, cached in enumerate(dataset.clips) if cached.clip.key in chosen]
-        clips = [torch.from_numpy(dataset.item(place)[0].copy()) for place in places]
-        labels = data.label_indices(split)[places]
-        logits, _ = evaluate(rgb_stream(load_rgb(run, "student")), dataset)
-        return cls(split, clips, labels, accuracy.topk(logits[places], labels, 1))
+        dataset = replace(data.dataset(split), clips=data.of("val") or drawn)
+        logits, labels = evaluate(rgb_stream(load_rgb(run, "student")), dataset)
+        return cls(split, dataset, labels, accuracy.topk(logits, labels, 1))
+
+    def clips(self) -> Iterator[Tensor]:
+        """uint8 [T, H, W, C], one at a time: a val split need not fit into memory."""
+        return (torch.from_numpy(self.dataset.item(place)[0].copy()) for place in range(len(self.dataset)))
 
     def drop_points(self, logits: Tensor) -> float:
         """Points of top-1 that logits [clips, classes] lose against the float student."""
@@ -73,7 +73,7 @@ class HeldOut:
     def drop_of(self, program: ExportedProgram) -> float:
         """The same of a graph of one clip."""
         module = program.module()
-        return self.drop_points(torch.cat([module(clip) for clip in self.clips]))
+        return self.drop_points(torch.cat([module(clip) for clip in self.clips()]))
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def automatic(
     held_out = HeldOut.of(run, data, drawn)
     whole = pt2e.convert(prepared, calibration.sample(run))
     drop = held_out.drop_of(whole)
-    facts = {"split": held_out.split, "clips": len(held_out.clips), "int8_drop_points": drop}
-    progress.note(f"keep_float: all INT8 loses {drop:.2f} points on {len(held_out.clips)} {held_out.split} clips")
+    facts = {"split": held_out.split, "clips": len(held_out.labels), "int8_drop_points": drop}
+    progress.note(f"keep_float: all INT8 loses {drop:.2f} points on {len(held_out.labels)} {held_out.split} clips")
     if drop <= bound:
         return Mixed(whole, (), {**facts, "drop_points": drop})
 
@@ -120,7 +120,7 @@ def automatic(
 
     def holds(count: int) -> bool:
         rounded = [group for group in switched.groups if group not in order[:count]]
-        return held_out.drop_points(switched.logits(rounded, held_out.clips)) <= bound
+        return held_out.drop_points(switched.logits(rounded, held_out.clips())) <= bound
 
     count = fewest(len(order) - 1, holds)
     while count is not None and count < len(order):
@@ -132,7 +132,7 @@ def automatic(
             return Mixed(program, names, {**facts, "drop_points": drop})
         count += 1
     raise GateFailed(
-        f"no mix of INT8 and float loses at most {bound} points of top-1 on {len(held_out.clips)} "
+        f"no mix of INT8 and float loses at most {bound} points of top-1 on {len(held_out.labels)} "
         f"{held_out.split} clips",
         hint="raise gates.top1_drop_points_max, or train longer",
     )
