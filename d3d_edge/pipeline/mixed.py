@@ -81,6 +81,8 @@ class Mixed:
     """A quantized graph, and the groups that are float in it."""
 
     program: ExportedProgram
+    whole: ExportedProgram
+    """The graph with all of them INT8."""
     groups: tuple[str, ...]
     held_out: dict[str, Any]
     """What was held out, and the points that this graph loses there."""
@@ -110,7 +112,7 @@ def automatic(
     facts = {"split": held_out.split, "clips": len(held_out.labels), "int8_drop_points": drop}
     progress.note(f"keep_float: all INT8 loses {drop:.2f} points on {len(held_out.labels)} {held_out.split} clips")
     if drop <= bound:
-        return Mixed(whole, (), {**facts, "drop_points": drop})
+        return Mixed(whole, whole, (), {**facts, "drop_points": drop})
 
     def calibrated(keep: Sequence[str] = ()) -> GraphModule:
         return calibration.calibrated(run, data, plan, drawn, progress, keep_float=keep, weights=prepared)
@@ -129,7 +131,7 @@ def automatic(
         drop = held_out.drop_of(program)
         progress.note(f"keep_float: with {count} of {len(order)} groups in float, {drop:.2f} points are lost")
         if drop <= bound:
-            return Mixed(program, names, {**facts, "drop_points": drop})
+            return Mixed(program, whole, names, {**facts, "drop_points": drop})
         count += 1
     raise GateFailed(
         f"no mix of INT8 and float loses at most {bound} points of top-1 on {len(held_out.labels)} "

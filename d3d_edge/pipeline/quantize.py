@@ -112,12 +112,13 @@ def _program(
     facts: dict[str, Any] = {}
     if spec.keep_float == "auto":
         made = mixed.automatic(run, data, plan, drawn, prepared, progress)
-        program, keep, facts = made.program, made.groups, {"held_out": made.held_out}
+        program, whole, keep, facts = made.program, made.whole, made.groups, {"held_out": made.held_out}
     else:
         program = pt2e.convert(prepared, calibration.sample(run))
+        all_int8 = calibration.calibrated(run, data, plan, drawn, progress, weights=prepared) if keep else prepared
+        whole = pt2e.convert(all_int8, calibration.sample(run)) if keep else program
     facts |= {"float_groups": list(keep), "float_convolutions": list(pt2e.float_convolutions(program))}
     if keep:
-        whole = calibration.calibrated(run, data, plan, drawn, progress, weights=prepared)
-        facts["float_cost"] = mixed.cost(run, program, pt2e.convert(whole, calibration.sample(run)), progress)
+        facts["float_cost"] = mixed.cost(run, program, whole, progress)
         progress.note(f"in float: {', '.join(keep)}; {mixed.told(facts['float_cost'])}")
     return program, facts
