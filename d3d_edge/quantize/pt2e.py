@@ -40,6 +40,7 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, 
 
 from d3d_edge.errors import BundleError
 from d3d_edge.files import atomic_file
+from d3d_edge.models.layers import SpatialConv
 from d3d_edge.quantize.groups import CONVOLUTIONS
 from d3d_edge.quantize.observer import count_uses
 from d3d_edge.quantize.origin import keep_layers, layer_of
@@ -262,6 +263,9 @@ def _fold(graph: GraphModule, conv: Any, norm: Any) -> None:
 
 def _export(model: nn.Module, sample: Tensor) -> GraphModule:
     model = copy.deepcopy(model).to("cpu").eval()
+    for layer in model.modules():
+        if isinstance(layer, SpatialConv):
+            layer.read_blocks()
     with _quiet():
         return torch.export.export(model, (sample.cpu().contiguous(),), strict=False).module()
 

@@ -88,7 +88,12 @@ class ExecuTorch:
             own = (ExportError, InternalError, SpecViolationError, export_error.InternalError)
             kernels = executorch_checks.kernels()
             try:
-                with quick_lowering.quickly(program) as same, _delegates_made_small():
+                taking_bytes = xnnpack_graph.with_bytes_quantized(program)
+                with (
+                    quick_lowering.quickly(taking_bytes) as same,
+                    xnnpack_graph.bytes_delegated(),
+                    _delegates_made_small(),
+                ):
                     edge = to_edge_transform_and_lower(same, partitioner=[XnnpackPartitioner()])
                     partitioned = edge.exported_program()
                     left_out = executorch_checks.undelegated(partitioned, _version())

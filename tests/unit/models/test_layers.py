@@ -145,6 +145,33 @@ def test_any_size_in_the_stem(size: tuple[int, int, int], taps: int, clips: int)
     check(layer, frames, clips, reference.stacked_conv(x, named(layer), "unit", taps, 2, "same"))
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 5), st.integers(1, 12), st.integers(1, 12)),
+    kernel=st.sampled_from([(1, 7), (3, 7), (7, 7), (3, 5)]),
+    clips=st.integers(1, 2),
+    padding=st.sampled_from(["same", "symmetric"]),
+)
+def test_blocks_as_channels_are_the_same_convolution(
+    size: tuple[int, int, int], kernel: tuple[int, int], clips: int, padding: Padding
+) -> None:
+    layer = randomised(StackedConv(3, 4, kernel, 2, padding=padding))
+    frames = clip(clips, 3, size)
+    x = reference.clips_from_frames(frames, clips)
+    expected = reference.stacked_conv(x, named(layer), "unit", kernel[0], 2, padding)
+    layer.read_blocks()
+    assert layer.conv.weight.shape[1:] == (kernel[0] * 12, *2 * [-(-kernel[1] // 2)])
+    assert layer.conv.stride == (1, 1)
+    check(layer, frames, clips, expected)
+
+
+@pytest.mark.parametrize("layer", [SpatialConv(3, 4, 3, 2), SpatialConv(16, 4, 7, 2), SpatialConv(3, 4, 7)])
+def test_other_convolutions_read_no_blocks(layer: SpatialConv) -> None:
+    weight = layer.conv.weight
+    layer.read_blocks()
+    assert layer.conv.weight is weight
+
+
 @pytest.mark.parametrize("kernel", [3, 7])
 def test_temporal_convolution_begins_as_identity(kernel: int) -> None:
     x = torch.rand(2, 5, 6, 4)

@@ -69,9 +69,7 @@ def affine() -> ExportedProgram:
 def test_the_whole_network_is_one_delegate(make: Make, lowered: Lower) -> None:
     facts = lowered(make).facts
     assert facts["delegates"] == 1
-    # Bytes to floats is all that is left.
-    assert facts["undelegated_operators"] == 1
-    assert "_to_dim_order_copy" in str(facts["undelegated_names"])
+    assert facts["undelegated_operators"] == 0
 
 
 @pytest.mark.parametrize("make", [networks.quantized, networks.float_program])
@@ -82,6 +80,20 @@ def test_lowering_quickly_changes_no_byte(
     monkeypatch.setattr(quick_lowering, "VERSIONS", "none")
     executorch.RUNTIME.lower(make(), tmp_path, ANDROID, precision="int8")
     assert (tmp_path / executorch.MODEL).read_bytes() == lowered(make).path.read_bytes()
+
+
+def test_bytes_are_turned_into_floats_inside_the_delegate(
+    lowered: Lower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = np.resize(np.arange(256, dtype=np.uint8), networks.clip().shape)
+    monkeypatch.setattr(xnnpack_graph, "with_bytes_quantized", lambda program: program)
+    outside = executorch.RUNTIME.lower(networks.float_program(), tmp_path, ANDROID, precision="float32").facts
+    assert "_to_dim_order_copy" in str(outside["undelegated_names"])
+    with (
+        executorch.ExecuTorchRunner(lowered(networks.float_program).path, 1) as inside,
+        executorch.ExecuTorchRunner(tmp_path / executorch.MODEL, 1) as converted,
+    ):
+        np.testing.assert_array_equal(inside.run(clip), converted.run(clip))
 
 
 def test_what_was_replaced_for_lowering_is_put_back() -> None:
