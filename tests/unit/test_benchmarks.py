@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import cast
 
@@ -14,11 +15,12 @@ from click.testing import CliRunner
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import int8, repeats, sampling, scale, seeds, train_step, transport
+from benchmarks import int8, network, repeats, sampling, scale, seeds, train_step, transport
 from benchmarks.conv3d import Conv3dS3DG
 from d3d_edge import recipe
 from d3d_edge.evaluation import Evaluation, System
 from d3d_edge.manifest import Clip
+from d3d_edge.models.recogniser import Recogniser
 from d3d_edge.models.s3dg import S3DG
 from d3d_edge.pipeline.data import RunData
 from d3d_edge.runs import Run
@@ -219,3 +221,19 @@ def test_int8_tells_how_far_the_forms_of_a_graph_are_apart() -> None:
     assert {pair["one"] for pair in apart} | {pair["other"] for pair in apart} == set(list(forms)[4:])
     assert {pair["agreement"] for pair in apart} == {7 / 8}
     assert {pair["logit_difference_max"] for pair in apart} == {2.0}
+
+
+@torch.no_grad()
+def test_the_networks_timed_are_one_from_bytes_to_logits() -> None:
+    rank4, conv3d = network.networks(0.25)
+    clip = torch.randint(0, 256, (8, 33, 40, 3), dtype=torch.uint8)
+    logits = Recogniser(rank4)(clip)
+    assert logits.std() > 0
+    for layout in (torch.contiguous_format, torch.channels_last_3d):
+        torch.testing.assert_close(network.FromBytes(conv3d, layout)(clip), logits, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("text", ["16x112", "0x112x112", "16:112:112", "1x2x3x4"])
+def test_a_clip_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ArgumentTypeError):
+        network.clip_from_text(text)
