@@ -13,7 +13,7 @@ from d3d_edge.cli.console import TerminalProgress
 from d3d_edge.cli.tables import columns
 
 if TYPE_CHECKING:
-    from d3d_edge.pipeline.sensitivity import Cost, SensitivityReport
+    from d3d_edge.sensitivity import Cost, SensitivityReport
 
 
 @click.command("sensitivity")
@@ -38,8 +38,9 @@ def command(run: Path, clips: int, rows: int, cache_dir: Path, workers: int, str
     d3d-edge sensitivity run
     d3d-edge sensitivity run --clips 64 --json
     """
-    from d3d_edge.pipeline.sensitivity import FIGURE_NAME, FILE_NAME, sensitivity
+    from d3d_edge.pipeline.sensitivity import FIGURE_NAME, sensitivity
     from d3d_edge.runs import Run
+    from d3d_edge.sensitivity import FILE_NAME
 
     report = sensitivity(
         Run.open(run), clips=clips, cache_dir=cache_dir, workers=workers, strict=strict, progress=TerminalProgress()

@@ -6,48 +6,19 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from d3d_edge import evaluation, report
+from d3d_edge import evaluation, report, sensitivity
 from d3d_edge.bundle import Bundle, BundleManifest
 from d3d_edge.errors import DataError
 from d3d_edge.evaluation import Evaluation
 from d3d_edge.report import Report
 from d3d_edge.schema import Schema
+from d3d_edge.sensitivity import SensitivityReport
 
 S = TypeVar("S", bound=Schema)
-
-
-SENSITIVITY = "sensitivity.json"
-
-
-class Cost(Schema):
-    """What the logits lose when only some operators are INT8."""
-
-    model_config = ConfigDict(extra="ignore")
-    name: str
-    kind: str
-    sqnr_db: float
-    """Power of the float logits to that of their change."""
-    changed: float
-    """Share of clips whose first answer is another one."""
-    top1_drop_points: float
-
-
-class Sensitivity(Schema):
-    """The part of sensitivity.json that is shown; whatever else it holds is passed over."""
-
-    model_config = ConfigDict(extra="ignore")
-    format: Literal["d3d-edge sensitivity"]
-    title: str
-    clips: int
-    float_top1: float
-    whole: Cost
-    """Everything INT8 at once."""
-    kinds: tuple[Cost, ...]
-    groups: tuple[Cost, ...]
 
 
 @dataclass
@@ -57,7 +28,7 @@ class Material:
     reports: list[Report] = field(default_factory=list)
     """Those of bundles first, and of them those with answers."""
     evaluations: list[Evaluation] = field(default_factory=list)
-    sensitivities: list[Sensitivity] = field(default_factory=list)
+    sensitivities: list[SensitivityReport] = field(default_factory=list)
     bundles: dict[str, BundleManifest] = field(default_factory=dict)
     """By the name of the folder."""
     recipes: dict[str, str] = field(default_factory=dict)
@@ -92,7 +63,7 @@ def gather(paths: Sequence[Path]) -> Material:
     for folder in folders:
         _add_report(found, folder / report.FILE_NAME)
         _add_once(found.evaluations, _read(Evaluation, folder / evaluation.FILE_NAME))
-        _add_once(found.sensitivities, _read(Sensitivity, folder / SENSITIVITY))
+        _add_once(found.sensitivities, _read(SensitivityReport, folder / sensitivity.FILE_NAME))
         text = _text(folder / "recipe.yaml")
         if text and text not in found.recipes.values():
             found.recipes[_free(found.recipes, folder)] = text
@@ -105,7 +76,7 @@ def _rank(one: Report) -> tuple[bool, bool]:
     return not any(row.role == "bundle" for row in one.rows), not any(row.clips for row in one.rows)
 
 
-_ANY = (report.FILE_NAME, evaluation.FILE_NAME, SENSITIVITY, "recipe.yaml")
+_ANY = (report.FILE_NAME, evaluation.FILE_NAME, sensitivity.FILE_NAME, "recipe.yaml")
 
 
 def _bundles(path: Path) -> Iterator[Path]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from d3d_edge.page.material import Cost
+from d3d_edge.sensitivity import Cost
 
 MISSING = "\u2013"
 """A dash, for what was not measured."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,56 +23,18 @@ from d3d_edge.pipeline.distill import student_mark
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.sensitivity_figure import Bar, figure
 from d3d_edge.progress import Progress
-from d3d_edge.quantize.groups import Group, Kind
+from d3d_edge.quantize.groups import Group
 from d3d_edge.quantize.sensitivity import Switched
-from d3d_edge.report import Environment
 from d3d_edge.runs import Run, fingerprint
-from d3d_edge.schema import Schema
+from d3d_edge.sensitivity import FILE_NAME, Cost, SensitivityReport
 from d3d_edge.video.cache import CachedClip
 
-FILE_NAME, FIGURE_NAME = "sensitivity.json", "sensitivity.png"
+FIGURE_NAME = "sensitivity.png"
 _PARTIAL = "partial.json"
 _BATCH = 8
 """Clips the graph takes at a time."""
 _FORMAT = 1
 """Raised when the same recipe would give other figures, so that what is finished is measured again."""
-
-
-class Cost(Schema):
-    """What the logits lose when only these operators are INT8."""
-
-    name: str
-    kind: Literal[Kind, "all"]
-    sqnr_db: float
-    """Power of the float logits to that of their change, in dB; 200 where nothing changes. The lower the worse."""
-    changed: float
-    """Share of clips whose first answer is another one, 0 to 1."""
-    top1_drop_points: float
-    """Percentage points of top-1 lost on these clips."""
-    weights: int
-    """Weights of its convolutions: in float, each takes up to 3 bytes more."""
-
-
-class SensitivityReport(Schema):
-    """RUN/sensitivity.json."""
-
-    format: Literal["d3d-edge sensitivity"] = "d3d-edge sensitivity"
-    format_version: Literal[1] = 1
-    title: str
-    scheme: Literal["symmetric", "affine"]
-    calibration: str
-    """Name of the plan that found the ranges, and drew the clips."""
-    clips: int
-    """Clips measured on, all of the training split."""
-    float_top1: float
-    """Of the float student on them."""
-    whole: Cost
-    """Everything INT8 at once."""
-    kinds: tuple[Cost, ...]
-    """All groups of one kind at once, the worst first."""
-    groups: tuple[Cost, ...]
-    """Each group alone, the worst first."""
-    environment: Environment
 
 
 def sensitivity(

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch.fx import GraphModule, Node
 
 from d3d_edge.errors import RecipeError
 from d3d_edge.resources import near_miss
+from d3d_edge.sensitivity import Kind
 
-Kind = Literal["stem", "spatial", "temporal", "gate", "pool", "join", "head"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _aten = torch.ops.aten

@@ -21,6 +21,8 @@ from torch.fx import GraphModule, Node, Proxy
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
+from d3d_edge.runtimes.xnnpack_graph import with_graph
+
 VERSIONS = "1.4."
 """Of executorch, as its version begins. Any other lowers in its own way, and takes longer."""
 
@@ -248,14 +250,4 @@ def _decomposed_by_hand(program: ExportedProgram) -> ExportedProgram:
             node.target, node.args = _aten.view.default, (node.args[0], list(node.meta["val"].shape))
         elif node.target is _aten.to.dtype and len(node.args) == 2:
             node.target, node.args, node.kwargs = _aten._to_copy.default, node.args[:1], {"dtype": node.args[1]}
-    return ExportedProgram(
-        root=graph,
-        graph=graph.graph,
-        graph_signature=program.graph_signature,
-        state_dict=program.state_dict,
-        range_constraints=program.range_constraints,
-        module_call_graph=program.module_call_graph,
-        example_inputs=program.example_inputs,
-        constants=program.constants,
-        verifiers=program.verifiers,
-    )
+    return with_graph(program, graph)

@@ -18,6 +18,7 @@ from unittest import mock
 
 import torch
 from torch.export import ExportedProgram
+from torch.fx import GraphModule
 
 _aten = torch.ops.aten
 
@@ -27,13 +28,8 @@ ALIGNMENT = 16
 _MOVES = ("XNNStaticTranspose", "XNNStaticReshape")
 
 
-def with_bytes_quantized(program: ExportedProgram) -> ExportedProgram:
-    """`program` with its bytes taken for quantized numbers of scale 1 and zero point 0, which they are."""
-    graph = copy.deepcopy(program.graph_module)
-    for node in graph.graph.find_nodes(op="call_function", target=_aten.to.dtype):
-        if node.args[0].meta["val"].dtype is torch.uint8 and node.args[1:] == (torch.float32,):
-            node.target = torch.ops.quantized_decomposed.dequantize_per_tensor.default
-            node.args = (node.args[0], 1.0, 0, 0, 255, torch.uint8)
+def with_graph(program: ExportedProgram, graph: GraphModule) -> ExportedProgram:
+    """`program` computed by an edited copy of its graph, with the same inputs, outputs and weights."""
     return ExportedProgram(
         root=graph,
         graph=graph.graph,
@@ -45,6 +41,16 @@ def with_bytes_quantized(program: ExportedProgram) -> ExportedProgram:
         constants=program.constants,
         verifiers=program.verifiers,
     )
+
+
+def with_bytes_quantized(program: ExportedProgram) -> ExportedProgram:
+    """`program` with its bytes taken for quantized numbers of scale 1 and zero point 0, which they are."""
+    graph = copy.deepcopy(program.graph_module)
+    for node in graph.graph.find_nodes(op="call_function", target=_aten.to.dtype):
+        if node.args[0].meta["val"].dtype is torch.uint8 and node.args[1:] == (torch.float32,):
+            node.target = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+            node.args = (node.args[0], 1.0, 0, 0, 255, torch.uint8)
+    return with_graph(program, graph)
 
 
 @contextmanager

@@ -159,7 +159,7 @@ def large(classes: int) -> Report:
 
 
 def sensitivity() -> dict[str, Any]:
-    """sensitivity.json, with fields that the page does not show."""
+    """sensitivity.json."""
 
     def cost(name: str, kind: str, sqnr_db: float) -> dict[str, Any]:
         return {"name": name, "kind": kind, "sqnr_db": sqnr_db, "changed": 0.1, "top1_drop_points": 1.5, "weights": 10}
@@ -169,9 +169,11 @@ def sensitivity() -> dict[str, Any]:
         "format_version": 1,
         "title": "gestures",
         "scheme": "symmetric",
+        "calibration": "balanced",
         "clips": 64,
         "float_top1": 0.9,
         "whole": cost("everything", "all", 20.0),
         "kinds": [cost("gate", "gate", 26.0), cost("temporal", "temporal", 200.0)],
         "groups": [cost(f"{NASTY}{number}", "gate", 30.0 + number) for number in range(40)],
+        "environment": ENVIRONMENT.model_dump(mode="json"),
     }

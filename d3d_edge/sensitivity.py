@@ -1,0 +1,49 @@
+"""What making parts of a network INT8 costs, as `d3d-edge sensitivity` leaves it in a run. Measures nothing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from d3d_edge.report import Environment
+from d3d_edge.schema import Schema
+
+FILE_NAME = "sensitivity.json"
+Kind = Literal["stem", "spatial", "temporal", "gate", "pool", "join", "head"]
+"""What a group of operators is; a join is a concatenation, and the head is the classifier."""
+
+
+class Cost(Schema):
+    """What the logits lose when only these operators are INT8."""
+
+    name: str
+    kind: Literal[Kind, "all"]
+    sqnr_db: float
+    """Power of the float logits to that of their change, in dB; 200 where nothing changes. The lower the worse."""
+    changed: float
+    """Share of clips whose first answer is another one, 0 to 1."""
+    top1_drop_points: float
+    """Percentage points of top-1 lost on these clips."""
+    weights: int
+    """Weights of its convolutions: in float, each takes up to 3 bytes more."""
+
+
+class SensitivityReport(Schema):
+    """RUN/sensitivity.json."""
+
+    format: Literal["d3d-edge sensitivity"] = "d3d-edge sensitivity"
+    format_version: Literal[1] = 1
+    title: str
+    scheme: Literal["symmetric", "affine"]
+    calibration: str
+    """Name of the plan that found the ranges, and drew the clips."""
+    clips: int
+    """Clips measured on, all of the training split."""
+    float_top1: float
+    """Of the float student on them."""
+    whole: Cost
+    """Everything INT8 at once."""
+    kinds: tuple[Cost, ...]
+    """All groups of one kind at once, the worst first."""
+    groups: tuple[Cost, ...]
+    """Each group alone, the worst first."""
+    environment: Environment
