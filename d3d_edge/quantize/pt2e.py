@@ -16,7 +16,6 @@ from __future__ import annotations
 import copy
 import io
 import logging
-import operator
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -29,7 +28,6 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.fx.traceback import NodeSource
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchao.quantization.pt2e import (
     FakeQuantizeBase,
     disable_fake_quant,
@@ -44,11 +42,11 @@ from d3d_edge.models.layers import SpatialConv
 from d3d_edge.quantize.groups import CONVOLUTIONS
 from d3d_edge.quantize.observer import count_uses
 from d3d_edge.quantize.origin import keep_layers, layer_of
+from d3d_edge.quantize.passes import drop_identities, drop_unread, fold_batch_norms, round_biases
 from d3d_edge.quantize.scheme import EdgeQuantizer, Observer, Scheme
 
 _aten = torch.ops.aten
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
-_DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 
 
 def prepare(
@@ -171,9 +169,9 @@ def convert(prepared: GraphModule, sample: Tensor) -> ExportedProgram:
         converted = copy.deepcopy(prepared).to("cpu")
         set_training(converted, False)
         converted = convert_pt2e(converted)
-    _drop_identities(converted)
-    _drop_unread(converted)
-    _round_biases(converted)
+    drop_identities(converted)
+    drop_unread(converted)
+    round_biases(converted)
     return _program(converted, sample)
 
 
@@ -181,7 +179,7 @@ def export_float(model: nn.Module, sample: Tensor) -> ExportedProgram:
     """The float graph of `model`, batch norms folded: what `convert` gives, without quantization."""
     graph = _export(model, sample)
     fold_batch_norms(graph)
-    _drop_identities(graph)
+    drop_identities(graph)
     return _program(graph, sample)
 
 
@@ -233,34 +231,6 @@ def float_convolutions(program: ExportedProgram) -> tuple[str, ...]:
     return tuple(layer_of(node) for node in convolutions if node.args[1].op == "placeholder")
 
 
-def fold_batch_norms(graph: GraphModule) -> None:
-    """Fold each batch norm that follows a convolution into it, exactly, with its own epsilon. Changes `graph`."""
-    norms: list[Any] = graph.graph.find_nodes(op="call_function", target=_aten.batch_norm.default)
-    for norm in norms:
-        conv = norm.args[0]
-        if conv.target not in CONVOLUTIONS or len(conv.users) != 1:
-            continue
-        _fold(graph, conv, norm)
-        norm.replace_all_uses_with(conv)
-        graph.graph.erase_node(norm)
-    graph.graph.eliminate_dead_code()
-    graph.delete_all_unused_submodules()
-    graph.recompile()
-
-
-def _fold(graph: GraphModule, conv: Any, norm: Any) -> None:
-    gamma, beta, mean, variance = (operator.attrgetter(arg.target)(graph) for arg in norm.args[1:5])
-    weight_node = conv.args[1]
-    owner: Any = graph.get_submodule(weight_node.target.rpartition(".")[0])
-    bias = getattr(owner, "bias", None)
-    weight, bias = fuse_conv_bn_weights(owner.weight, bias, mean, variance, norm.args[7], gamma, beta)
-    owner.weight, owner.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
-    with graph.graph.inserting_after(weight_node):
-        bias_node = graph.graph.get_attr(weight_node.target.rpartition(".")[0] + ".bias")
-    bias_node.meta = dict(norm.args[2].meta)
-    conv.args = (*conv.args[:2], bias_node, *conv.args[3:])
-
-
 def _export(model: nn.Module, sample: Tensor) -> GraphModule:
     model = copy.deepcopy(model).to("cpu").eval()
     for layer in model.modules():
@@ -276,37 +246,6 @@ def _program(graph: GraphModule, sample: Tensor) -> ExportedProgram:
         program = torch.export.export(graph, (sample.cpu().contiguous(),), strict=False)
     keep_layers(program, graph)
     return program
-
-
-def _drop_identities(graph: GraphModule) -> None:
-    """Remove dropout, which is nothing outside training, and the second rounding to the same scale around it."""
-    for node in graph.graph.find_nodes(op="call_function", target=_aten.dropout.default):
-        node.replace_all_uses_with(node.args[0])
-        graph.graph.erase_node(node)
-    for node in graph.graph.find_nodes(op="call_function", target=_QUANTIZE):
-        rounded = node.args[0]
-        if rounded.target is _DEQUANTIZE and rounded.args[1:] == node.args[1:]:
-            node.replace_all_uses_with(rounded.args[0])
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-
-
-def _round_biases(graph: GraphModule) -> None:
-    """Round the biases of convolutions to float16, which Core ML stores them in: every runtime then adds the same."""
-    for node in graph.graph.nodes:
-        if node.target in CONVOLUTIONS and len(node.args) > 2 and node.args[2] is not None:
-            owner, _, attribute = str(node.args[2].target).rpartition(".")
-            bias = getattr(graph.get_submodule(owner), attribute)
-            bias.data = bias.data.half().to(bias.dtype)
-
-
-def _drop_unread(graph: GraphModule) -> None:
-    """Remove the float weights that torchao leaves beside their INT8 copies, which nothing reads."""
-    read = {node.target for node in graph.graph.find_nodes(op="get_attr")}
-    for name, _ in [*graph.named_parameters(), *graph.named_buffers()]:
-        if name not in read:
-            owner, _, attribute = name.rpartition(".")
-            delattr(graph.get_submodule(owner), attribute)
 
 
 @contextmanager
