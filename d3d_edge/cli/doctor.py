@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
@@ -27,12 +30,30 @@ def command() -> None:
 
     Exit code 3 if a package that every command needs is missing.
     """
-    broken = False
+    with _without_logs():
+        broken = not _check()
+    sys.exit(MissingDependency.exit_code if broken else 0)
+
+
+@contextmanager
+def _without_logs() -> Iterator[None]:
+    """While they are loaded, packages log which parts of theirs they could not use; what matters of it is said here."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+
+
+def _check() -> bool:
+    """Print a line for each package, target and tool; False if a package is missing that every command needs."""
+    whole = True
     for package, purpose in _PACKAGES.items():
         try:
             found = importlib.import_module(package)
         except ImportError as error:
-            broken = True
+            whole = False
             _line(package, False, f"{purpose}: {error}; pip install --force-reinstall d3d-edge")
         else:
             _line(package, True, f"{found.__version__}, {purpose}")
@@ -54,7 +75,7 @@ def command() -> None:
         _line("bench program", True, f"{android_bench()}, for Android devices")
     except DeviceError as error:
         _line("bench program", False, f"for Android devices: {error}")
-    sys.exit(MissingDependency.exit_code if broken else 0)
+    return whole
 
 
 def _line(name: str, ready: bool, detail: str) -> None:

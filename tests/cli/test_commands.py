@@ -59,6 +59,7 @@ def test_targets(name: str, d3d_edge: D3DEdge) -> None:
 def test_doctor_names_what_is_ready_and_what_is_missing(d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch) -> None:
     result = d3d_edge("doctor")
     assert result.code == 0
+    assert result.err == ""
     for target in TARGETS:
         assert f"ready    {target}: export" in result.out
     monkeypatch.setenv("PATH", "")
