@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import d3d_edge
+from tests.conftest import GO_FIRST
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIME_PACKAGES = ("executorch", "coremltools", "onnx", "onnxruntime", "onnxscript", "tensorrt")
@@ -104,3 +105,8 @@ def test_help_starts_light() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
+
+
+@pytest.mark.parametrize("name", GO_FIRST)
+def test_the_files_of_tests_that_go_first_are_there(name: str) -> None:
+    assert (ROOT / "tests" / name).is_file()
