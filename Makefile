@@ -26,8 +26,8 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 demo: $(READY)  ## the whole way on rendered clips: train, distil, quantize, export, validate
 	$(BIN)/d3d-edge demo $(ARGS)
 
-# One thread a process, since several share the processors; whole files, since their fixtures are expensive; and in their
-# order, since the files that take longest, those of commands, come first.
+# One thread a process, since several share the processors; whole files, since their fixtures are expensive; and in the
+# order of tests/conftest.py, the files that take longest first.
 test: $(READY)  ## all tests; ARGS goes to pytest
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 

@@ -15,6 +15,36 @@ from tests import sshd
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
+GO_FIRST = (
+    # The first file makes the run that those of commands and docs share, while the other processes are at work on what
+    # does without it.
+    "cli/test_commands.py",
+    "contract/test_runtimes.py",
+    "unit/runtimes/test_executorch.py",
+    "unit/runtimes/test_coreml.py",
+    "unit/runtimes/test_mil_ops.py",
+    "unit/runtimes/test_tensorrt.py",
+    "packaging/test_wheel.py",
+    "cli/test_kill.py",
+    "docs/test_readme.py",
+    "cli/test_export.py",
+    "cli/test_errors.py",
+    "cli/test_sensitivity.py",
+    "cli/test_devices.py",
+    "cli/test_torchrun.py",
+    "cli/test_probe.py",
+    "cli/test_weights.py",
+    "cli/test_prepare.py",
+    "cli/test_predict.py",
+)
+"""Files that take long, in their order. What is not named comes after: no process then ends long before another."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put `GO_FIRST` first. Processes take whole files, in this order."""
+    places = {f"tests/{name}": place for place, name in enumerate(GO_FIRST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
+
 
 @pytest.fixture
 def clip_data() -> dict[str, Any]:

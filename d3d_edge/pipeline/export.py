@@ -106,14 +106,17 @@ def export(
     wanted += [Wanted(host, REFERENCES[kind], kind) for kind in precisions]
     for kind in precisions:
         Source.of(run, kind)
-    golden = _golden(run)
-    work = partial(_export, run, out, golden)
+    there = [_kept(run, out, one) for one in wanted]
+    missing = [one for one, kept in zip(wanted, there, strict=True) if kept is None]
+    work = partial(_export, run, out, _golden(run))
     bundles: list[Bundle] = []
     with (
         progress.task("export", len(wanted)) as task,
-        mapper(min(workers, len(wanted)), prepare=_one_thread, died=_DIED) as mapped,
+        mapper(min(workers, len(missing)), prepare=_one_thread, died=_DIED) as mapped,
     ):
-        for bundle, kept in mapped(work, wanted):
+        made = iter(mapped(work, missing))
+        for kept in there:
+            bundle: Bundle = kept or next(made)
             done = "exported before" if kept else f"{bundle.model_size_bytes / 1e6:.2f} MB"
             progress.note(f"{bundle.manifest.target} {bundle.manifest.precision}: {done} -> {bundle.path}")
             bundles.append(bundle)
@@ -203,12 +206,9 @@ def describe(run: Run, wanted: Wanted, source: Source, program: ExportedProgram,
     )
 
 
-def _export(run: Run, out: Path, golden: NDArray[np.uint8], wanted: Wanted) -> tuple[Bundle, bool]:
-    """One bundle, and whether the one that was there, made from the same graph by the same tools, was kept."""
+def _export(run: Run, out: Path, golden: NDArray[np.uint8], wanted: Wanted) -> Bundle:
+    """One bundle, made anew."""
     found, source, path = wanted.target, Source.of(run, wanted.precision), out / wanted.folder
-    kept = _kept(path, wanted, source)
-    if kept:
-        return kept, True
     program = pt2e.load(source.path)
     scratch = path.parent / f".{path.name}.lowering"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -231,10 +231,12 @@ def _export(run: Run, out: Path, golden: NDArray[np.uint8], wanted: Wanted) -> t
         raise StorageError.of(path, error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return bundle, False
+    return bundle
 
 
-def _kept(path: Path, wanted: Wanted, source: Source) -> Bundle | None:
+def _kept(run: Run, out: Path, wanted: Wanted) -> Bundle | None:
+    """The bundle that is there, if it was made from the same graph by the same tools."""
+    path = out / wanted.folder
     if not path.exists():
         return None
     try:
@@ -242,7 +244,7 @@ def _kept(path: Path, wanted: Wanted, source: Source) -> Bundle | None:
     except BundleError:
         return None  # Bundle.write decides whether the folder may be replaced.
     made, found = bundle.manifest, wanted.target
-    same = made.graph_sha256 == source.sha256 and made.tools == tools([found.runtime])
+    same = made.graph_sha256 == Source.of(run, wanted.precision).sha256 and made.tools == tools([found.runtime])
     as_asked = (made.target, made.precision, made.options) == (found.name, wanted.precision, found.options)
     allowed = wanted.allow_fallback or not made.fallbacks
     return bundle if same and as_asked and allowed else None

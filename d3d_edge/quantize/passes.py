@@ -6,6 +6,7 @@ import operator
 from typing import Any
 
 import torch
+import torch.ao.quantization.fx._decomposed  # It registers the operators that quantize and dequantize.
 from torch import nn
 from torch.fx import GraphModule
 from torch.nn.utils.fusion import fuse_conv_bn_weights

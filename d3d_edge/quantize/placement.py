@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 import torch
+import torch.ao.quantization.fx._decomposed  # It registers the operators that quantize and dequantize.
 from torch.export import ExportedProgram
 from torch.fx import Node
 

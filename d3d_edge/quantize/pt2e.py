@@ -13,6 +13,9 @@ then `transfer` to a graph of one.
 
 from __future__ import annotations
 
+from d3d_edge.quantize import quietly  # noqa: F401
+
+# isort: split
 import copy
 import io
 import logging
@@ -27,7 +30,6 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
-from torch.fx.traceback import NodeSource
 from torchao.quantization.pt2e import (
     FakeQuantizeBase,
     disable_fake_quant,
@@ -41,7 +43,7 @@ from d3d_edge.files import atomic_file
 from d3d_edge.models.layers import SpatialConv
 from d3d_edge.quantize.groups import CONVOLUTIONS
 from d3d_edge.quantize.observer import count_uses
-from d3d_edge.quantize.origin import keep_layers, layer_of
+from d3d_edge.quantize.origin import keep_layers, layer_of, origins_shared
 from d3d_edge.quantize.passes import drop_identities, drop_unread, fold_batch_norms, round_biases
 from d3d_edge.quantize.scheme import EdgeQuantizer, Observer, Scheme
 
@@ -246,23 +248,6 @@ def _program(graph: GraphModule, sample: Tensor) -> ExportedProgram:
         program = torch.export.export(graph, (sample.cpu().contiguous(),), strict=False)
     keep_layers(program, graph)
     return program
-
-
-@contextmanager
-def origins_shared() -> Iterator[None]:
-    """Trace graphs without copying, for every node of every pass, the chain of nodes that it came from.
-
-    torch 2.13 deep-copies these `NodeSource`s, a fifth of the time to lower a network. Nothing changes one once it is
-    made, so sharing them is the same.
-    """
-    if "__deepcopy__" in vars(NodeSource):
-        yield
-        return
-    NodeSource.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        del NodeSource.__deepcopy__  # type: ignore[attr-defined]
 
 
 @contextmanager

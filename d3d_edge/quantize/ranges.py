@@ -6,6 +6,9 @@ Knows no network.
 
 from __future__ import annotations
 
+from d3d_edge.quantize import quietly  # noqa: F401
+
+# isort: split
 from typing import Any
 
 import torch

@@ -18,6 +18,9 @@ with it twice the resolution after a ReLU.
 
 from __future__ import annotations
 
+from d3d_edge.quantize import quietly  # noqa: F401
+
+# isort: split
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal

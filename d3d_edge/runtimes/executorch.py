@@ -14,7 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from importlib import metadata
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
@@ -28,7 +28,7 @@ from d3d_edge.bundle import Bundle
 from d3d_edge.errors import BundleError, DataError, LoweringError, MissingDependency
 from d3d_edge.files import size_of
 from d3d_edge.quantize import placement
-from d3d_edge.quantize.pt2e import origins_shared
+from d3d_edge.quantize.origin import origins_shared
 from d3d_edge.runner import TensorSpec, Where
 from d3d_edge.runtimes import Lowered, executorch_checks, quick_lowering, settle, xnnpack_graph
 from d3d_edge.target import Precision, Target
@@ -128,17 +128,17 @@ class ExecuTorchRunner:
 
     def __init__(self, path: Path, threads: int) -> None:
         with _quiet(), _native_notes():
-            from executorch.extension.pybindings import portable_lib
-            from executorch.runtime import Runtime
-
+            library = import_module(executorch_checks.LIBRARY)
             executorch_checks.kernels()
             if threads:
-                portable_lib._unsafe_reset_threadpool(threads)
-            self.threads: int = portable_lib._threadpool_get_thread_count()
+                library._unsafe_reset_threadpool(threads)
+            self.threads: int = library._threadpool_get_thread_count()
             try:
-                self._program = Runtime.get().load_program(path)
+                # A damaged file is refused, instead of read.
+                verified = library.Verification.InternalConsistency
+                self._program = library._load_program(str(path), program_verification=verified)
                 self._method = self._program.load_method("forward")
-                described = self._method.metadata
+                described = self._method.method_meta()
             except (RuntimeError, OSError) as error:
                 raise BundleError(
                     f"ExecuTorch cannot load {path}: {_first_line(error)}", hint="export the bundle again"
@@ -158,7 +158,7 @@ class ExecuTorchRunner:
             raise DataError(f"the model takes {wanted.dtype} {wanted.shape}, the clip is {clip.dtype} {clip.shape}")
         if self._method is None:
             raise DataError("the model is closed")
-        logits: torch.Tensor = self._method.execute([torch.from_numpy(np.ascontiguousarray(clip))])[0]
+        logits: torch.Tensor = self._method([torch.from_numpy(np.ascontiguousarray(clip))])[0]
         # The tensor lies in the method's own memory, which the next clip overwrites.
         return logits[0].numpy().copy()
 

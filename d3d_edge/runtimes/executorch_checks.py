@@ -17,6 +17,10 @@ from torch.fx import Node
 from d3d_edge.errors import LoweringError
 from d3d_edge.quantize.placement import refusal
 
+LIBRARY = "executorch.extension.pybindings._portable_lib"
+"""The runtime itself. `executorch.runtime` is a thin layer on it, and imports ExecuTorch's whole compiler for the class
+of one warning (executorch 1.4, `portable_lib`), which takes twice as long as all else that a bundle needs to be run."""
+
 RANK_4 = "use the rank-4 layers of d3d_edge.models.layers"
 
 _REMEDIES = {
@@ -66,7 +70,6 @@ def kernels() -> set[str]:
 
     The Android package, org.pytorch:executorch-android, links the same libraries (executorch, extension/android).
     """
-    from executorch.runtime import Runtime
-
+    library = import_module(LIBRARY)
     import_module("executorch.kernels.quantized")  # It registers the quantized ones.
-    return set(Runtime.get().operator_registry.operator_names)
+    return set(library._get_operator_names())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -61,8 +62,10 @@ def coremltools() -> ModuleType:
     Raises:
         MissingDependency: it is not installed, or has no libraries for this platform.
     """
+    from d3d_edge.quantize import quietly  # noqa: F401  coremltools imports torchao
+
     try:
-        with quiet():
+        with quiet(), _alone():
             import coremltools as ct
             import coremltools.libmilstoragepython
             import coremltools.libmodelpackage
@@ -70,6 +73,25 @@ def coremltools() -> ModuleType:
         raise MissingDependency.of("coremltools", "ios", "reading and writing Core ML packages") from error
     module: ModuleType = ct
     return module
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Without ExecuTorch, whose whole compiler coremltools 9 imports where it is installed, to read its graphs.
+
+    None is given to it here, and reading a package takes a third less time.
+    """
+    if "coremltools" in sys.modules or "executorch.exir" in sys.modules:
+        yield
+        return
+    before = sys.modules.get("executorch")
+    sys.modules["executorch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["executorch"]
+        if before:
+            sys.modules["executorch"] = before
 
 
 @dataclass(frozen=True)

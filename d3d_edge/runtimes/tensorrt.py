@@ -26,8 +26,7 @@ from d3d_edge.bundle import Bundle
 from d3d_edge.errors import BundleError, DataError, LoweringError, MissingDependency, RecipeError
 from d3d_edge.files import size_of
 from d3d_edge.quantize import placement
-from d3d_edge.quantize.origin import kept_float_layers, layer_of
-from d3d_edge.quantize.pt2e import origins_shared
+from d3d_edge.quantize.origin import kept_float_layers, layer_of, origins_shared
 from d3d_edge.runner import TensorSpec, Where
 from d3d_edge.runtimes import Lowered, settle, tensorrt_float16, tensorrt_rules
 from d3d_edge.target import Precision, Target

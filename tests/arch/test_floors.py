@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 import d3d_edge
+from tests.conftest import GO_FIRST
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIME_PACKAGES = ("executorch", "coremltools", "onnx", "onnxruntime", "onnxscript", "tensorrt")
 HEAVY_PACKAGES = (*RUNTIME_PACKAGES, "torch", "torchao", "numpy", "cv2")
+EAGER = "d3d_edge.runtimes.eager"
 TRAINING = ("d3d_edge.models", "d3d_edge.video", "d3d_edge.distill", "d3d_edge.quantize", "d3d_edge.pipeline")
 DATA_FLOOR = (
     "bundle",
@@ -65,12 +67,31 @@ def test_the_contracts_hold() -> None:
 def test_training_needs_no_package_of_a_runtime() -> None:
     modules = [name for name in all_modules() if name.startswith(TRAINING)]
     assert {name.split(".")[1] for name in modules} == {name.split(".")[1] for name in TRAINING}
-    import_without(RUNTIME_PACKAGES, modules)
+    # Its graphs run as they are by PyTorch's own runtime.
+    import_without(RUNTIME_PACKAGES, [*modules, EAGER])
 
 
-def test_the_runtime_modules_need_no_package_of_theirs_to_be_imported() -> None:
-    """`doctor` asks each of them what is missing."""
-    import_without(RUNTIME_PACKAGES, [name for name in all_modules() if name.startswith("d3d_edge.runtimes")])
+def test_the_runtime_modules_need_neither_a_package_of_theirs_nor_torchao_to_be_imported() -> None:
+    """`doctor` asks each of them what is missing, and `predict` should not wait for what it does not use."""
+    modules = [name for name in all_modules() if name.startswith("d3d_edge.runtimes") and name != EAGER]
+    import_without((*RUNTIME_PACKAGES, "torchao"), modules)
+
+
+def test_what_runs_a_bundle_does_not_import_executorchs_compiler() -> None:
+    pytest.importorskip("executorch")
+    pytest.importorskip("coremltools")
+    code = """
+import sys
+from importlib.util import find_spec
+from d3d_edge.runtimes import executorch_checks, mil
+assert "quantized_decomposed::add.out" in executorch_checks.kernels()
+assert "torchao" not in sys.modules
+mil.coremltools()
+assert "executorch.exir" not in sys.modules
+assert find_spec("executorch.exir"), "hidden from coremltools only"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("module", [*(f"d3d_edge.{name}" for name in DATA_FLOOR), "d3d_edge.runtimes", "d3d_edge.cli"])
@@ -84,3 +105,8 @@ def test_help_starts_light() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
+
+
+@pytest.mark.parametrize("name", GO_FIRST)
+def test_the_files_of_tests_that_go_first_are_there(name: str) -> None:
+    assert (ROOT / "tests" / name).is_file()

@@ -127,5 +127,17 @@ def made(shared: Path, clips: Path, recipe_file: Path, cache: Path, tmp_path_fac
 
 @pytest.fixture
 def bundle_copy(made: Path, tmp_path: Path) -> Path:
-    """The jetson bundle, to be damaged."""
-    return Path(shutil.copytree(made / "bundles" / "jetson", tmp_path / "jetson"))
+    """The jetson bundle, to be damaged; or to be measured without the references, which take most of the time."""
+    return alone(made / "bundles" / "jetson", tmp_path)
+
+
+def alone(bundle: Path, folder: Path) -> Path:
+    """A copy of the bundle in `folder`, away from the references."""
+    return Path(shutil.copytree(bundle, folder / bundle.name))
+
+
+def with_references(made: Path, out: Path) -> Path:
+    """`out` with the references that export has written for the same run; it keeps them, as long as they still fit."""
+    for bundle in (made / "bundles").glob("reference-*"):
+        alone(bundle, out)
+    return out

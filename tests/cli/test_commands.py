@@ -13,9 +13,10 @@ from d3d_edge.evaluation import Evaluation
 from d3d_edge.report import Report
 from d3d_edge.runner import Where
 from d3d_edge.timing import Conditions
-from tests.cli.conftest import D3DEdge, Result
+from tests.cli.conftest import D3DEdge, Result, with_references
 
 TARGETS = ("android", "ios", "jetson")
+NO_BASELINE = "baselines.spatial=null"
 
 
 def test_help_names_every_command(d3d_edge: D3DEdge) -> None:
@@ -126,8 +127,8 @@ def test_validate_measures_every_bundle_against_the_same_references(
     assert (tmp_path / "report.txt").read_text().count("%") > 10
 
 
-def test_validate_prints_the_report_as_json(made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
-    result = d3d_edge("validate", made / "bundles" / "jetson", "--data", clips, "--out", tmp_path, "--json")
+def test_validate_prints_the_report_as_json(bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
+    result = d3d_edge("validate", bundle_copy, "--data", clips, "--out", tmp_path, "--json")
     assert json.loads(result.out) == json.loads((tmp_path / "report.json").read_text())
 
 
@@ -158,24 +159,29 @@ def test_a_missed_gate_still_writes_the_report_and_exits_4(
     assert {gate.verdict for gate in report.gates if gate.name != "size_bytes_max"} == {"not measured"}
 
 
-def test_data_that_was_not_trained_on_is_noted(made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
+def test_data_that_was_not_trained_on_is_noted(
+    bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
     other = Path(shutil.copytree(clips, tmp_path / "other"))
     next(iter(sorted(other.rglob("*.mp4")))).unlink()
-    result = d3d_edge("validate", made / "bundles" / "jetson", "--data", other, "--out", tmp_path)
+    result = d3d_edge("validate", bundle_copy, "--data", other, "--out", tmp_path)
     assert result.code == 0, result.err
     assert "may have been trained on" in Report.read(tmp_path / "report.json").notes[0]
 
 
-def test_moving_the_data_does_not_change_the_split(made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
+def test_moving_the_data_does_not_change_the_split(
+    bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
     moved = Path(shutil.copytree(clips, tmp_path / "elsewhere" / "clips"))
-    result = d3d_edge("validate", made / "bundles" / "jetson", "--data", moved, "--out", tmp_path)
+    result = d3d_edge("validate", bundle_copy, "--data", moved, "--out", tmp_path)
     assert result.code == 0, result.err
     assert not Report.read(tmp_path / "report.json").notes
 
 
 @pytest.mark.slow
 def test_the_int8_pte_is_at_most_0_3_of_the_float_one(made: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
-    words = ("export", made / "run", "--target", "android", "--precision", "float32", "--out", tmp_path)
+    out = with_references(made, tmp_path)
+    words = ("export", made / "run", "--target", "android", "--precision", "float32", "--out", out, "--workers", 0)
     assert d3d_edge(*words).code == 0
     whole = (tmp_path / "android-float32" / "model.pte").stat().st_size
     assert (made / "bundles" / "android" / "model.pte").stat().st_size <= 0.3 * whole
@@ -218,8 +224,8 @@ def test_a_split_without_clips_cannot_be_evaluated(made: Path, cache: Path, d3d_
 @pytest.mark.parametrize(
     "settings",
     [
-        ("distill.features_weight=1", "teacher.network.width=0.3", "student.initialise=scratch"),
-        ("distill.features_weight=1", "distill.weight=0"),
+        (NO_BASELINE, "distill.features_weight=1", "teacher.network.width=0.3", "student.initialise=scratch"),
+        (NO_BASELINE, "distill.features_weight=1", "distill.weight=0"),
         ("distill.teacher=two_stream", "distill.divergence_weight=1"),
     ],
     ids=["features of another width", "features of one width", "two streams"],
@@ -310,7 +316,7 @@ def test_a_teacher_is_taken_from_another_run(
     assert refused.code == 2
     assert "trained by another recipe" in refused.err
     shutil.rmtree(tmp_path / "run")
-    taken = distill("--set", "student.train.epochs=1", "--set", "baselines.spatial=null")
+    taken = distill("--set", "student.train.epochs=1", "--set", NO_BASELINE)
     assert taken.code == 0, taken.err
     assert "teacher (flow): finished before" in taken.err
     names = [tmp_path / "run" / "teacher" / "last.pt", made / "run" / "teacher" / "last.pt"]
@@ -328,6 +334,6 @@ def test_doing_a_stage_again_keeps_what_is_finished(
     assert again.code == 0, again.err
     assert "finished before" in again.err
     assert d3d_edge("quantize", made / "run", "--cache", cache, "--workers", 0).code == 0
-    exported = d3d_edge("export", made / "run", "--target", "jetson", "--out", made / "bundles")
+    exported = d3d_edge("export", made / "run", "--target", "jetson", "--out", made / "bundles", "--workers", 0)
     assert "exported before" in exported.err
     assert [file.stat().st_mtime_ns for file in files] == before

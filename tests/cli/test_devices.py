@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from d3d_edge.report import Report
-from tests.cli.conftest import D3DEdge, once
+from tests.cli.conftest import D3DEdge, alone, once
 from tests.devices import build_android_bench, call_android_bench, reach
 
 
@@ -20,16 +19,11 @@ def ssh(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     return reach("ssh", request, tmp_path / "device", monkeypatch)[0]
 
 
-def alone(bundle: Path, folder: Path) -> Path:
-    """A copy of the bundle away from the references, whose part has tests of its own and takes most of the time."""
-    return Path(shutil.copytree(bundle, folder / "bundles" / bundle.name))
-
-
 @pytest.mark.slow
 def test_validate_here_and_over_ssh_in_one_report(
     made: Path, clips: Path, ssh: str, tmp_path: Path, d3d_edge: D3DEdge
 ) -> None:
-    bundle = alone(made / "bundles" / "jetson", tmp_path)
+    bundle = alone(made / "bundles" / "jetson", tmp_path / "bundles")
     words = ["validate", bundle, "--data", clips, "--out", tmp_path, "--threads", "1"]
     words += ["--device", "local", "--device", ssh]
     done = d3d_edge(*words)
@@ -112,7 +106,7 @@ def phone(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_validate_here_and_over_adb(made: Path, clips: Path, phone: Path, tmp_path: Path, d3d_edge: D3DEdge) -> None:
-    bundle = alone(made / "bundles" / "android", tmp_path)
+    bundle = alone(made / "bundles" / "android", tmp_path / "bundles")
     words = ["validate", bundle, "--data", clips, "--out", tmp_path, "--threads", "1", "--device", "adb"]
     done = d3d_edge(*words, "--device", "local")
     assert done.code == 0, done.err

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import resource
 import shutil
-import subprocess
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -78,16 +80,16 @@ def test_predict_refuses_a_bad_clip(damage, word: str, d3d_edge: D3DEdge, made: 
 
 
 def test_a_bad_clip_in_a_set_is_skipped_counted_and_named(
-    d3d_edge: D3DEdge, own_clips: Path, made: Path, tmp_path: Path
+    d3d_edge: D3DEdge, own_clips: Path, bundle_copy: Path, tmp_path: Path
 ) -> None:
     video = first_video(own_clips)
     write_text(video)
-    result = d3d_edge("validate", made / "bundles" / "jetson", "--data", own_clips, "--split", "all", "--out", tmp_path)
+    result = d3d_edge("validate", bundle_copy, "--data", own_clips, "--split", "all", "--out", tmp_path)
     assert result.code == 0, result.err
     assert "skipped 1 clip(s)" in result.out
     assert video.name in result.out
     refused(
-        d3d_edge("validate", made / "bundles" / "jetson", "--data", own_clips, "--split", "all", "--strict"),
+        d3d_edge("validate", bundle_copy, "--data", own_clips, "--split", "all", "--strict"),
         8,
         video.name,
     )
@@ -193,20 +195,17 @@ def test_an_extra_that_is_not_installed(
     assert not out.exists()
 
 
-# A limit on the size of a file makes the kernel refuse a write in the middle of it, as a full disk does.
-LIMITED = """
-import resource, signal, sys
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-from d3d_edge.cli import main
-main(sys.argv[2:])
-"""
-
-
-def limited(size_bytes: int, *words: object) -> Result:
-    command = [sys.executable, "-c", LIMITED, str(size_bytes), *(str(word) for word in words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    return Result(done.returncode, done.stdout, done.stderr)
+@contextmanager
+def file_size_limited(size_bytes: int) -> Iterator[None]:
+    """Let the kernel refuse a write in the middle of a file, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -219,15 +218,22 @@ def test_a_full_disk_leaves_nothing_half_written(
 ) -> None:
     out = tmp_path / "run"
     words = ("distill", recipe_file, "--data", clips, "--out", out, "--cache", cache, "--workers", 0)
-    refused(limited(200_000, *words), 9, "best.pt")
+    with file_size_limited(200_000):
+        full = d3d_edge(*words)
+    refused(full, 9, "best.pt")
     assert not leftovers(out)
     result = d3d_edge(*words)
     assert result.code == 0, result.err
 
 
-@pytest.mark.parametrize("target", ["host", "jetson", "ios"])
-def test_a_full_disk_while_exporting(target: str, made: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("target", "precision"), [("host", "float32"), ("jetson", "float32"), ("ios", "float16")])
+def test_a_full_disk_while_exporting(
+    target: str, precision: str, d3d_edge: D3DEdge, made: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "bundles"
-    refused(limited(100_000, "export", made / "run", "--target", target, "--out", out), 9, "cannot write")
+    words = ("export", made / "run", "--target", target, "--precision", precision, "--out", out, "--workers", 0)
+    with file_size_limited(100_000):
+        full = d3d_edge(*words)
+    refused(full, 9, "cannot write")
     assert not leftovers(out)
-    assert not (out / target).exists()
+    assert not list(out.iterdir())

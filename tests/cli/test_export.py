@@ -12,7 +12,7 @@ from d3d_edge.bundle import Bundle
 from d3d_edge.quantize import pt2e
 from d3d_edge.quantize.origin import layer_of
 from d3d_edge.report import Report
-from tests.cli.conftest import D3DEdge
+from tests.cli.conftest import D3DEdge, alone, with_references
 
 LAYER = "Mixed_3b.Branch_1.Conv2d_0b_3x3.spatial"
 
@@ -31,9 +31,10 @@ def planted(made: Path, tmp_path: Path) -> Path:
 
 
 def test_a_refusal_names_the_layer_and_a_fallback_is_told_by_export_and_validate(
-    planted: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
+    planted: Path, made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
 ) -> None:
-    words = ("export", planted, "--target", "jetson", "--out", tmp_path / "bundles", "--workers", 0)
+    out = with_references(made, tmp_path / "bundles")
+    words = ("export", planted, "--target", "jetson", "--out", out, "--workers", 0)
     refused = d3d_edge(*words)
     assert refused.code == 5
     assert f"has the zero point 3, and TensorRT takes only 0 [stage check, layer {LAYER}, operator" in refused.err
@@ -48,8 +49,8 @@ def test_a_refusal_names_the_layer_and_a_fallback_is_told_by_export_and_validate
     # The fallback was allowed once, not for ever: what is there is not taken for an answer.
     assert d3d_edge(*words).code == 5
 
-    validated = d3d_edge("validate", bundle.path, "--data", clips)
-    notes = Report.read(tmp_path / "bundles" / "report.json").notes
+    validated = d3d_edge("validate", alone(bundle.path, tmp_path / "alone"), "--data", clips)
+    notes = Report.read(tmp_path / "alone" / "report.json").notes
     assert any(note.startswith("jetson was exported with --allow-fallback:") and LAYER in note for note in notes)
     assert "--allow-fallback" in validated.out
 
@@ -72,7 +73,8 @@ def test_a_precision_or_option_that_a_target_does_not_take_is_refused(
 
 
 def test_ios_takes_weights_of_int8_and_another_ios(made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
-    words = ("export", made / "run", "--target", "ios", "--precision", "weights-int8", "--out", tmp_path)
+    out = with_references(made, tmp_path)
+    words = ("export", made / "run", "--target", "ios", "--precision", "weights-int8", "--out", out)
     exported = d3d_edge(*words, "--set", "minimum_deployment_target=iOS18", "--workers", 0)
     assert exported.code == 0, exported.err
     manifest = Bundle.open(tmp_path / "ios-weights-int8").manifest

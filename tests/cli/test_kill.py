@@ -66,12 +66,12 @@ def test_quantize(made: Path, cache: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_export(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundles"
-    words = ("export", made / "run", "--target", "jetson", "--workers", 1, "--out", out)
-    kill_when((out / "jetson" / "manifest.json").exists, *words)
-    before = (out / "jetson" / "model.onnx").stat().st_mtime_ns
+    words = ("export", made / "run", "--target", "host", "--workers", 1, "--out", out)
+    kill_when((out / "host" / "manifest.json").exists, *words)
+    before = (out / "host" / "model.pt2").stat().st_mtime_ns
     cli(*words)
-    assert (out / "jetson" / "model.onnx").stat().st_mtime_ns == before
-    assert sorted(path.name for path in out.iterdir()) == ["jetson", "reference-float32", "reference-int8"]
+    assert (out / "host" / "model.pt2").stat().st_mtime_ns == before
+    assert sorted(path.name for path in out.iterdir()) == ["host", "reference-float32", "reference-int8"]
     for path in out.iterdir():
         Bundle.open(path)
 
