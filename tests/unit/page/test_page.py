@@ -295,7 +295,7 @@ def _model(folder: Path) -> None:
 @pytest.mark.parametrize("predicted", [(0,), (0, 1, 1, 1, 2, 2, 3, 4)])
 def test_answers_that_are_not_of_the_clips_are_refused(tmp_path: Path, predicted: tuple[int, ...]) -> None:
     row = samples.measured("android", answers=samples.answers(predicted))
-    samples.report(rows=(row,)).write(tmp_path / "report.json")
+    samples.report().model_copy(update={"rows": (row,)}).write(tmp_path / "report.json")
     with pytest.raises(DataError, match="the answers of android are not of its clips"):
         gather([tmp_path])
 
