@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from d3d_edge.errors import DataError
 from d3d_edge.files import write_json
@@ -207,6 +207,17 @@ class Report(Schema):
     notes: tuple[str, ...] = ()
     """What a reader must know about the figures, such as doubt whether a clip was trained on."""
 
+    @model_validator(mode="after")
+    def _answers_are_of_the_clips(self) -> Report:
+        # Else a table, a chart or a comparison would be wrong, and nobody would see it.
+        for row in self.rows:
+            if row.answers:
+                indices = (*row.answers.predicted, *(clip.label for clip in self.clips))
+                of_clips = len(row.answers.predicted) == len(row.answers.probability) == len(self.clips)
+                if not of_clips or not all(-1 <= index < len(self.labels) for index in indices):
+                    raise ValueError(f"the answers of {row.name} are not of its clips and labels")
+        return self
+
     @property
     def failed_gates(self) -> tuple[Gate, ...]:
         """Gates with the verdict 'fail'."""
@@ -232,9 +243,9 @@ class Report(Schema):
             return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the whole"
+            where = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
             raise DataError(
-                f"{path} is not a readable report: {where}: {first['msg']}",
+                f"{path} is not a readable report: {where}{first['msg'].removeprefix('Value error, ')}",
                 hint="it must be one that this version of d3d-edge wrote",
             ) from error
         except (OSError, ValueError) as error:

@@ -26,6 +26,8 @@ class Conditions(Schema):
     others_cpus: float | None = None
     """Processors that other processes kept busy: in `environment_before`, over a moment before the measurement; in
     `environment_after`, over all of it."""
+    cpus: int | None = None
+    """Processors there are, where a device says it; of the host they stand in the report's `environment`."""
     governor: str | None = None
     """How the clock of the processor is chosen, e.g. 'performance'."""
     clock_mhz: tuple[float, ...] = ()
@@ -73,12 +75,14 @@ class Sustained(Schema):
     """Mean over the processors at those moments; empty where it is not known."""
     temperature_c: tuple[float, ...] = ()
     """Of the hottest sensor at those moments; empty where it is not known."""
+    others_cpus: tuple[float, ...] = ()
+    """Processors that other processes kept busy around those moments; empty where it is not known."""
 
     @model_validator(mode="after")
     def _moment_by_moment(self) -> Sustained:
         if len(self.at_s) != len(self.network_ms):
             raise ValueError("at_s and network_ms must be of the same moments")
-        for name in ("clock_mhz", "temperature_c"):
+        for name in ("clock_mhz", "temperature_c", "others_cpus"):
             if len(getattr(self, name)) not in (0, len(self.at_s)):
                 raise ValueError(f"{name} must be empty, or of the same moments as at_s")
         return self
@@ -133,7 +137,8 @@ class Spread(Schema):
 class Drift(Schema):
     """Whether sustained running changes the time of a run; the rule is in `harness.latency.drift`."""
 
-    verdict: Literal["steady", "slower", "faster", "too short to tell"]
+    verdict: Literal["steady", "slower", "faster", "undecided", "too short to tell"]
+    """'undecided': what other processes did meanwhile may have made the change, or hidden one."""
     minutes: float
     change: float | None = None
     """Median of the last fifth of the time over that of the first fifth, minus one."""

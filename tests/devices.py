@@ -55,6 +55,7 @@ def build_android_bench(folder: Path) -> None:
     includes = [executorch / "include", executorch / "include/executorch/runtime/core/portable_type/c10", folder]
     flags = ["-std=c++17", "-O1", "-DNDEBUG", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
     flags += ["-DC10_USING_CUSTOM_GENERATED_MACROS", f'-DEXECUTORCH_VERSION="{version("executorch")}"']
+    flags += ['-DD3D_EDGE_DUMPSYS="./dumpsys"']  # of the device's folder, where a test puts one
     sources = sorted((resources.root("targets") / "android" / "bench" / "src").glob("*.cpp"))
     where = [word for path in includes for word in ("-isystem", path)]
     linked = [library, f"-Wl,-rpath,{library.parent}", "-o", folder / "libbench.so"]

@@ -52,8 +52,11 @@ def find() -> str:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Path]:
-    """Path of a configuration for ssh's -F, in which HOST is a server that runs until the block ends."""
+def serving(folder: Path, more: str = "") -> Iterator[Path]:
+    """Path of a configuration for ssh's -F, in which HOST is a server that runs until the block ends.
+
+    `more` is added to the server's own.
+    """
     sshd = find()
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
@@ -62,7 +65,7 @@ def serving(folder: Path) -> Iterator[Path]:
         port = free.getsockname()[1]
     key = " ".join((folder / "host.pub").read_text().split()[:2])
     (folder / "known").write_text(f"[127.0.0.1]:{port} {key}\n")
-    (folder / "sshd_config").write_text(_SERVER.format(port=port, folder=folder))
+    (folder / "sshd_config").write_text(_SERVER.format(port=port, folder=folder) + more)
     client = folder / "ssh_config"
     client.write_text(_CLIENT.format(host=HOST, port=port, user=getpass.getuser(), folder=folder))
     if os.geteuid() == 0:

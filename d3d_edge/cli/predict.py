@@ -117,12 +117,11 @@ def _over_time(bundle: Path, wanted: Wanted, *, as_json: bool) -> None:
         line = moment.model_dump_json() if as_json else f"{_span(moment)}  {_line(moment.answers)}"
         click.echo(line)
 
-    found = watch(bundle, wanted, tell)
-    if as_json:
-        click.echo(found.model_dump_json(exclude={"moments"}))
-        return
-    for line in _summary(found, wanted):
-        click.echo(line)
+    def end(found: Watched) -> None:
+        for line in [found.model_dump_json(exclude={"moments"})] if as_json else _summary(found, wanted):
+            click.echo(line)
+
+    watch(bundle, wanted, tell, end)
 
 
 def _span(moment: Moment) -> str:
@@ -135,10 +134,10 @@ def _line(answers: Sequence[Answer]) -> str:
 
 
 def _summary(found: Watched, wanted: Wanted) -> list[str]:
-    why = {"end of source": "", "seconds": f", stopped after {found.source_s:.1f} s", "interrupted": ", stopped"}
+    why = {"seconds": f", stopped after {found.source_s:.1f} s", "interrupted": ", stopped"}.get(found.ended, "")
     lines = [
         f"{found.windows} windows of {found.window_s:.2f} s every {found.stride_s:g} s ({found.sampling} sampling)"
-        + why[found.ended],
+        + why,
         f"end to end {found.end_to_end_fps:.1f} frames/s of {found.frames} frames: decode {found.decode_ms:.2f} ms and "
         f"preprocess {found.preprocess_ms:.2f} ms a frame, network {found.network_ms:.1f} ms a window "
         f"({found.where}: {found.runtime})",

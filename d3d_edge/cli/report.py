@@ -10,7 +10,7 @@ from rich.console import Console
 
 from d3d_edge.cli import options
 from d3d_edge.cli.tables import columns
-from d3d_edge.errors import GateFailed
+from d3d_edge.errors import DataError, GateFailed
 from d3d_edge.report import Report
 
 if TYPE_CHECKING:
@@ -90,7 +90,11 @@ def compare(before: Path, after: Path, bound: float | None, as_json: bool) -> No
     """
     from d3d_edge.harness.comparison import compare as compared
 
-    found = compared(Report.read(before), Report.read(after))
+    reports = Report.read(before), Report.read(after)
+    found = compared(*reports)
+    if not found.changes:
+        names = (", ".join(row.name for row in one.rows) or "none" for one in reports)
+        raise DataError("no row of the two reports can be compared: {}; and {}".format(*names))
     if as_json:
         click.echo(found.model_dump_json(indent=2))
     else:

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from d3d_edge.harness import accuracy
+from d3d_edge.harness import accuracy, conditions
 from d3d_edge.report import Report, Row
 from d3d_edge.schema import Schema
 from d3d_edge.timing import Samples
@@ -17,16 +17,12 @@ CONFIDENCE = 0.99
 """Of the interval of a ratio of times: many rows are compared, and each false alarm costs somebody an hour."""
 LEVEL = 0.01
 """Significance from which top-1 has changed, by McNemar's exact test."""
-SMALLEST_CHANGE = 0.03
+SMALLEST_CHANGE = 0.08
 """Times that differ by less are within noise, however often they were taken: one process finds a machine as it is for
-some seconds, and no number of runs in it shows how machines differ from minute to minute."""
-SMALLEST_CHANGE_BUSY = 0.15
-"""The same where one of the two was timed on a busy machine: others share caches and memory, too."""
+some seconds, and no number of runs in it shows how machines differ from minute to minute. On a shared server it was up
+to 7 % where nothing else ran (docs/measuring.md)."""
 BLOCKS = 10
 """Parts that a series without rounds is cut into: runs in succession are alike, so they are not counted one by one."""
-
-_LEFT_AT_LEAST = 0.05
-"""Share of the processors that the system leaves to anyone, however busy it is."""
 
 Figure = Literal["latency_ms_p50", "top1", "size_bytes"]
 Verdict = Literal["faster", "slower", "better", "worse", "smaller", "larger", "same", "within noise", "too few runs"]
@@ -109,7 +105,7 @@ def _latency(before: Report, after: Report, row: Row, other: Row) -> list[Change
         return []
     change, low, high = ratio(row.samples, other.samples)
     busy = any(one.latency and one.latency.busy for one in (row, other))
-    least = 1 + (SMALLEST_CHANGE_BUSY if busy else SMALLEST_CHANGE)
+    least = 1 + (conditions.SMALLEST_CHANGE_BUSY if busy else SMALLEST_CHANGE)
     # What others did may have made `before` or `after` this much slower than the model is.
     spoilt, spoilt_after = _slowed(row.samples, _cpus(before, row)), _slowed(other.samples, _cpus(after, other))
     verdict: Verdict = "within noise"
@@ -136,22 +132,16 @@ def _latency(before: Report, after: Report, row: Row, other: Row) -> list[Change
 
 def _cpus(report: Report, row: Row) -> int | None:
     """Processors of what ran a row, where they are known."""
-    machine = row.machine or (None if row.device else report.environment)
-    return machine.cpus if machine else None
+    if row.device and row.samples and row.machine is None:
+        return row.samples.environment_after.cpus
+    return (row.machine or report.environment).cpus
 
 
 def _slowed(samples: Samples, cpus: int | None) -> float:
-    """How many times as long a run may have taken because others kept processors busy, before or while it was timed.
-
-    The threads shared what the others left: with n processors of which others had o, t threads had (n - o) / t of one
-    each.
-    """
+    """How many times as long a run may have taken because of what others did, before or while it was timed."""
     sides = (samples.environment_before.others_cpus, samples.environment_after.others_cpus)
     others = max((side for side in sides if side is not None), default=0.0)
-    if not cpus:
-        return 1.0
-    threads = min(samples.threads or cpus, cpus)
-    return max(1.0, threads / max(cpus - others, _LEFT_AT_LEAST * cpus))
+    return conditions.slowed(others, samples.threads, cpus) if cpus else 1.0
 
 
 def ratio(before: Samples, after: Samples) -> tuple[float, float | None, float | None]:

@@ -18,7 +18,11 @@ PROBE_S = 0.3
 BUSY_SHARE = 0.1
 """Times are marked when others keep more than this share of the processors busy: this project's choice, above what an
 idle system does by itself and below one more process on eight processors."""
+SMALLEST_CHANGE_BUSY = 0.15
+"""Times that differ by less tell nothing where others kept processors busy: they share caches and memory, too."""
 
+_LEFT_AT_LEAST = 0.05
+"""Share of the processors that the system leaves to anyone, however busy it is."""
 _SYSTEM = Path("/sys")
 
 
@@ -71,6 +75,15 @@ def busy(before: Conditions, after: Conditions, cpus: int | None) -> str:
         return ""
     found = [f"{used:.1f} {when}" for when, used in words.items() if used is not None and used > BUSY_SHARE * cpus]
     return f"others kept processors busy: {' and '.join(found)} timing, of {cpus}" if found else ""
+
+
+def slowed(others: float, threads: int, cpus: int) -> float:
+    """How many times as long a run of `threads` threads (0: all) may take while others keep `others` processors busy.
+
+    The threads share what the others leave: with n processors of which others have o, t threads have (n - o) / t of
+    one each.
+    """
+    return max(1.0, min(threads or cpus, cpus) / max(cpus - others, _LEFT_AT_LEAST * cpus))
 
 
 def state() -> Conditions:

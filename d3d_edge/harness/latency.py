@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,8 @@ __all__ = ["Samples", "drift", "figures", "spread"]
 
 
 def figures(samples: Samples, cpus: int | None = None) -> Latency:
-    """What `samples` say. `cpus`: processors of the machine, to judge whether others kept it busy."""
-    whole = samples.end_to_end
+    """What `samples` say. `cpus`: of the machine, unless it says so itself; to judge if others kept it busy."""
+    whole, cpus = samples.end_to_end, samples.environment_after.cpus or cpus
     return Latency(
         **dict(spread(samples.network_ms)),
         threads=samples.threads,
@@ -25,7 +26,7 @@ def figures(samples: Samples, cpus: int | None = None) -> Latency:
         end_to_end=spread(np.sum([whole.decode_ms, whole.resize_ms, whole.network_ms], axis=0)) if whole else None,
         decode_ms_p50=float(np.median(whole.decode_ms)) if whole else None,
         resize_ms_p50=float(np.median(whole.resize_ms)) if whole else None,
-        drift=drift(samples.sustained) if samples.sustained else None,
+        drift=drift(samples.sustained, samples.threads, cpus) if samples.sustained else None,
         busy=conditions.busy(samples.environment_before, samples.environment_after, cpus),
     )
 
@@ -46,6 +47,8 @@ def spread(times_ms: Sequence[float] | NDArray[np.float64]) -> Spread:
     )
 
 
+Verdict = Literal["steady", "slower", "faster", "undecided"]
+
 DRIFT_CHANGE = 0.05
 """A smaller change is called steady: this project's choice, about what a machine's clock does by itself."""
 DRIFT_P = 0.01
@@ -55,13 +58,14 @@ DRIFT_BLOCKS_LEAST = 10
 DRIFT_MINUTES = 1.0
 
 
-def drift(sustained: Sustained) -> Drift:
+def drift(sustained: Sustained, threads: int = 0, cpus: int | None = None) -> Drift:
     """Whether the time of a run rises or falls while the network runs without a pause.
 
     'slower' or 'faster' needs both: the median of the last fifth of the time differs from that of the first fifth by
     more than DRIFT_CHANGE, and the series rises or falls steadily by the Mann-Kendall test at DRIFT_P (Kendall's tau
     against time; Mann 1945), on the medians of DRIFT_BLOCKS equal spans of time. Shorter than DRIFT_MINUTES, or with
-    too few moments, it is 'too short to tell'.
+    too few moments, it is 'too short to tell'. Where others' work on a machine of `cpus` processors may have made that
+    verdict for `threads` threads, it is 'undecided' (`_spoilt`).
     """
     from scipy.stats import kendalltau
 
@@ -72,13 +76,34 @@ def drift(sustained: Sustained) -> Drift:
     medians = [float(np.median(times[part])) for part in _spans(at, DRIFT_BLOCKS) if len(part)]
     if len(medians) < DRIFT_BLOCKS_LEAST:
         return Drift(verdict="too short to tell", minutes=minutes)
-    fifths = [times[part] for part in _spans(at, 5)]
-    change = float(np.median(fifths[-1]) / np.median(fifths[0]) - 1)
+    fifths = _spans(at, 5)
+    change = float(np.median(times[fifths[-1]]) / np.median(times[fifths[0]]) - 1)
     p_value = float(kendalltau(range(len(medians)), medians).pvalue)
     p_value = p_value if np.isfinite(p_value) else 1.0  # all the same
-    if p_value > DRIFT_P or abs(change) <= DRIFT_CHANGE:
-        return Drift(verdict="steady", minutes=minutes, change=change, p_value=p_value)
-    return Drift(verdict="slower" if change > 0 else "faster", minutes=minutes, change=change, p_value=p_value)
+    moved = p_value <= DRIFT_P and abs(change) > DRIFT_CHANGE
+    verdict: Verdict = "steady" if not moved else "slower" if change > 0 else "faster"
+    if cpus and sustained.others_cpus:
+        others = np.asarray(sustained.others_cpus)
+        ends = float(others[fifths[0]].mean()), float(others[fifths[-1]].mean())
+        verdict = "undecided" if _spoilt(verdict, 1 + change, ends, threads, cpus) else verdict
+    return Drift(verdict=verdict, minutes=minutes, change=change, p_value=p_value)
+
+
+def _spoilt(verdict: Verdict, ratio: float, others: tuple[float, float], threads: int, cpus: int) -> bool:
+    """Whether others, who kept `others` processors busy in the first and last fifth, may have made the verdict.
+
+    As in `comparison`: a change counts beyond what they may have slowed one end by, and the same again for what else
+    they share. And if they worked much more at one end than at the other, no change may be one that they hid.
+    """
+    begin, end = (conditions.slowed(busy, threads, cpus) for busy in others)
+    beyond = 1 + conditions.SMALLEST_CHANGE_BUSY
+    if max(others) <= conditions.BUSY_SHARE * cpus:
+        return False
+    if verdict == "slower":
+        return ratio <= end * beyond
+    if verdict == "faster":
+        return ratio * begin * beyond >= 1
+    return abs(others[1] - others[0]) > conditions.BUSY_SHARE * cpus
 
 
 def _spans(at: NDArray[np.float64], count: int) -> list[NDArray[np.intp]]:

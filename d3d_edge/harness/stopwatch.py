@@ -163,30 +163,32 @@ def _whole_run(runner: Runner, video: Path, spec: ClipSpec) -> tuple[float, floa
 def sustained(runner: Runner, clip: Clip, minutes: float, on_moment: Callable[[], None] = lambda: None) -> Sustained:
     """Times while the network runs without a pause for `minutes`: the median of each second, or a run longer than that.
 
-    Clocks and temperatures are read between the seconds, which takes about a millisecond. `on_moment` is called after
-    each.
+    Clocks, temperatures and others' work are read between the seconds, which takes about a millisecond. `on_moment` is
+    called after each.
     """
     at_s: list[float] = []
     medians: list[float] = []
     states: list[Conditions] = []
     began = time.perf_counter()
     while (passed := time.perf_counter() - began) < 60 * minutes:
-        times = [run_ms(runner, clip)]
-        while time.perf_counter() - began < passed + 1.0:
-            times.append(run_ms(runner, clip))
+        with conditions.Watch() as watch:
+            times = [run_ms(runner, clip)]
+            while time.perf_counter() - began < passed + 1.0:
+                times.append(run_ms(runner, clip))
         at_s.append(round((passed + time.perf_counter() - began) / 2, 3))
         medians.append(float(np.median(times)))
-        states.append(conditions.state())
+        states.append(watch.conditions())
         on_moment()
     return Sustained(
         at_s=tuple(at_s),
         network_ms=tuple(medians),
         clock_mhz=_known([np.mean(one.clock_mhz) if one.clock_mhz else None for one in states]),
         temperature_c=_known([max(one.temperature_c.values(), default=None) for one in states]),
+        others_cpus=_known([one.others_cpus for one in states]),
     )
 
 
 def _known(values: Sequence[float | np.floating[Any] | None]) -> tuple[float, ...]:
     """All of them, or nothing where one is not known."""
-    found = [round(float(value), 1) for value in values if value is not None]
+    found = [round(float(value), 2) for value in values if value is not None]
     return tuple(found) if len(found) == len(values) else ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -13,8 +14,12 @@ from d3d_edge.page.svg import Axis, Box, add, frame, markup, picture
 _WIDTH, _HEIGHT = 420.0, 290.0
 """Wide enough for two on a desk, and letters of 13 px stay legible where a phone shows the chart narrower."""
 _LEFT, _RIGHT, _TOP, _FOOT = 48.0, 14.0, 30.0, 46.0
+_CURVE_POINTS = 400
+"""About as many as a curve has pixels: a device notes each run, and an hour has a million."""
 _LETTERS = 18
 """Letters of a class's name beside a row or column."""
+_MODEL_LETTERS = 24
+"""Letters of a model's name beside its mark: as many as fit on one side of it, wherever it is."""
 
 
 class Point(NamedTuple):
@@ -34,7 +39,8 @@ def scatter(points: Sequence[Point], chance: float | None) -> Markup:
     times = [point.latency_ms for point in points]
     wide = max(times) / min(times) > 4
     # Room for the name of the slowest, to the right of its mark.
-    name = min(0.4, (7.0 * max(len(point.name) for point in points) + 12) / (_WIDTH - _LEFT - _RIGHT))
+    letters = max(len(_short(point.name, _MODEL_LETTERS)) for point in points)
+    name = min(0.4, (7.0 * letters + 12) / (_WIDTH - _LEFT - _RIGHT))
     begin = min(times) / (1.6 if wide else 1.1)
     span = max(times) / begin
     end = begin * (span ** (1 / (1 - name)) if wide else 1 + (span - 1) / (1 - name))
@@ -60,9 +66,10 @@ def scatter(points: Sequence[Point], chance: float | None) -> Markup:
         for end in (point.low, point.high):
             add(group, "line", class_="whisker", x1=at - 4, x2=at + 4, y1=y(end), y2=y(end))
         add(group, "circle", cx=at, cy=middle, r=5.5)
-        left, base, box = svg.label_place(at, middle, point.name, taken, within)
+        shown = _short(point.name, _MODEL_LETTERS)
+        left, base, box = svg.label_place(at, middle, shown, taken, within)
         taken.append(box)
-        add(root, "text", point.name, class_=f"label halo {point.kind}", x=left, y=base)
+        add(root, "text", shown, class_=f"label halo {point.kind}", x=left, y=base)
     return markup(root)
 
 
@@ -106,9 +113,12 @@ def histogram(times_ms: Sequence[float], p50: float, p90: float, name: str) -> M
 
 
 def curve(at_s: Sequence[float], values: Sequence[float], title: str, unit: str) -> Markup:
-    """Something over minutes of sustained running; the scale of `values` begins at zero."""
+    """Something over minutes of sustained running, medians where there is much of it; its scale begins at zero."""
     height = 210.0
-    minutes = [second / 60 for second in at_s]
+    many = max(1, len(values) // _CURVE_POINTS)
+    parts = range(0, len(values), many)
+    minutes = [median(at_s[part : part + many]) / 60 for part in parts]
+    values = [median(values[part : part + many]) for part in parts]
     x = Axis(0, max(*minutes, 1e-3), _LEFT, _WIDTH - _RIGHT)
     y = Axis(0, max(values) * 1.1 or 1.0, height - _FOOT, _TOP)
     said = f"from {values[0]:.3g} to {values[-1]:.3g} {unit} in {minutes[-1]:.1f} minutes"
@@ -120,9 +130,12 @@ def curve(at_s: Sequence[float], values: Sequence[float], title: str, unit: str)
 
 
 def per_class(rows: Sequence[tuple[str, int, int, int | None]], name: str) -> Markup:
-    """Share right of each class: (label, clips, right, right of the float student), with a mark at the student's."""
-    height = 26.0 * len(rows) + 34
-    left = 12 + 7.8 * max(len(_short(label)) for label, *_ in rows)
+    """Share right of each class: (label, clips, right, right of the float student), with a mark at the student's.
+
+    Long names stand above their bars, whole.
+    """
+    above, step, left = _beside([label for label, *_ in rows])
+    height = step * len(rows) + 34
     x = Axis(0, 1, left, _WIDTH - 58)
     root = picture(
         _WIDTH,
@@ -131,11 +144,11 @@ def per_class(rows: Sequence[tuple[str, int, int, int | None]], name: str) -> Ma
         "; ".join(f"{label} {right} of {clips}" for label, clips, right, _ in rows),
     )
     for number, (label, clips, right, before) in enumerate(rows):
-        top = 8 + 26.0 * number
+        top = 8 + step * number
         group = add(root, "g")
         said = "" if before is None else f"; the float student {before}"
         add(group, "title", f"{label}: {right} of {clips} right{said}")
-        add(group, "text", _short(label), class_="label", x=left - 8, y=top + 14, text_anchor="end")
+        top = _named_bar(group, label, top, left, above)
         add(group, "rect", class_="track", x=left, y=top + 2, width=x.end_px - left, height=16, rx=3)
         add(group, "rect", class_="bar", x=left, y=top + 2, width=x(right / clips) - left, height=16, rx=3)
         if before is not None:
@@ -143,7 +156,8 @@ def per_class(rows: Sequence[tuple[str, int, int, int | None]], name: str) -> Ma
             add(group, "line", class_="student", x1=at, x2=at, y1=top - 1, y2=top + 21)
         add(group, "text", f"{right} / {clips}", class_="tick", x=_WIDTH - 6, y=top + 14, text_anchor="end")
     for share in (0, 0.5, 1):
-        add(root, "text", f"{share:.0%}", class_="tick", x=x(share), y=height - 8, text_anchor="middle")
+        anchor = "start" if above and not share else "middle"
+        add(root, "text", f"{share:.0%}", class_="tick", x=x(share), y=height - 8, text_anchor=anchor)
     return markup(root)
 
 
@@ -203,24 +217,33 @@ def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str], name: str)
 
 def bars(rows: Sequence[tuple[str, float, str]], title: str) -> Markup:
     """Horizontal bars from zero: (name, value, value in words). Long names stand above their bars, whole."""
-    longest = max(len(name) for name, *_ in rows)
-    above = longest > _LETTERS
-    step = 40.0 if above else 26.0
-    left = 2.0 if above else 12 + 7.8 * longest
+    above, step, left = _beside([name for name, *_ in rows])
     height = step * len(rows) + 12
     x = Axis(0, max(max(value for _, value, _ in rows), 1e-12), left, _WIDTH - 70)
     root = picture(_WIDTH, height, title, "; ".join(f"{name} {shown}" for name, _, shown in rows))
     for number, (name, value, shown) in enumerate(rows):
-        top = 6 + step * number
-        if above:
-            add(root, "text", _short(name, 60), class_="label", x=left, y=top + 12)
-            top += 16
-        else:
-            add(root, "text", name, class_="label", x=left - 8, y=top + 14, text_anchor="end")
+        top = _named_bar(root, name, 6 + step * number, left, above)
         add(root, "rect", class_="bar", x=left, y=top + 2, width=max(0.0, x(value) - left), height=16, rx=3)
         add(root, "text", shown, class_="tick", x=max(left, x(value)) + 6, y=top + 14)
     return markup(root)
 
 
+def _beside(names: Sequence[str]) -> tuple[bool, float, float]:
+    """Whether `names` stand above their bars, the height of one, and where bars begin."""
+    longest = max(len(name) for name in names)
+    return (True, 40.0, 2.0) if longest > _LETTERS else (False, 26.0, 12 + 7.8 * longest)
+
+
+def _named_bar(parent: svg.Element, name: str, top: float, left: float, above: bool) -> float:
+    """Write the name of a bar, and return where the bar itself begins."""
+    if above:
+        add(parent, "text", _short(name, 48), class_="label", x=left, y=top + 12)
+        return top + 16
+    add(parent, "text", name, class_="label", x=left - 8, y=top + 14, text_anchor="end")
+    return top
+
+
 def _short(text: str, letters: int = _LETTERS) -> str:
-    return text if len(text) <= letters else text[: letters - 1] + "…"
+    """`text`, or its beginning and its end: names of classes often begin alike, and those of devices end alike."""
+    begin = letters // 2
+    return text if len(text) <= letters else text[:begin] + "…" + text[begin + 1 - letters :]

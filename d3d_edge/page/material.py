@@ -48,7 +48,7 @@ def gather(paths: Sequence[Path]) -> Material:
     folders: dict[Path, None] = {}
     for path in paths:
         if path.is_file():
-            _add_report(found, path)
+            _add_once(found.reports, Report.read(path))
             continue
         bundles = list(_bundles(path))
         about = [path, *([path.resolve().parent] if bundles == [path] else [])]
@@ -61,7 +61,8 @@ def gather(paths: Sequence[Path]) -> Material:
             found.bundles[_free(found.bundles, folder)] = Bundle.open(folder).manifest
         folders.update(dict.fromkeys(folder.resolve() for folder in (*about, *bundles)))
     for folder in folders:
-        _add_report(found, folder / report.FILE_NAME)
+        if (folder / report.FILE_NAME).is_file():
+            _add_once(found.reports, Report.read(folder / report.FILE_NAME))
         _add_once(found.evaluations, _read(Evaluation, folder / evaluation.FILE_NAME))
         _add_once(found.sensitivities, _read(SensitivityReport, folder / sensitivity.FILE_NAME))
         text = _text(folder / "recipe.yaml")
@@ -103,18 +104,6 @@ def _read(kind: type[S], path: Path) -> S | None:
         return kind.model_validate(json.loads(text))
     except (ValueError, ValidationError) as error:
         raise DataError(f"{path} is not a readable {kind.__name__.lower()}: {str(error).splitlines()[0]}") from error
-
-
-def _add_report(found: Material, path: Path) -> None:
-    """The report at `path`, if there is one whose answers are of its clips and labels: else a chart would be wrong."""
-    one = _read(Report, path)
-    for row in one.rows if one else ():
-        if one and row.answers and one.clips:
-            indices = (*row.answers.predicted, *(clip.label for clip in one.clips))
-            of_clips = len(row.answers.predicted) == len(row.answers.probability) == len(one.clips)
-            if not of_clips or not all(-1 <= index < len(one.labels) for index in indices):
-                raise DataError(f"{path}: the answers of {row.name} are not of its clips and labels")
-    _add_once(found.reports, one)
 
 
 def _text(path: Path) -> str | None:

@@ -197,13 +197,29 @@ def android_bench() -> Path:
     return path
 
 
+_RUNNER_MAIN = """\
+import sys
+
+if sys.version_info < (3, 8):
+    sys.exit("Python 3.8 or newer is needed, %s is %d.%d" % ((sys.executable,) + tuple(sys.version_info[:2])))
+try:
+    import numpy
+except ImportError:
+    sys.exit("numpy is missing: pip install numpy, for " + sys.executable)
+from d3d_edge_runner.__main__ import main
+
+sys.exit(main())
+"""
+"""For whatever Python a device has, so in words that every Python reads."""
+
+
 def _python_runner(scratch: Path) -> Path:
     """targets/jetson/runner as one file that Python runs, with the same bytes every time."""
     folder = resources.root("targets") / "jetson" / "runner"
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         sources = {path.relative_to(folder).as_posix(): path.read_text() for path in folder.glob("*/*.py")}
-        sources["__main__.py"] = "import sys\n\nfrom d3d_edge_runner.__main__ import main\n\nsys.exit(main())\n"
+        sources["__main__.py"] = _RUNNER_MAIN
         for name in sorted(sources):
             archive.writestr(zipfile.ZipInfo(name), sources[name])
     path = scratch / "runner.pyz"

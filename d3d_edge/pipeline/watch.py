@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from d3d_edge import runtimes
 from d3d_edge.bundle import Bundle
-from d3d_edge.errors import DataError, RecipeError
+from d3d_edge.errors import DataError, DeviceError, RecipeError
 from d3d_edge.pipeline.film import Film, named, of_file
 from d3d_edge.pipeline.predict import Answer, best, probabilities
 from d3d_edge.runner import Runner, Where
@@ -31,6 +31,9 @@ STRIDE_S = 0.25
 """From one window to the next, where it is not given: four answers a second."""
 _KEPT = 100_000
 """Answers that are kept: a camera may run for days."""
+
+
+Ended = Literal["end of source", "seconds", "interrupted", "failed"]
 
 
 class Moment(Schema):
@@ -60,7 +63,7 @@ class Watched(Schema):
     """The last 100000 of them, seven hours at four a second."""
     left_out: int
     """Windows not answered: a live source was ahead of the network, or sent too few frames."""
-    ended: Literal["end of source", "seconds", "interrupted"]
+    ended: Ended
     frames: int
     source_s: float
     """Time of the last frame."""
@@ -110,10 +113,13 @@ class _Clock:
         return self.decode_s + self.preprocess_s + self.network_total_s
 
 
-def watch(bundle_path: Path, wanted: Wanted, tell: Callable[[Moment], None]) -> Watched:
-    """Answer for each window of a source, and `tell` each answer as it comes.
+def watch(
+    bundle_path: Path, wanted: Wanted, tell: Callable[[Moment], None], end: Callable[[Watched], None] = lambda _: None
+) -> Watched:
+    """Answer for each window of a source, and `tell` each answer as it comes; `end` is given all of it.
 
-    A live source is read until it ends, for `seconds`, or until it is interrupted, which is not an error then.
+    A live source is read until it ends, for `seconds`, or until it is interrupted, which is not an error then. Where it
+    fails after some answers, what was found is drawn and given to `end` before the error is raised.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -145,6 +151,9 @@ def watch(bundle_path: Path, wanted: Wanted, tell: Callable[[Moment], None]) -> 
         ended = watcher.run()
         found = watcher.result(str(bundle_path), ended)
     watcher.draw(found)
+    end(found)
+    if watcher.failure:
+        raise watcher.failure
     return found
 
 
@@ -174,19 +183,22 @@ class _Watcher:
         self._frames = 0
         self._last_s = 0.0
         self._film = film
+        self.failure: DataError | DeviceError | None = None
+        """Why a live source was not read to its end, when it was answered for until then."""
 
-    def run(self) -> Literal["end of source", "seconds", "interrupted"]:
-        """Walk until the source ends, or is ended."""
+    def run(self) -> Ended:
+        """Walk until the source ends, fails, or is ended."""
         try:
             began_s = time.monotonic()
             for frame in self._decoded():
                 if self._wanted.seconds is not None and frame.time_s >= self._wanted.seconds:
                     return "seconds"
                 self._take(frame, late_s=time.monotonic() - began_s - frame.time_s)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, DataError, DeviceError) as error:
             if not (self._wanted.source.live and self._moments):
                 raise
-            return "interrupted"
+            self.failure = None if isinstance(error, KeyboardInterrupt) else error
+            return "interrupted" if self.failure is None else "failed"
         self._clock.lap()
         self._answer(self._windows.flush())
         return "end of source"
@@ -239,7 +251,7 @@ class _Watcher:
         self._tell(moment)
         self._clock.lap()
 
-    def result(self, bundle: str, ended: Literal["end of source", "seconds", "interrupted"]) -> Watched:
+    def result(self, bundle: str, ended: Ended) -> Watched:
         """All that was found.
 
         Raises:

@@ -20,6 +20,11 @@ SLOWEST_BYTES_PER_S = 500e3
 """A copy may take as long as at this rate, or ANSWER_S: slower than poor wireless."""
 SPARE_BYTES = 16 * 2**20
 """Left free on the device: for results, and for whatever else it does."""
+_PARTIAL = ".partial"
+_NO_TOOL = 9
+"""Exit code of a script, where the device has no program for it."""
+_HASHED = re.compile(r"^([0-9a-f]{64}) [ *](.+?)\r?$", re.MULTILINE)
+"""A line of openssl or sha256sum. A login may print a greeting first."""
 
 
 class ShellDevice(ABC):
@@ -48,19 +53,27 @@ class ShellDevice(ABC):
         """The error to raise if a tool's exit code and messages mean that the device was not reached."""
 
     def push(self, files: Sequence[File]) -> int:
-        """See `Transport.push`. Both before and after, the device says what it has, by SHA-256."""
+        """See `Transport.push`. Both before and after, the device says what it has, by SHA-256.
+
+        A file gets its name when all of it is there: what another run reads is never written to.
+        """
         there = self._hashes(files)
         missing = [file for file in files if there.get(file.name) != file.sha256]
         sizes = {file.name: file.path.stat().st_size for file in missing}
+        if not missing:
+            return 0
         self._make_room(missing, sum(sizes.values()))
         for file in missing:
             done = self._call(
-                self.copy_there(file.path, f"{self._folder}/{file.name}"),
+                self.copy_there(file.path, f"{self._folder}/{file.name}{_PARTIAL}"),
                 timeout_s=max(ANSWER_S, sizes[file.name] / SLOWEST_BYTES_PER_S),
             )
             if done.returncode:
+                if self._free_bytes() < sizes[file.name]:  # scp says "Failure" of it, and no more
+                    raise self._full("its disk is full")
                 raise self._failed(f"cannot copy {file.path.name} there", done)
-        arrived = self._hashes(missing)
+        whole = [shlex.quote(file.name) for file in missing]
+        arrived = self._hashes(missing, first="".join(f"mv -f {name}{_PARTIAL} {name}; " for name in whole))
         if damaged := [file for file in missing if arrived.get(file.name) != file.sha256]:
             raise DeviceError(
                 f"{self.name}: {damaged[0].name} did not arrive as it was sent",
@@ -68,23 +81,26 @@ class ShellDevice(ABC):
             )
         return sum(sizes.values())
 
-    def _hashes(self, files: Sequence[File]) -> dict[str, str]:
-        """SHA-256 by name, of those of `files` that the device has."""
+    def _hashes(self, files: Sequence[File], first: str = "") -> dict[str, str]:
+        """SHA-256 by name, of those of `files` that the device has, after the script `first`."""
         if not files:
             return {}
         names = " ".join(shlex.quote(file.name) for file in files)
         # OpenSSL has the processor's own instructions for it, and is several times as fast; Android does not have it.
         # A file that is not there is no error, but a device without either tool is.
         script = (
-            f"if command -v openssl >/dev/null; then openssl dgst -sha256 -r {names} 2>/dev/null; true; "
-            f"else command -v sha256sum >/dev/null || exit 9; sha256sum {names} 2>/dev/null; true; fi"
+            f"echo; {first}if command -v openssl >/dev/null; then openssl dgst -sha256 -r {names} 2>/dev/null; true; "
+            f"else command -v sha256sum >/dev/null || exit {_NO_TOOL}; sha256sum {names} 2>/dev/null; true; fi"
         )
         seconds = sum(file.path.stat().st_size for file in files) / 20e6
         done = self._call(self._there(script), timeout_s=ANSWER_S + seconds)
+        if done.returncode == _NO_TOOL:
+            raise DeviceError(
+                f"{self.name}: cannot check files: neither openssl nor sha256sum is there", hint="install one of them"
+            )
         if done.returncode:
-            raise self._failed("cannot check files: neither openssl nor sha256sum is installed there", done)
-        lines = (line.split() for line in done.stdout.splitlines())
-        return {words[1].lstrip("*"): words[0] for words in lines if len(words) == 2}
+            raise self._failed(f"cannot use its folder {self._folder}", done)
+        return {name: sha256 for sha256, name in _HASHED.findall(done.stdout)}
 
     def _make_room(self, files: Sequence[File], needed: int) -> None:
         """Make the folders of `files`.
@@ -92,15 +108,18 @@ class ShellDevice(ABC):
         Raises:
             DeviceError: there is too little room for `needed` bytes.
         """
-        if not files:
-            return
         folders = " ".join(sorted({shlex.quote(str(Path(file.name).parent)) for file in files}))
-        done = self._call(self._there(f"mkdir -p {folders} && df -Pk ."), timeout_s=ANSWER_S)
-        free = re.search(r"\s(\d+)\s+\d+%", done.stdout)
-        if done.returncode or free is None:
-            raise self._failed(f"cannot write to {self._folder}", done)
-        if needed + SPARE_BYTES > (free_bytes := 1024 * int(free[1])):
+        free_bytes = self._free_bytes(first=f"mkdir -p {folders} && ")
+        if needed + SPARE_BYTES > free_bytes:
             raise self._full(f"{needed / 1e6:.0f} MB are to be copied, {free_bytes / 1e6:.0f} MB are free")
+
+    def _free_bytes(self, first: str = "") -> int:
+        """Room in the device's folder, after the script `first`."""
+        done = self._call(self._there(f"echo; {first}df -Pk ."), timeout_s=ANSWER_S)
+        found = re.findall(r"\s(\d+)\s+\d+%", done.stdout)
+        if done.returncode or not found:
+            raise self._failed(f"cannot write to {self._folder}", done)
+        return 1024 * int(found[-1])  # the last: a login may print a greeting first
 
     def start(
         self, program: str, words: Sequence[str], *, folder: str, on_line: Callable[[str], None], silence_s: float

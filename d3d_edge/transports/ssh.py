@@ -22,12 +22,16 @@ _CONNECT_S = 10
 _ALIVE_S = 5
 """Between questions to a silent device; after three without an answer the connection is given up."""
 _INSTALL = "Debian and Ubuntu: apt install openssh-client"
+_SILENT_LOGIN = "does its login print something where nobody is logged in? scp needs a .bashrc that is silent then"
 _HINTS = {
     "Permission denied": "a key without a passphrase prompt is needed: ssh-copy-id, ssh-agent",
     "Host key verification failed": "connect once by hand with ssh, to look at its key and accept it",
     "Could not resolve hostname": "is the name right? a Host of ~/.ssh/config will do too",
     "Connection refused": "does it run an SSH server?",
     "timed out": "is it switched on and in this network?",
+    "Received message too long": _SILENT_LOGIN,
+    "produces no output": _SILENT_LOGIN,
+    "Connection closed": _SILENT_LOGIN,
 }
 
 
@@ -87,9 +91,10 @@ class Ssh(ShellDevice):
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _options(self) -> list[str]:
-        # BatchMode: a question that nobody sees would hang. The socket is ours alone, whatever the user's file says.
+        # BatchMode: a question that nobody sees would hang. The socket is ours alone, whatever the user's file says,
+        # and its connection must not outlive this process. -M, where it is given, stands before these and wins.
         given = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_S}", "-o", f"ServerAliveInterval={_ALIVE_S}"]
-        given += ["-o", f"ControlPath={self._scratch}/s"]
+        given += ["-o", f"ControlPath={self._scratch}/s", "-o", "ControlMaster=no", "-o", "ControlPersist=no"]
         if config := os.environ.get(CONFIG):
             given += ["-F", config]
         return given

@@ -23,6 +23,8 @@ from d3d_edge.video.seek import time_s_of
 
 _PATIENCE_MS = 10_000
 """How long a stream may take to open, and to send its next frame."""
+_STALLED_SHARE = 0.9
+"""A source that was waited for so long, of the patience, did not end. That of OpenCV's cameras is the same 10 s."""
 _USUAL_RATE_HZ = 25.0
 """Where nobody says: the rate that FFmpeg assumes as well."""
 
@@ -110,7 +112,12 @@ def _live_frames(capture: cv2.VideoCapture, source: Source, rate_hz: float) -> I
     arrival = source.kind == "camera" or (motion_jpeg and not decode.declared_of(capture))
     said_s = time_s = -1 / rate_hz
     number = 0
-    while capture.grab():
+    while True:
+        asked_s = time.monotonic()
+        if not capture.grab():
+            # OpenCV does not say whether the source ended or was waited for too long.
+            waited_s = time.monotonic() - asked_s
+            break
         now_s = time.monotonic() if arrival else time_s_of(capture)
         passed_s = now_s - said_s
         # A stream's times may begin anywhere, and begin again; none is waited for longer than this.
@@ -118,8 +125,10 @@ def _live_frames(capture: cv2.VideoCapture, source: Source, rate_hz: float) -> I
         said_s = now_s
         yield TimedFrame(number, time_s, decode.retrieve(capture, source.name))
         number += 1
+    error = DeviceError if source.kind == "camera" else DataError
+    if waited_s > _STALLED_SHARE * _PATIENCE_MS / 1e3:
+        raise error(f"{source.name} sent nothing for {waited_s:.0f} s", hint="is it still there, and the way to it?")
     if not number:
-        error = DeviceError if source.kind == "camera" else DataError
         raise error(f"{source.name} gives no frame")
 
 

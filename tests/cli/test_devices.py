@@ -127,6 +127,84 @@ def test_validate_here_and_over_adb(made: Path, clips: Path, phone: Path, tmp_pa
     assert results.read_bytes().splitlines(keepends=True) == whole
 
 
+# What the services of Android print, in the words and the order of versions 10 and 14.
+ANDROID_10 = {
+    "battery": """Current Battery Service state:
+  AC powered: false
+  USB powered: true
+  Wireless powered: false
+  Max charging current: 500000
+  Charge counter: 2448000
+  status: 2
+  health: 2
+  present: true
+  level: 87
+  scale: 100
+  voltage: 4246
+  temperature: 301
+  technology: Li-ion""",
+    "thermalservice": "Can't find service: thermalservice",
+}
+ANDROID_14 = {
+    "battery": """Current Battery Service state:
+  AC powered: false
+  USB powered: false
+  Wireless powered: false
+  Dock powered: false
+  Max charging current: 0
+  Time when the latest updated value of the voltage was sent via battery changed broadcast: 120
+  Charge counter: 4410000
+  status: 3
+  present: true
+  level: 9
+  scale: 100
+  voltage: 3712
+  temperature: 384
+  technology: Li-ion
+  Charging state: 0
+  Capacity level: -1""",
+    "thermalservice": """IsStatusOverride: false
+ThermalEventListeners:
+\tcallbacks: 2
+\tkilled: false
+ThermalStatusListeners:
+\tcallbacks: 5
+Thermal Status: 3
+Cached temperatures:
+\tTemperature{mValue=44.1, mType=3, mName=SKIN, mStatus=3}
+HAL Ready: true""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("says", "percent", "charging", "celsius", "throttling"),
+    [(ANDROID_10, 87, True, 30.1, None), (ANDROID_14, 9, False, 38.4, "3")],
+    ids=["Android 10", "Android 14"],
+)
+def test_what_a_phone_says_of_itself_is_in_the_report(
+    made: Path,
+    phone: Path,
+    d3d_edge: D3DEdge,
+    says: dict[str, str],
+    percent: int,
+    charging: bool,
+    celsius: float,
+    throttling: str | None,
+) -> None:
+    for service, said in says.items():
+        (phone / service).write_text(said)
+    (phone / "dumpsys").write_text('#!/bin/sh\ncat "$1"\n')
+    (phone / "dumpsys").chmod(0o700)
+    done = d3d_edge("benchmark", made / "bundles" / "android", "--runs", 1, "--device", "adb", "--json")
+    assert done.code == 0, done.err
+    (row,) = json.loads(done.out)["rows"]
+    for side in ("environment_before", "environment_after"):
+        found = row["samples"][side]
+        assert (found["battery_percent"], found["charging"], found["thermal_status"]) == (percent, charging, throttling)
+        assert found["temperature_c"]["battery"] == pytest.approx(celsius)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "kind", "message"),

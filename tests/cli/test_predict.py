@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
-from d3d_edge.video import decode
+from d3d_edge.video import decode, stream
 from tests.cli.conftest import D3DEdge
 
 BUNDLE = "jetson"  # the one that opens fastest
@@ -31,8 +31,8 @@ def video(clips: Path) -> Path:
 
 
 @contextmanager
-def endless() -> Iterator[str]:
-    """The address of a Motion JPEG stream without end."""
+def endless(pictures: int | None = None) -> Iterator[str]:
+    """The address of a Motion JPEG stream without end; or that sends so many pictures, and then nothing more."""
     _, picture = cv2.imencode(".jpg", np.full((64, 64, 3), 90, np.uint8))
     head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(picture)
 
@@ -41,7 +41,10 @@ def endless() -> Iterator[str]:
             self.send_response(200)
             self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
             self.end_headers()
-            while True:
+            for number in count():
+                if number == pictures:
+                    over.wait(60)
+                    return
                 try:
                     self.wfile.write(head + picture.tobytes() + b"\r\n")
                 except OSError:
@@ -51,11 +54,13 @@ def endless() -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
+    over = threading.Event()
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/"
+        over.set()
         server.shutdown()
         thread.join()
 
@@ -109,6 +114,20 @@ def test_an_endless_stream_is_answered_for_until_the_seconds_are_over(made: Path
     assert summed["ended"] == "seconds"
     assert windows
     assert all(window["end_s"] - window["start_s"] == pytest.approx(0.2) for window in windows)
+
+
+@pytest.mark.parametrize(("pictures", "answered"), [(60, True), (2, False)])
+def test_a_stream_that_stalls_is_given_up_and_what_was_answered_is_kept(
+    made: Path, tmp_path: Path, d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch, pictures: int, answered: bool
+) -> None:
+    monkeypatch.setattr(stream, "_PATIENCE_MS", 1000)
+    overlay = tmp_path / "out.mp4"
+    with endless(pictures) as address:
+        words = (address, "--window", 0.1, "--stride", 0.1, "--overlay", overlay)
+        result = d3d_edge("predict", made / "bundles" / BUNDLE, *words)
+    assert result.code == 8, result.err
+    assert "sent nothing for 1 s (is it still there, and the way to it?)" in result.err
+    assert ("windows of" in result.out, overlay.exists()) == (answered, answered)
 
 
 def test_ctrl_c_ends_a_stream_well_and_keeps_the_overlay(

@@ -67,3 +67,12 @@ def test_what_goes_wrong_is_one_line(run: Path, tmp_path: Path, d3d_edge: D3DEdg
 def test_help_names_both_uses(d3d_edge: D3DEdge) -> None:
     assert "--html" in d3d_edge("report", "--help").out
     assert "--data" in d3d_edge("report", "page", "--help").out
+
+
+def test_reports_without_a_row_in_common_are_not_compared(tmp_path: Path, d3d_edge: D3DEdge) -> None:
+    # A gate of continuous integration that compares nothing must not pass.
+    for name in ("before", "after"):
+        samples.report(rows=(samples.measured(name), samples.measured(f"{name} on device"))).write(tmp_path / name)
+    result = d3d_edge("report", "compare", tmp_path / "before", tmp_path / "after", "--bound", 5)
+    assert result.code == 8
+    assert "can be compared: before, before on device; and after, after on device" in result.err

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ import pytest
 from d3d_edge import transports
 from d3d_edge.errors import DeviceError, RecipeError
 from d3d_edge.transports import File
+from d3d_edge.transports.ssh import Ssh
+from tests import sshd
 from tests.contract.conftest import Device
 from tests.devices import reach
 
@@ -32,8 +35,10 @@ LEADER = f"mkdir -p {JOB}; echo $$ > {JOB}/pid; exec 3<&0; (cat <&3 >/dev/null; 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[[str, bytes], File]:
+    (tmp_path / "Ein Ordner, für alle").mkdir()
+
     def file(name: str, content: bytes) -> File:
-        path = tmp_path / hashlib.sha256(name.encode()).hexdigest()
+        path = tmp_path / "Ein Ordner, für alle" / hashlib.sha256(name.encode()).hexdigest()
         path.write_bytes(content)
         return File(name, path, hashlib.sha256(content).hexdigest())
 
@@ -70,6 +75,17 @@ def test_a_file_that_is_damaged_there_is_sent_again(device: Device, make: Callab
     (device.folder / file.name).write_bytes(b"of the same length!")
     assert device.transport.push([file]) == 19
     assert (device.folder / file.name).read_bytes() == b"what is to be there"
+
+
+@pytest.mark.parametrize("kind", ["local", "ssh", "adb"], indirect=True)
+def test_what_another_run_reads_is_never_written_to(device: Device, make: Callable[[str, bytes], File]) -> None:
+    file = make("blobs/a.clips", b"what is to be there")
+    (device.folder / "blobs").mkdir()
+    (device.folder / file.name).write_bytes(b"of another")
+    with (device.folder / file.name).open("rb") as opened:
+        device.transport.push([file])
+        assert opened.read() == b"of another"
+    assert [path.name for path in (device.folder / "blobs").iterdir()] == ["a.clips"]
 
 
 def test_a_file_that_arrives_otherwise_is_refused(device: Device, make: Callable[[str, bytes], File]) -> None:
@@ -155,6 +171,73 @@ def test_a_server_that_is_not_there(
     reach("ssh", request, tmp_path / "device", monkeypatch)
     with pytest.raises(DeviceError, match=r"ssh:nowhere.invalid cannot be reached: .*nowhere.invalid"):
         transports.get("ssh:nowhere.invalid").__enter__()
+
+
+def test_a_server_whose_key_is_not_known(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, _ = reach("ssh", request, tmp_path / "device", monkeypatch)
+    text = request.getfixturevalue("ssh_config").read_text()
+    (tmp_path / "config").write_text(re.sub("UserKnownHostsFile .*", "UserKnownHostsFile /dev/null", text))
+    monkeypatch.setenv("D3D_EDGE_SSH_CONFIG", str(tmp_path / "config"))
+    with pytest.raises(DeviceError, match=r"Host key verification failed. \(connect once by hand"):
+        transports.get(name).__enter__()
+
+
+def test_a_folder_that_may_not_be_written_to(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[str, bytes], File]
+) -> None:
+    reach("ssh", request, tmp_path / "device", monkeypatch)
+    name = "ssh:device:/dev/null/a"
+    with (
+        transports.get(name) as transport,
+        pytest.raises(DeviceError, match=f"^{name}: cannot use its folder /dev/null/a: mkdir: .*Not a directory"),
+    ):
+        transport.push([make("blobs/a", b"a")])
+
+
+def test_a_login_that_prints_a_greeting(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[str, bytes], File]
+) -> None:
+    name, folder = reach("ssh", request, tmp_path / "device", monkeypatch)
+    login = tmp_path / "login"
+    login.write_text('#!/bin/sh\nprintf "Welcome! Disk 0 99%%"\nexec sh -c "$SSH_ORIGINAL_COMMAND"\n')
+    login.chmod(0o700)
+    server = tmp_path / "server"
+    server.mkdir()
+    there = make("blobs/there", b"copied by hand")
+    (folder / "blobs").mkdir()
+    (folder / there.name).write_bytes(b"copied by hand")
+    with sshd.serving(server, f"ForceCommand {login}\n") as config:
+        monkeypatch.setenv("D3D_EDGE_SSH_CONFIG", str(config))
+        with transports.get(name) as transport:
+            assert transport.push([there]) == 0
+            # What is there is seen, and so is how much room there is; but scp's own program cannot be talked to.
+            with pytest.raises(DeviceError, match=r"^ssh:device.*(does its login print something|\.bashrc)"):
+                transport.push([make("blobs/a", b"a")])
+
+
+def test_a_connection_that_the_user_wants_to_keep_ends_with_the_run(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[str, bytes], File]
+) -> None:
+    name, _ = reach("ssh", request, tmp_path / "device", monkeypatch)
+    given = request.getfixturevalue("ssh_config").read_text()
+    config = tmp_path / "config"
+    config.write_text(f"{given}    ControlMaster auto\n    ControlPersist 600\n    ControlPath {tmp_path}/own\n")
+    monkeypatch.setenv("D3D_EDGE_SSH_CONFIG", str(config))
+
+    def connections(socket: str) -> list[bytes]:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                found.append((process / "cmdline").read_bytes())
+        return [words for words in found if socket.encode() in words]
+
+    with transports.get(name) as transport:
+        assert isinstance(transport, Ssh)
+        assert transport.push([make("blobs/a", b"a")]) == 1
+        assert connections(transport._scratch)
+    assert not connections(transport._scratch)
 
 
 def test_a_server_that_takes_no_key_of_ours(

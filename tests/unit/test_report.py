@@ -80,13 +80,30 @@ def test_a_figure_is_a_finite_number() -> None:
         Row(name="a", role="float", precision="int8", where=Where.DEVICE, logit_difference_max=float("nan"))
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": "other", "format_version": 1}'])
-def test_what_is_not_a_report_is_refused(tmp_path: Path, content: str) -> None:
-    (tmp_path / "report.json").write_text(content)
-    with pytest.raises(DataError, match=r"report.json is not a readable report"):
+WHOLE = report().model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "Expecting value"),
+        (b"{", "Expecting property name"),
+        (WHOLE.encode()[:-9], "line 1 column"),
+        (b"\xff" + WHOLE.encode(), "can't decode"),
+        (b"[]", "Input should be"),
+        (b"{}", "title: Field required .*it must be one that this version of d3d-edge wrote"),
+        (WHOLE.replace('"format_version":1', '"format_version":0').encode(), "format_version: Input should be 1"),
+        (WHOLE.replace("d3d-edge report", "other").encode(), "format: Input should be 'd3d-edge report'"),
+        (WHOLE.replace('"top1":0.9', '"top1":NaN').encode(), "rows.0.top1: Input should be a finite number"),
+    ],
+)
+def test_what_is_not_a_report_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "report.json").write_bytes(content)
+    with pytest.raises(DataError, match=rf"report.json is not a readable report: .*{said}"):
         Report.read(tmp_path / "report.json")
 
 
-def test_a_report_that_is_not_there_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["report.json", "."])
+def test_a_report_that_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="is not a readable report"):
-        Report.read(tmp_path / "report.json")
+        Report.read(tmp_path / name)

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
+from scipy.special import xlogy
 
 from d3d_edge.harness import gates
 from d3d_edge.recipe import GateSpec
@@ -139,6 +141,21 @@ def test_without_the_float_student_a_drop_is_not_measured() -> None:
 @pytest.mark.parametrize("values", [{"role": "quantized"}, {"precision": "float32"}])
 def test_only_int8_bundles_are_judged(values: dict[str, str]) -> None:
     assert not gates.judge(BOUNDS, [row(50, agreement=0.1, size_bytes=9999, **values)])
+
+
+@pytest.mark.parametrize("difference", [-0.3, -0.02, 0.001, 0.02, 0.3])
+@pytest.mark.parametrize(("lost", "gained", "clips"), [(0, 0, 1), (1, 0, 1), (0, 0, 140), (7, 2, 49), (30, 41, 500)])
+def test_the_statistic_is_that_of_the_likeliest_shares(lost: int, gained: int, clips: int, difference: float) -> None:
+    def unlikely(share: float) -> float:
+        # Of the clips lost, gained, and neither, if the share gained is this one and the true difference that one.
+        shares = np.array([share + difference, share, 1 - 2 * share - difference])
+        return -float(xlogy([lost, gained, clips - lost - gained], np.maximum(shares, 1e-300)).sum())
+
+    ends = (max(0.0, -difference), (1 - difference) / 2)
+    share = minimize_scalar(unlikely, bounds=ends, method="bounded", options={"xatol": 1e-12}).x
+    spread = math.sqrt(clips * (2 * share + difference - difference**2))
+    found = gates.tango(lost, gained, clips, difference)
+    assert found == pytest.approx((lost - gained - clips * difference) / spread, rel=1e-3)
 
 
 @pytest.mark.parametrize("difference", [-0.999, -0.3, 0.0, 0.3, 0.999])

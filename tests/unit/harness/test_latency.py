@@ -95,6 +95,39 @@ def test_drift(times_ms: np.ndarray, verdict: str) -> None:
     assert latency.drift(curve(times_ms, 600)).verdict == verdict
 
 
+RISES = 10 + 2 * MINUTES + NOISE
+"""By a fifth, or 16 % from the median of the first fifth to that of the last."""
+
+
+@pytest.mark.parametrize(
+    ("times_ms", "others", "threads", "verdict"),
+    [
+        (RISES, 0 * MINUTES, 2, "slower"),
+        (RISES, 0.15 + 0 * MINUTES, 2, "slower"),  # an idle system does as much
+        (RISES, 0.4 * MINUTES, 2, "undecided"),  # 2 threads on 1.6 processors take 1.25 times as long
+        (RISES, 0.4 * MINUTES, 1, "slower"),  # a processor was free all the time, and 16 % is beyond the rest
+        (10 + 1.5 * MINUTES + NOISE, 0.4 * MINUTES, 1, "undecided"),
+        (RISES, 1.0 * (MINUTES < 0.5), 2, "slower"),  # it should have become faster
+        (20 - 9 * MINUTES + NOISE, 1.0 - MINUTES, 2, "undecided"),
+        (20 - 9 * MINUTES + NOISE, 0 * MINUTES, 2, "faster"),
+        (10 + NOISE, 1.0 - MINUTES, 2, "undecided"),  # it should have become faster, and did not
+        (10 + NOISE, 0.5 + 0 * MINUTES, 2, "steady"),  # as busy all the time
+        (10 + 9 * MINUTES + NOISE, 0.4 * MINUTES, 2, "slower"),  # more than that explains
+        (RISES, 1.0 * (abs(MINUTES - 0.5) < 0.2), 2, "slower"),  # in the middle alone
+    ],
+)
+def test_what_others_may_have_done_is_no_drift(
+    times_ms: np.ndarray, others: np.ndarray, threads: int, verdict: str
+) -> None:
+    sustained = curve(times_ms, 600).model_copy(update={"others_cpus": tuple(others.tolist())})
+    taken = samples([10.0], sustained=sustained.model_dump()).model_copy(update={"threads": threads})
+    found = latency.figures(taken, cpus=2).drift
+    assert found is not None
+    assert found.verdict == verdict
+    # Of a machine whose processors are not known, nothing can be allowed for.
+    assert latency.drift(sustained) == latency.drift(curve(times_ms, 600))
+
+
 @pytest.mark.parametrize(("count", "seconds"), [(300, 30), (5, 600), (1, 0), (0, 0)])
 def test_a_short_curve_says_nothing(count: int, seconds: float) -> None:
     assert latency.drift(curve(10 + 5 * np.linspace(0, 1, count), seconds)).verdict == "too short to tell"
@@ -115,6 +148,7 @@ def test_noise_alone_seldom_drifts() -> None:
         {"end_to_end": {"video": "a", "decode_ms": [1.0], "resize_ms": [], "network_ms": [1.0]}},
         {"sustained": {"at_s": [1.0], "network_ms": []}},
         {"sustained": {"at_s": [1.0, 2.0], "network_ms": [1.0, 2.0], "clock_mhz": [1000.0]}},
+        {"sustained": {"at_s": [1.0, 2.0], "network_ms": [1.0, 2.0], "others_cpus": [1.0]}},
         {"load_ms": float("nan")},
         {"threads": -1},
     ],

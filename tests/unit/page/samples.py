@@ -32,7 +32,11 @@ def samples(**changes: Any) -> Samples:
         "threads": 2,
         "end_to_end": EndToEnd(video="a.mp4", decode_ms=(3.0, 4.0), resize_ms=(1.0, 1.0), network_ms=(4.0, 4.0)),
         "sustained": Sustained(
-            at_s=(0.0, 60.0, 120.0), network_ms=(4.0, 4.5, 5.0), temperature_c=(40.0, 50.0, 55.0), clock_mhz=(9e2,) * 3
+            at_s=(0.0, 60.0, 120.0),
+            network_ms=(4.0, 4.5, 5.0),
+            temperature_c=(40.0, 50.0, 55.0),
+            clock_mhz=(9e2,) * 3,
+            others_cpus=(0.0, 0.5, 0.1),
         ),
         "environment_before": Conditions(time="2026-01-02T03:04:05+00:00"),
     }
@@ -156,6 +160,17 @@ def large(classes: int) -> Report:
     )
     clips = tuple(ReportClip(key=f"c{number}", label=number) for number in range(classes))
     return report(labels=labels, classes=classes, clips=clips, rows=(row,), gates=())
+
+
+def long_names() -> Report:
+    """Names as people give them to devices, and as large sets give them to classes."""
+    labels = tuple(f"pushing something number {n} so that it slightly moves from left to right" for n in range(12))
+    device = "jetson int8+float16 on jetson-orin-nano-in-the-lab.example.org"
+    own = answers(tuple((n + 1) % 12 for n in range(12)))
+    classes = tuple(ClassSlice(label=label, clips=1, right=0, student_right=1) for label in labels)
+    rows = [measured(name, clips=12, answers=own, classes=classes) for name in (device, "android", "android on adb")]
+    clips = tuple(ReportClip(key=f"{label}/{n}.mp4", label=n) for n, label in enumerate(labels))
+    return report(labels=labels, classes=12, clips=clips, rows=tuple(rows), gates=(), title="x" * 80)
 
 
 def sensitivity() -> dict[str, Any]:

@@ -24,9 +24,10 @@ from tests.unit.page import samples
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium on this machine")
 
-DESK_PX, PHONE_PX = 1280, 390
+DESK_PX, PHONE_PX = 1280, 360
 # What the checks must find, or they would find nothing: too wide, and an error on the console.
-CONTROL = "<!doctype html><div style='width:2000px'>wide</div><script>console.error('the control')</script>"
+CONTROL = """<!doctype html><div style='width:2000px'>wide</div>
+<svg class=chart width=9 height=9><text>cut</text></svg><script>console.error('the control')</script>"""
 
 
 class Seen(NamedTuple):
@@ -36,6 +37,10 @@ class Seen(NamedTuple):
     client_px: int
     boxes: int
     """Elements that scroll inside."""
+    cut: list[str]
+    """Words of charts that reach beyond their chart."""
+    covered: int
+    """Tables whose first column, which stays in its place, leaves less than a third to the others."""
 
 
 class Shown(NamedTuple):
@@ -53,6 +58,11 @@ def frames() -> dict[str, tuple[int, str]]:
     )
     large = page.render(Material(reports=[samples.large(30)]))
     pages = {"rich": rich, "large": large, "empty": page.render(Material())}
+    pages |= {
+        "many": page.render(Material(reports=[samples.large(120)])),
+        "long": page.render(Material(reports=[samples.long_names()])),
+        "one class": page.render(Material(reports=[samples.large(1)])),
+    }
     widths = {"desk": DESK_PX, "phone": PHONE_PX}
     found = {f"{name} {device}": (px, text) for name, text in pages.items() for device, px in widths.items()}
     return found | {"control": (PHONE_PX, CONTROL)}
@@ -71,7 +81,11 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
         "--enable-logging=stderr",
         "--disable-dev-shm-usage",
     ]
-    command += ["--window-size=5100,6000", f"--user-data-dir={folder / 'profile'}", f"--screenshot={kept / 'page.png'}"]
+    command += [
+        "--window-size=10200,6000",
+        f"--user-data-dir={folder / 'profile'}",
+        f"--screenshot={kept / 'page.png'}",
+    ]
     done = subprocess.run(
         [*command, (folder / "frames.html").as_uri()], capture_output=True, text=True, check=False, timeout=300
     )
@@ -94,7 +108,17 @@ def _frames_page() -> str:
         const root = frame.contentDocument.documentElement
         const inside = [...root.querySelectorAll("*")].filter(e => getComputedStyle(e).overflowX == "auto")
         const scrolled = inside.filter(e => e.scrollWidth > e.clientWidth)
-        found[frame.title] = [root.scrollWidth, root.clientWidth, scrolled.length]
+        const cut = [...root.querySelectorAll("svg.chart text")].filter(text => {
+          const [own, whole] = [text, text.closest("svg")].map(e => e.getBoundingClientRect())
+          return own.width && (own.left < whole.left - 1 || own.right > whole.right + 1)
+        })
+        const covered = [...root.querySelectorAll("table")].filter(table => {
+          const first = table.querySelector("tbody th")
+          const stays = first && getComputedStyle(first).position == "sticky"
+          return stays && first.offsetWidth > table.parentElement.clientWidth * 2 / 3
+        })
+        const words = cut.map(text => text.textContent)
+        found[frame.title] = [root.scrollWidth, root.clientWidth, scrolled.length, words, covered.length]
       }
       document.querySelector("pre").textContent = JSON.stringify(found)
     }"""
@@ -110,6 +134,11 @@ def test_no_page_is_wider_than_its_window(shown: Shown, name: str) -> None:
     assert seen.scroll_px <= seen.client_px
 
 
+@pytest.mark.parametrize("name", [name for name in frames() if name != "control"])
+def test_nothing_is_cut_off_or_covered(shown: Shown, name: str) -> None:
+    assert (shown.pages[name].cut, shown.pages[name].covered) == ([], 0)
+
+
 def test_wide_tables_scroll_in_their_box(shown: Shown) -> None:
     assert shown.pages["rich phone"].boxes > 0
     assert shown.pages["large phone"].boxes > 0
@@ -122,6 +151,7 @@ def test_the_console_has_no_word_of_any_page(shown: Shown) -> None:
 
 def test_the_checks_can_fail(shown: Shown) -> None:
     assert shown.pages["control"].scroll_px > PHONE_PX
+    assert shown.pages["control"].cut == ["cut"]
 
 
 def test_a_screenshot_is_kept(shown: Shown) -> None:

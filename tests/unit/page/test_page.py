@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +19,7 @@ from d3d_edge.page.views import Head, ReportView, changed_keys
 from d3d_edge.page.words import gate_name, gate_value, milliseconds, points
 from d3d_edge.report import Report, Row
 from d3d_edge.runner import TensorSpec, Where
+from d3d_edge.timing import Sustained
 from tests.unit.page import samples
 from tests.unit.video.samples import spec_of
 
@@ -76,7 +78,7 @@ def test_everything_measured_is_on_the_page() -> None:
     assert "1 of 4 gates pass, 1 missed, 1 undecided: too few clips to tell, 1 not measured" in found.text
     for where in (Where.DEVICE, Where.HOST_RUNTIME, Where.HOST_TORCH, Where.NOT_RUN):
         assert where in found.words
-    assert found.count("svg") == found.count("svg", role="img") == 1 + 1 + 3 + 3 * 3 + 2 * 2
+    assert found.count("svg") == found.count("svg", role="img") == 1 + 1 + 3 + 3 * 4 + 2 * 2
 
 
 @pytest.mark.parametrize("name", [samples.NASTY, '" onload="x', "</title>", "&amp;", "挥手", "a\x00b\x1bc", "\u202e"])
@@ -292,10 +294,22 @@ def _model(folder: Path) -> None:
     (folder / "model.pte").write_bytes(b"model")
 
 
+def test_a_long_curve_is_drawn_with_few_points() -> None:
+    many = 100_000
+    long = Sustained(at_s=tuple(range(many)), network_ms=(4.0,) * (many // 2) + (8.0,) * (many // 2))
+    text = page.render(
+        Material(reports=[samples.report(rows=(samples.measured("a", samples=samples.samples(sustained=long)),))])
+    )
+    (points,) = re.findall(r'polyline class="line" points="([^"]*)"', text)
+    heights = [float(point.partition(",")[2]) for point in points.split()]
+    assert 300 < len(heights) < 900
+    assert len(set(heights)) == 2
+
+
 @pytest.mark.parametrize("predicted", [(0,), (0, 1, 1, 1, 2, 2, 3, 4)])
 def test_answers_that_are_not_of_the_clips_are_refused(tmp_path: Path, predicted: tuple[int, ...]) -> None:
     row = samples.measured("android", answers=samples.answers(predicted))
-    samples.report(rows=(row,)).write(tmp_path / "report.json")
+    samples.report().model_copy(update={"rows": (row,)}).write(tmp_path / "report.json")
     with pytest.raises(DataError, match="the answers of android are not of its clips"):
         gather([tmp_path])
 

@@ -64,14 +64,42 @@ def test_a_jetson_is_read_as_the_report_names_it(runner: Any, jetson: Path, monk
     assert "NVIDIA Jetson Orin Nano Developer Kit" in runner.board.describe(jetson)
 
 
+# As JetPack 6 says it, as JetPack 5 does where fans have modes, where nothing was set, and to who may not ask.
+@pytest.mark.parametrize(
+    ("said", "mode"),
+    [
+        ("NV Power Mode: MAXN_SUPER\\n2", "MAXN_SUPER"),
+        ("NV Fan Mode:cool\\nNV Power Mode: MODE_30W_4CORE\\n5", "MODE_30W_4CORE"),
+        ("NV Power Mode: 15W\\n0", "15W"),
+        ("NVPM WARN: power mode is not set!", "pmode:0002"),
+        ("NVPM ERROR: Error opening /var/lib/nvpmodel/status: 13", "pmode:0002"),
+    ],
+)
 def test_nvpmodel_is_asked_where_it_is(
-    runner: Any, jetson: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runner: Any, jetson: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, mode: str
 ) -> None:
     tool = tmp_path / "nvpmodel"
-    tool.write_text("#!/bin/sh\necho 'NV Power Mode: MAXN_SUPER'\necho 2\n")
+    tool.write_text(f"#!/bin/sh\nprintf '{said}\\n'\n")
     tool.chmod(0o700)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert runner.board.power_mode(jetson) == "MAXN_SUPER"
+    # What the fan does is no other mode, or an engine would be built anew for it.
+    (jetson / "var/lib/nvpmodel/status").write_text("pmode:0002 fmode:quiet")
+    assert runner.board.power_mode(jetson) == mode
+
+
+def test_others_are_those_outside_the_runner(runner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "proc").mkdir()
+    clock, own = iter([100.0, 110.0]), iter([1.0, 9.0])
+    monkeypatch.setattr(runner.board.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(runner.board.time, "process_time", lambda: next(own))
+    monkeypatch.setattr(runner.board.os, "sysconf", lambda name: 100)
+    stat = tmp_path / "proc/stat"
+    stat.write_text("cpu  1000 0 100 5000 10 0 0 0 50 0\ncpu0 1 0 1 1 1 0 0 0 0 0\n")
+    watch = runner.board.Watch(tmp_path)
+    stat.write_text("cpu  1900 100 200 9000 99 10 10 80 90 0\n")  # 12 s of work, of which 8 are the runner's own
+    assert watch.found() == {"others_cpus": 0.4, "cpus": os.cpu_count()}
+    stat.unlink()
+    assert runner.board.Watch(tmp_path).found() == {}
 
 
 def test_a_machine_that_says_little_is_no_error(runner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import pytest
 from d3d_edge import resources
 from d3d_edge.errors import DeviceError
 from d3d_edge.harness import device as harness
+from d3d_edge.pipeline.devices import _RUNNER_MAIN
 from d3d_edge.transports import Transport
 from tests.unit.targets.conftest import MakeJob
 
@@ -51,6 +52,8 @@ def test_logits_and_raw_times_come_back(device: Transport, make_job: MakeJob) ->
     assert 2**20 < samples.memory_peak_bytes < 2**31
     assert samples.environment_before.time <= samples.environment_after.time
     assert samples.environment_before.memory_available_bytes
+    assert samples.environment_before.cpus == samples.environment_after.cpus == os.cpu_count()
+    assert min(samples.environment_before.others_cpus, samples.environment_after.others_cpus) >= 0
 
 
 def test_running_without_a_pause_is_sampled_on_request(device: Transport, make_job: MakeJob) -> None:
@@ -137,16 +140,40 @@ def test_a_runner_ends_with_its_input(folder: Path, device: Transport, make_job:
     process.stdout.close()
 
 
-def test_two_runs_of_one_job_do_not_mix(device: Transport, folder: Path, make_job: MakeJob) -> None:
-    import fcntl
+def test_a_second_host_is_refused_and_spoils_nothing(device: Transport, folder: Path, make_job: MakeJob) -> None:
+    job, refused = make_job(20), []
 
-    job = make_job()
-    (folder / job.folder).mkdir(parents=True)
-    with (folder / job.folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(DeviceError, match=r"another run works in .*wait for the other run"):
-            run(device, job)
+    def another_host(done: int) -> None:
+        if not refused:
+            first = int((folder / job.folder / "pid").read_text())
+            os.killpg(first, signal.SIGSTOP)  # it would be done before the second is there
+            for other in (job, replace(job, threads=2)):  # whatever that runs, it would spoil the times
+                with pytest.raises(DeviceError, match=r"another run is going on on this device \(wait for") as error:
+                    run(device, other)
+                refused.append(error)
+            os.killpg(first, signal.SIGCONT)
+
+    came = run(device, job, on_clip=another_host)
+    assert refused
+    assert np.array_equal(came.logits, expected(20))
     run(device, job)
+
+
+@pytest.mark.parametrize(
+    ("version", "numpy", "message"),
+    [
+        ((3, 6, 9), np, r"Python 3\.8 or newer is needed, .* is 3\.6"),
+        ((3, 8, 10), None, "numpy is missing: pip install"),
+    ],
+)
+def test_a_python_that_will_not_do_is_refused(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...], numpy: object, message: str
+) -> None:
+    begin = ast.parse(_RUNNER_MAIN, feature_version=(3, 4))
+    monkeypatch.setitem(sys.modules, "numpy", numpy)
+    monkeypatch.setattr(sys, "version_info", version)
+    with pytest.raises(SystemExit, match=message):
+        exec(compile(begin, "__main__.py", "exec"), {})
 
 
 def test_a_full_disk_of_the_device(device: Transport, folder: Path, make_job: MakeJob) -> None:

@@ -15,6 +15,10 @@
 
 #include "job.h"
 
+#ifndef D3D_EDGE_DUMPSYS
+#define D3D_EDGE_DUMPSYS "/system/bin/dumpsys"
+#endif
+
 namespace {
 
 std::string first_line(const std::string& path) {
@@ -39,10 +43,10 @@ std::string after(std::istream& lines, const std::string& key) {
 // What a service of Android says about itself.
 std::string dump_of(const std::string& service) {
   std::string said;
-  if (access("/system/bin/dumpsys", X_OK) != 0) {
+  if (access(D3D_EDGE_DUMPSYS, X_OK) != 0) {
     return said;
   }
-  FILE* pipe = popen(("/system/bin/dumpsys " + service + " </dev/null 2>/dev/null").c_str(), "r");
+  FILE* pipe = popen((D3D_EDGE_DUMPSYS " " + service + " </dev/null 2>/dev/null").c_str(), "r");
   char part[512];
   while (pipe != nullptr && std::fgets(part, sizeof part, pipe) != nullptr) {
     said += part;

@@ -20,6 +20,8 @@ from .errors import RunnerError, of_os_error
 from .job import PID, SAMPLES, Results, clips_of, own, parse
 
 _SAY_EVERY_S = 0.2
+_PROBE_S = 0.3
+"""How long the device is watched before a measurement begins."""
 
 
 class Events:
@@ -69,7 +71,7 @@ def main(words: Sequence[str] | None = None) -> int:
         try:
             _run(job, events)
         finally:
-            (job.out / PID).unlink()
+            (job.out / PID).unlink(missing_ok=True)  # another host that found us busy has removed it
             lock.close()
     except RunnerError as error:
         events.say("error", kind=error.kind, message=str(error))
@@ -107,15 +109,18 @@ def _run(job: Namespace, events: Events) -> None:
     events.say("clips", done=len(results.done), total=total)
     if timed and len(results.done) == total:
         return
-    before, memory = board.state(), timing.memory_peak_bytes()
+    watch = board.Watch()
+    time.sleep(0 if timed else _PROBE_S)
+    before, memory = {**board.state(), **watch.found()}, timing.memory_peak_bytes()
     with events.alive():
         model, load_ms = _open(backend, job)
     try:
         if not timed:
             _, clip = next(clips_of(job.clips, job.shape, set()))
+            watch = board.Watch()
             samples = timing.measure(model, clip, job, load_ms, lambda: events.say("alive"))
             samples["environment_before"] = before
-            samples["environment_after"] = board.state()
+            samples["environment_after"] = {**board.state(), **watch.found()}
             if memory is not None:
                 samples["memory_peak_bytes"] = (timing.memory_peak_bytes() or memory) - memory
             samples["threads"] = job.threads

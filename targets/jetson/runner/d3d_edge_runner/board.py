@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
+import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,8 @@ def power_mode(root: Path = Path("/")) -> str | None:
         found = re.search(r"Power Mode: *(\S+)", done.stdout.decode(errors="replace"))
     except (OSError, subprocess.TimeoutExpired):
         found = None
-    return found.group(1) if found else _text(root / "var/lib/nvpmodel/status")
+    found = found or re.search(r"(pmode:\d+)", _text(root / "var/lib/nvpmodel/status") or "")
+    return found.group(1) if found else None
 
 
 def state(root: Path = Path("/")) -> dict[str, Any]:
@@ -46,6 +49,32 @@ def state(root: Path = Path("/")) -> dict[str, Any]:
         "memory_available_bytes": _memory(root),
     }
     return {name: value for name, value in found.items() if value not in (None, {}, [])}
+
+
+class Watch:
+    """Counts the processors that others keep busy, from its making on."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._root = root
+        self._began = self._read()
+
+    def found(self) -> dict[str, Any]:
+        """`others_cpus` until now and `cpus`, as the report names them; nothing where Linux does not say."""
+        began, now = self._began, self._read()
+        if began is None or now is None or now[0] <= began[0]:
+            return {}
+        others = (now[1] - began[1]) / (now[0] - began[0])
+        return {"others_cpus": round(max(0.0, others), 3), "cpus": os.cpu_count()}
+
+    def _read(self) -> tuple[float, float] | None:
+        """Seconds: of the clock, and of all processors' work but this process's."""
+        words = re.search(r"^cpu +(.*)$", _text(self._root / "proc/stat") or "", re.MULTILINE)
+        if not words:
+            return None
+        # proc_stat(5): idle and iowait are no work; irq, softirq and steal are; guests are counted as users, too.
+        user, nice, system, _, _, *more = map(int, words.group(1).split()[:8])
+        work_s = (user + nice + system + sum(more)) / os.sysconf("SC_CLK_TCK")
+        return time.monotonic(), work_s - time.process_time()
 
 
 def _text(path: Path) -> str | None:

@@ -14,8 +14,10 @@ import numpy as np
 from . import PROTOCOL
 from .errors import RunnerError
 
-RESULTS, SAMPLES, PID, LOCK = "results.jsonl", "samples.json", "pid", "lock"
+RESULTS, SAMPLES, PID = "results.jsonl", "samples.json", "pid"
 """Names in the folder of a run."""
+LOCK = "lock"
+"""In the folder that the runner works in: of the whole device."""
 
 
 class Pack(NamedTuple):
@@ -127,17 +129,17 @@ class Results:
 
 
 def own(folder: Path) -> Any:
-    """Take the folder for this process, and say in it which process group to end.
+    """Take the device for this process, and say in the folder of the run which process group to end.
 
     Raises:
-        RunnerError: another runner works in it.
+        RunnerError: another runner works here: two at once would spoil each other's times.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / LOCK).open("w")
+    lock = (Path() / LOCK).open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise RunnerError("busy", f"another run works in {folder}") from None
+        raise RunnerError("busy", "another run is going on on this device") from None
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
     (folder / PID).write_text(str(os.getpid()))

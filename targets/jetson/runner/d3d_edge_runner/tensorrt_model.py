@@ -42,7 +42,7 @@ def version() -> str:
 
     number: str = tensorrt.__version__
     if int(number.split(".")[0]) < 10:
-        raise RunnerError("missing", f"TensorRT {number} is too old, 10 or newer is needed: JetPack 6 has it")
+        raise RunnerError("missing", f"TensorRT {number} is too old, 10 or newer is needed: JetPack 6.1 has it")
     try:
         import polygraphy
     except ImportError:
