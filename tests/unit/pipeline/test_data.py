@@ -74,5 +74,5 @@ def test_a_class_without_a_readable_clip_is_refused_with_the_reason_of_its_own_c
     ready = tuple(CachedClip(clips[place], str(place), Path("frames"), Path("flow"), 1) for place in (0, 1, 4))
     monkeypatch.setattr(cache, "prepare", lambda *args, **options: Prepared(ready, skipped, 0, 0))
     run = Run.start(tmp_path / "run", recipe.load("demo"), Manifest(clips=tuple(clips)))
-    with pytest.raises(DataError, match="no readable test clip is left of the class b, e.g. /3 is empty"):
+    with pytest.raises(DataError, match=r"no readable test clip is left of the class b, e\.g\. /3 is empty"):
         prepare(run, tmp_path, workers=0, strict=False, progress=Silent())
