@@ -12,7 +12,7 @@ from typing import get_args
 
 from d3d_edge.errors import DataError
 from d3d_edge.files import write_text
-from d3d_edge.manifest.clips import Clip, Manifest, Split
+from d3d_edge.manifest.clips import UNWRITABLE, Clip, Manifest, Split
 
 _COLUMNS = ("path", "label", "split", "group")
 _TIMES = ("start_s", "end_s")
@@ -77,7 +77,11 @@ def _rows(path: Path, reader: csv.DictReader[str]) -> Iterator[tuple[int, Row]]:
     for row in reader:
         if None in row or any(value is None for value in row.values()):
             raise DataError(f"{path}:{reader.line_num}: the row does not have the header's number of columns")
-        yield reader.line_num, {name: text.strip() for name, text in row.items()}
+        stripped = {name: text.strip() for name, text in row.items()}
+        if wrong := next((text for text in stripped.values() if UNWRITABLE.search(text)), None):
+            # A label is a line of a bundle's labels.txt.
+            raise DataError(f"{path}:{reader.line_num}: {wrong!r} holds a control character or a line's end")
+        yield reader.line_num, stripped
 
 
 def _clip_of_row(path: Path, line: int, row: Row, videos: Path) -> Clip:

@@ -161,6 +161,10 @@ class TestTable:
             ("path,label,split\na.mp4,x,Train\n", "list.csv:2: split 'Train' is not known .*train, val, test"),
             ("path,label\nhttps://host/a.mp4,x\n", "list.csv:2: https://host/a.mp4 is an address .*download"),
             ("path;label\na.mp4;x\n", "list.csv:1: the columns are path;label"),
+            (
+                'path,label\na.mp4,"two\nlines"\n',
+                r"list.csv:3: 'two\\nlines' holds a control character",
+            ),
             ("path,label\na.mp4,x\nb.mp4,y\n./a.mp4,y\n", "list.csv:4: .*a.mp4 stands in line 2 already"),
             ("path,label,split\na.mp4,x,train\nb.mp4,y,\n", "1 of 2 rows have no split"),
             (
