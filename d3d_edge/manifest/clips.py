@@ -14,6 +14,8 @@ from d3d_edge.schema import Schema
 
 Split = Literal["train", "val", "test"]
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp", ".flv"})
+UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters, and what Python makes of file names that are not UTF-8: neither can stand in a line of text."""
 
 
 class Clip(Schema):

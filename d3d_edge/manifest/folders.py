@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from pathlib import Path
 
 from d3d_edge.errors import DataError
-from d3d_edge.manifest.clips import VIDEO_SUFFIXES, Clip
-
-_UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
-"""Control characters, and what Python makes of file names that are not UTF-8."""
+from d3d_edge.manifest.clips import UNWRITABLE, VIDEO_SUFFIXES, Clip
 
 
 def from_folders(folder: Path) -> list[Clip]:
@@ -31,7 +27,7 @@ def from_folders(folder: Path) -> list[Clip]:
             # Relative, so that a drawn split does not change when the folder moves.
             group = video.relative_to(folder).as_posix().strip()
             path = str(video.resolve())
-            if _UNWRITABLE.search(path + group):
+            if UNWRITABLE.search(path + group):
                 raise DataError(f"the file name {path!r} cannot be written to a CSV", hint="rename the file")
             clips.append(Clip(path=path, label=class_folder.name.strip(), split="", group=group))
     if not clips:

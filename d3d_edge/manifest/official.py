@@ -14,7 +14,7 @@ from typing import Literal
 
 from d3d_edge.errors import DataError
 from d3d_edge.manifest.clips import Clip, Split
-from d3d_edge.manifest.table import check_splits
+from d3d_edge.manifest.table import check_splits, text_of
 from d3d_edge.resources import near_miss
 
 Kind = Literal["ucf101", "hmdb51"]
@@ -141,8 +141,4 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
     Raises:
         DataError: the file cannot be read.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-    return ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+    return ((number, line.strip()) for number, line in enumerate(text_of(path).split("\n"), 1) if line.strip())

@@ -12,7 +12,7 @@ from typing import get_args
 
 from d3d_edge.errors import DataError
 from d3d_edge.files import write_text
-from d3d_edge.manifest.clips import Clip, Manifest, Split
+from d3d_edge.manifest.clips import UNWRITABLE, Clip, Manifest, Split
 
 _COLUMNS = ("path", "label", "split", "group")
 _TIMES = ("start_s", "end_s")
@@ -48,11 +48,7 @@ def read_csv(path: Path) -> tuple[list[str], list[tuple[int, Row]]]:
     Raises:
         DataError: the file cannot be read, is not a CSV, names a column twice, or a row has too many or too few fields.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-    reader = csv.DictReader(io.StringIO(text), strict=True)
+    reader = csv.DictReader(io.StringIO(text_of(path)), strict=True)
     try:
         columns = [(name or "").strip() for name in reader.fieldnames or ()]
         if len(columns) > len(set(columns)):
@@ -63,17 +59,37 @@ def read_csv(path: Path) -> tuple[list[str], list[tuple[int, Row]]]:
         raise DataError(f"{path} is not a CSV file: {error}", hint="is a quote left open?") from error
 
 
+def text_of(path: Path) -> str:
+    """The text of a list, without a byte order mark.
+
+    Raises:
+        DataError: it cannot be read, or is in another encoding.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"cannot read {path}: {error}", hint="save it as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+
+
 def _rows(path: Path, reader: csv.DictReader[str]) -> Iterator[tuple[int, Row]]:
     for row in reader:
         if None in row or any(value is None for value in row.values()):
             raise DataError(f"{path}:{reader.line_num}: the row does not have the header's number of columns")
-        yield reader.line_num, {name: text.strip() for name, text in row.items()}
+        stripped = {name: text.strip() for name, text in row.items()}
+        if wrong := next((text for text in stripped.values() if UNWRITABLE.search(text)), None):
+            # A label is a line of a bundle's labels.txt.
+            raise DataError(f"{path}:{reader.line_num}: {wrong!r} holds a control character or a line's end")
+        yield reader.line_num, stripped
 
 
 def _clip_of_row(path: Path, line: int, row: Row, videos: Path) -> Clip:
     split = row.get("split", "")
     if not row["path"] or not row["label"]:
         raise DataError(f"{path}:{line}: path and label must not be empty")
+    if "://" in row["path"]:
+        raise DataError(f"{path}:{line}: {row['path']} is an address", hint="clips are read from files: download them")
     if split not in ("", *get_args(Split)):
         raise DataError(f"{path}:{line}: split {split!r} is not known", hint="train, val, test, or empty in every row")
     start_s, end_s = (seconds(path, line, row, name) for name in _TIMES)

@@ -118,6 +118,8 @@ def load(path: Path, format: Format | Literal["auto"] = "auto", classes: int | N
     except ValueError as error:
         raise DataError(f"{path} ({format}) implies no network known here: {error}") from error
     for key, value in state.items():
+        if not value.isfinite().all():
+            raise DataError(f"{path} ({format}): {made[key].names[0]} is not finite", hint="download or save it again")
         if value.shape != shapes.get(key):
             raise DataError(
                 f"{path} ({format}): {made[key].names[0]} makes {key} of shape {list(value.shape)}, "
@@ -213,7 +215,7 @@ def _plan(found: dict[str, Tensor], format: Format) -> tuple[Map, dict[str, Any]
     """The map of the format, and the options of `S3DG` that names tell."""
     if format == "slim":
         made, options = names.slim(found), names.slim_options(found)
-        return made, options | {"padding": "same", "bn_scale": any(name.endswith("/gamma") for name in found)}
+        return made, options | {"padding": "same", "bn_scale": names.slim_scaled(found)}
     made = names.torchvision() if format == "torchvision" else names.kylemin()
     return made, {"stem": "separable", "gating": False, "padding": "symmetric", "bn_scale": True}
 

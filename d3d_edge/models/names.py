@@ -71,9 +71,10 @@ def kylemin() -> Map:
 def slim(names: Collection[str]) -> Map:
     """TensorFlow models, `research/slim/nets/s3dg.py`, with the temporal kernels and gates that `names` tells of.
 
-    Names begin with the scope `InceptionV1`. Gamma is read where there is one; slim's default has none.
+    Names begin with the scope `InceptionV1`. Every batch norm has a gamma or none has, which is slim's default.
     """
     options = slim_options(names)
+    scaled = slim_scaled(names)
     made: Map = {}
     for ours, _, separable in _units():
         block, theirs = ours.partition(".")[0], f"{SLIM_SCOPE}/{ours.replace('.', '/')}"
@@ -81,7 +82,7 @@ def slim(names: Collection[str]) -> Map:
         spatial = ours if stem else f"{ours}.spatial"
         made[f"{spatial}.conv.weight"] = Made((f"{theirs}/weights",), _slim_stacked if stem else _slim_spatial)
         beta, gamma = f"{theirs}/BatchNorm/beta", f"{theirs}/BatchNorm/gamma"
-        made[f"{spatial}.bn.weight"] = Made((gamma,), _same) if gamma in names else Made((beta,), torch.ones_like)
+        made[f"{spatial}.bn.weight"] = Made((gamma,), _same) if scaled else Made((beta,), torch.ones_like)
         made[f"{spatial}.bn.bias"] = Made((beta,), _same)
         made[f"{spatial}.bn.running_mean"] = Made((f"{theirs}/BatchNorm/moving_mean",), _same)
         made[f"{spatial}.bn.running_var"] = Made((f"{theirs}/BatchNorm/moving_variance",), _same)
@@ -112,6 +113,11 @@ def slim_options(names: Collection[str]) -> dict[str, Any]:
         "gating": gating_from is not None,
         "gating_from": gating_from or UNITS[0],
     }
+
+
+def slim_scaled(names: Collection[str]) -> bool:
+    """Whether batch norms have a scale."""
+    return any(name.endswith("/gamma") for name in names)
 
 
 def _units() -> Iterator[tuple[str, str, bool]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from d3d_edge.distill import distributed
 from d3d_edge.errors import DataError, RecipeError
-from d3d_edge.manifest import Manifest, Split
+from d3d_edge.manifest import Clip, Manifest, Split
 from d3d_edge.progress import Progress
 from d3d_edge.recipe import Recipe, TrainSpec
 from d3d_edge.report import SkippedClip
@@ -22,7 +23,9 @@ from d3d_edge.video.cache import CachedClip
 from d3d_edge.video.datasets import ClipDataset
 
 _NAMED = 10
-"""Skipped clips that are named."""
+"""Skipped clips, or classes, that are named."""
+_SHOWN = 3
+"""Copies of one video that are named."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,34 @@ def prepare(run: Run, cache_dir: Path, *, workers: int, strict: bool, progress: 
         if lost := sorted(set(run.data.labels) - {clip.label for clip in usable.of(split)}):
             had = {clip.label for clip in run.data.of(split)}
             if broken := [label for label in lost if label in had]:
+                keys = {clip.key for clip in run.data.of(split) if clip.label == broken[0]}
+                reason = next(clip.reason for clip in skipped if clip.path in keys)
                 raise DataError(
-                    f"no readable {split} clip is left of the class {broken[0]}, e.g. {skipped[0].reason}",
+                    f"no readable {split} clip is left of the class {broken[0]}, e.g. {reason}",
                     hint="replace the damaged clips",
                 )
-    return RunData(run.recipe, run.data.labels, prepared.clips)
+    data = RunData(run.recipe, run.data.labels, prepared.clips)
+    note_doubtful(data, progress)
+    return data
+
+
+def note_doubtful(data: RunData, progress: Progress) -> None:
+    """Name what makes results say less than they seem to: classes that are not tested, and copies of a video."""
+    if untested := sorted(set(data.labels) - {cached.clip.label for cached in data.of("test")}):
+        progress.note(f"no test clip, so nothing is said of: {_first(untested)}")
+    # Copies, and not paths, which a list must not hold twice. Of two parts of a video, each may be of another class.
+    for what, same, field in (("under two labels", "content", "label"), ("in two splits", "video_sha256", "split")):
+        copies: dict[str, list[Clip]] = defaultdict(list)
+        for cached in data.clips:
+            copies[getattr(cached, same)].append(cached.clip)
+        if several := [clips for clips in copies.values() if len({getattr(clip, field) for clip in clips}) > 1]:
+            example = ", ".join(f"{clip.key} ({getattr(clip, field)})" for clip in several[0][:_SHOWN])
+            progress.note(f"videos that stand {what}: {len(several)}, e.g. {example}")
+
+
+def _first(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def note_skipped(skipped: Sequence[SkippedClip], progress: Progress) -> None:

@@ -158,6 +158,13 @@ class TestTable:
             ("path,label\n,x\n", "list.csv:2: path and label must not be empty"),
             ("path,label\na.mp4, \n", "list.csv:2: path and label must not be empty"),
             ("path,label,split\na.mp4,x,dev\n", "list.csv:2: split 'dev' is not known"),
+            ("path,label,split\na.mp4,x,Train\n", "list.csv:2: split 'Train' is not known .*train, val, test"),
+            ("path,label\nhttps://host/a.mp4,x\n", "list.csv:2: https://host/a.mp4 is an address .*download"),
+            ("path;label\na.mp4;x\n", "list.csv:1: the columns are path;label"),
+            (
+                'path,label\na.mp4,"two\nlines"\n',
+                r"list.csv:3: 'two\\nlines' holds a control character",
+            ),
             ("path,label\na.mp4,x\nb.mp4,y\n./a.mp4,y\n", "list.csv:4: .*a.mp4 stands in line 2 already"),
             ("path,label,split\na.mp4,x,train\nb.mp4,y,\n", "1 of 2 rows have no split"),
             (
@@ -179,9 +186,10 @@ class TestTable:
         with pytest.raises(DataError, match=message):
             load(table(tmp_path, text))
 
-    def test_a_table_that_is_not_text_is_refused(self, tmp_path: Path) -> None:
-        (tmp_path / "list.csv").write_bytes(b"path,label\n\xff\xfe,x\n")
-        with pytest.raises(DataError, match="cannot read"):
+    @pytest.mark.parametrize("held", [b"path,label\n\xff\xfe,x\n", "path,label\na.mp4,x\n".encode("utf-16")])
+    def test_a_table_in_another_encoding_is_refused(self, tmp_path: Path, held: bytes) -> None:
+        (tmp_path / "list.csv").write_bytes(held)
+        with pytest.raises(DataError, match=r"cannot read .*list\.csv.*save it as UTF-8"):
             load(tmp_path / "list.csv")
 
     @given(manifest=manifests(with_splits=True) | manifests(with_splits=False))
@@ -271,11 +279,14 @@ class TestSplit:
             ([("a", "train"), ("b", "train")], "has no test clips"),
             ([("a", "test"), ("b", "val")], "has no train clips"),
             ([("a", "train"), ("b", "test")], "no training clip for the class b"),
+            ([("a", "train"), ("a", "test"), ("b", "val")], "no training clip for the class b"),
             ([("a", ""), ("b", "")], "has no test clips"),
         ],
     )
     def test_a_split_that_proves_nothing_is_refused(self, rows: list[tuple[str, Split]], message: str) -> None:
-        clips = tuple(Clip(path=f"/{label}", label=label, split=split, group=label) for label, split in rows)
+        clips = tuple(
+            Clip(path=f"/{label}{n}", label=label, split=s, group=str(n)) for n, (label, s) in enumerate(rows)
+        )
         with pytest.raises(DataError, match=message):
             with_split(Manifest(clips=clips), val_share=0.2, test_share=0.2, seed=0)
 

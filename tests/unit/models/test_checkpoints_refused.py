@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -57,6 +58,41 @@ def test_names_and_shapes_must_be_those_of_the_format(
     torch.save(state, tmp_path / "s3d.pt")
     with pytest.raises(DataError, match=message):
         checkpoints.load(tmp_path / "s3d.pt")
+
+
+GATE = "InceptionV1/Mixed_4c/Branch_0/Conv2d_0a_1x1/self_gating/transformer_W/weights"
+GAMMA = "InceptionV1/Mixed_4c/Branch_0/Conv2d_0a_1x1/BatchNorm/gamma"
+
+
+@pytest.mark.parametrize(
+    ("added", "removed", "message"),
+    [
+        ((), (GATE,), rf"{GATE} missing"),
+        (("InceptionV1/Mixed_4c/Branch_4/weights",), (), r"InceptionV1/Mixed_4c/Branch_4/weights unknown"),
+        (
+            ("InceptionV1/AuxLogits/weights",),
+            (GATE,),
+            r"transformer_W/weights missing; InceptionV1/AuxLogits.* unknown",
+        ),
+        ((GAMMA,), (), r"InceptionV1/Conv2d_1a_7x7/BatchNorm/gamma, .* and 52 more missing"),
+    ],
+    ids=["missing", "unknown", "both", "a scale of one batch norm only"],
+)
+def test_variables_of_slim_must_be_those_of_the_network(
+    added: tuple[str, ...], removed: tuple[str, ...], message: str, slim_file: Path, tmp_path: Path
+) -> None:
+    variables = {name: value for name, value in np.load(slim_file).items() if name not in removed}
+    np.savez(tmp_path / "s3dg.npz", **variables, **dict.fromkeys(added, np.zeros(1)))
+    with pytest.raises(DataError, match=message):
+        checkpoints.load(tmp_path / "s3dg.npz")
+
+
+def test_weights_that_are_not_finite(slim_file: Path, tmp_path: Path) -> None:
+    variables = dict(np.load(slim_file))
+    variables[GATE][..., 0] = np.nan
+    np.savez(tmp_path / "s3dg.npz", **variables)
+    with pytest.raises(DataError, match=rf"{GATE} is not finite"):
+        checkpoints.load(tmp_path / "s3dg.npz")
 
 
 def test_a_format_that_is_not_the_files(kylemin_file: Path) -> None:

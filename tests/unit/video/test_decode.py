@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from d3d_edge.errors import DataError
-from d3d_edge.video.decode import count_frames, frame_rate_hz, iterate_frames, read_frames
+from d3d_edge.video.decode import count_frames, first_frame, frame_rate_hz, iterate_frames, read_frames
 from tests.unit.video.samples import VideoWriter, textured
 
 
@@ -67,6 +67,23 @@ def test_a_wrong_count_in_the_container_is_corrected(write_video: VideoWriter) -
     frames = read_frames(path, choose, lambda frame: frame).frames
     assert counts[-1] == 16
     np.testing.assert_allclose([frame.mean() for frame in frames], [0, 150], atol=3)
+
+
+@pytest.mark.parametrize(("quarters", "corner"), [(0, (0, 0)), (1, (0, -1)), (2, (-1, -1)), (3, (-1, 0))])
+def test_a_phones_video_comes_out_upright(write_video: VideoWriter, quarters: int, corner: tuple[int, int]) -> None:
+    """The file says by how much its pictures are to be turned, clockwise (ISO/IEC 14496-12, 8.3.2, the matrix)."""
+    marked = np.zeros((64, 96, 3), np.uint8)
+    marked[:32, :48] = 200  # upper left
+    path = write_video(frames=[marked] * 4)
+    data = bytearray(path.read_bytes())
+    cos, sin = ((1, 0), (0, 1), (-1, 0), (0, -1))[quarters]
+    matrix = [cos << 16, sin << 16, 0, -sin << 16, cos << 16, 0, 0, 0, 1 << 30]
+    struct.pack_into(">9i", data, data.find(b"tkhd") + 44, *matrix)
+    path.write_bytes(data)
+    for frame in (first_frame(path), read_frames(path, lambda count: [2], lambda frame: frame).frames[0]):
+        assert frame.shape == ((96, 64, 3) if quarters % 2 else (64, 96, 3))
+        bright = [(row, column) for row in (0, -1) for column in (0, -1) if frame[row, column].mean() > 100]
+        assert bright == [corner]
 
 
 def test_missing_file(tmp_path: Path) -> None:

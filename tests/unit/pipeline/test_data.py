@@ -1,0 +1,78 @@
+"""What makes a data set say less than it seems to is said, in one line each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from d3d_edge import recipe
+from d3d_edge.errors import DataError
+from d3d_edge.manifest import Clip, Manifest
+from d3d_edge.pipeline.data import RunData, note_doubtful, prepare
+from d3d_edge.progress import Silent
+from d3d_edge.report import SkippedClip
+from d3d_edge.runs import Run
+from d3d_edge.video import cache
+from d3d_edge.video.cache import CachedClip, Prepared
+
+
+class Notes(Silent):
+    """Keeps what is noted."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+@pytest.mark.parametrize(
+    ("rows", "notes"),
+    [
+        (["1 a train", "2 b train", "3 a test", "4 b test"], []),
+        (["1 a train", "2 b train", "3 a test"], ["no test clip, so nothing is said of: b"]),
+        (
+            ["1 a train", "2 b train", "1 a test", "4 b test", "2 b test"],
+            ["videos that stand in two splits: 2, e.g. /0 (train), /2 (test)"],
+        ),
+        (["1 a train", "2 b train", "1 a train", "3 a test", "4 b test"], []),
+        (
+            ["1 a train", "1 b train", "3 a test", "4 b test"],
+            ["videos that stand under two labels: 1, e.g. /0 (a), /1 (b)"],
+        ),
+        (["1 a train 0", "1 b train 5", "3 a test", "4 b test"], []),
+        (
+            ["1 a train 0", "2 b train", "1 a test 5", "4 b test"],
+            ["videos that stand in two splits: 1, e.g. /0#t=0 (train), /2#t=5 (test)"],
+        ),
+    ],
+    ids=["nothing", "untested", "leaked", "twice", "two labels", "parts", "parts leaked"],
+)
+def test_what_is_doubtful_is_noted(rows: list[str], notes: list[str]) -> None:
+    clips = []
+    for place, row in enumerate(rows):
+        video, label, split, *start_s = row.split()
+        clip = Clip.model_validate(
+            {"path": f"/{place}", "label": label, "split": split, "group": row, "start_s": (*start_s, None)[0]}
+        )
+        clips.append(CachedClip(clip, video, Path("frames"), Path("flow"), 1))
+    progress = Notes()
+    note_doubtful(RunData(recipe.load("demo"), ("a", "b"), tuple(clips)), progress)
+    assert progress.notes == notes
+
+
+def test_a_class_without_a_readable_clip_is_refused_with_the_reason_of_its_own_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [("a", "train"), ("b", "train"), ("a", "test"), ("b", "test"), ("a", "test")]
+    clips = [
+        Clip.model_validate({"path": f"/{place}", "label": label, "split": split, "group": str(place)})
+        for place, (label, split) in enumerate(rows)
+    ]
+    skipped = tuple(SkippedClip(path=f"/{place}", reason=f"/{place} is empty") for place in (2, 3))
+    ready = tuple(CachedClip(clips[place], str(place), Path("frames"), Path("flow"), 1) for place in (0, 1, 4))
+    monkeypatch.setattr(cache, "prepare", lambda *args, **options: Prepared(ready, skipped, 0, 0))
+    run = Run.start(tmp_path / "run", recipe.load("demo"), Manifest(clips=tuple(clips)))
+    with pytest.raises(DataError, match=r"no readable test clip is left of the class b, e\.g\. /3 is empty"):
+        prepare(run, tmp_path, workers=0, strict=False, progress=Silent())
