@@ -113,14 +113,14 @@ def times(shapes: Sequence[Shape], out: Path, workers: int) -> dict[Shape, dict[
 
 
 def front(rows: Sequence[dict[str, Any]]) -> set[str]:
-    """Shapes that no other of those timed and trained beats: none is both as fast and more accurate."""
+    """Shapes that none of those timed and trained beats: as fast and more accurate, or as accurate and faster."""
     known = [row for row in rows if row["top1"] and row["times"]]
-    places = {row["shape"]: (_ms(row, THREADS[0]), statistics.mean(row["top1"].values())) for row in known}
-    return {
-        name
-        for name, (ms, share) in places.items()
-        if not any(other <= ms and more > share for rival, (other, more) in places.items() if rival != name)
-    }
+    places = {row["shape"]: (_ms(row, THREADS[0]), -statistics.mean(row["top1"].values())) for row in known}
+
+    def beaten(ms: float, error: float) -> bool:
+        return any(a <= ms and b <= error and (a, b) != (ms, error) for a, b in places.values())
+
+    return {name for name, place in places.items() if not beaten(*place)}
 
 
 def _ms(row: dict[str, Any], threads: int) -> float:
@@ -128,7 +128,7 @@ def _ms(row: dict[str, Any], threads: int) -> float:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The rows in Markdown, the fastest first; bold where none is both as fast and more accurate."""
+    """The rows in Markdown, the fastest first; bold where no other is as fast and more accurate."""
     best = front(rows)
     lines = [
         "| shape: clip, width, temporal from, stem | ms, 2 threads | 1 thread | M | GMAC | top-1 | by seed | INT8 |",
