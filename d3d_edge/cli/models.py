@@ -27,7 +27,7 @@ KINETICS_CLASSES = 400
 """Classes of Kinetics-400, which published counts of parameters are of."""
 
 
-FRAMES, SIDES, WIDTHS = (8, 16, 32), (56, 80, 112, 160), (0.25, 0.5, 1.0)
+FRAMES, SIDES, WIDTHS = (8, 16, 32), (56, 112, 160), (0.25, 0.5)
 """What is measured for a budget, every combination of them, beside the presets."""
 _ROWS = 12
 """Networks in the table of a budget; all are in the JSON."""
