@@ -15,10 +15,9 @@ from d3d_edge.resources import near_miss
 from d3d_edge.schema import Schema, merge
 
 
-class Preset(Schema):
-    """What a preset sets: clip, and the network of teacher and student alike."""
+class Shape(Schema):
+    """The sizes of a clip, and of the network of teacher and student alike."""
 
-    description: str
     frames: int = Field(ge=1)
     """T, the frames of a clip."""
     short_side: int = Field(ge=8)
@@ -31,6 +30,23 @@ class Preset(Schema):
     """First layer, as in a recipe's network."""
     temporal_from: str
     """First layer whose separable convolutions have a temporal kernel."""
+
+    @classmethod
+    def of(
+        cls, frames: int, side: int, width: float, temporal_from: str = "Conv2d_2c_3x3", stem: str = "conv3d_k3"
+    ) -> Shape:
+        """A shape whose resize leaves the margin around the crop that the published one has, 256 to 224."""
+        return Shape(
+            frames=frames,
+            short_side=round(side * 8 / 7),
+            side=side,
+            width=width,
+            stem=stem,
+            temporal_from=temporal_from,
+        )
+
+    def __str__(self) -> str:
+        return f"{self.frames}x{self.side}x{self.side} {self.width:g} {self.temporal_from} {self.stem}"
 
     @property
     def network(self) -> dict[str, Any]:
@@ -50,6 +66,17 @@ class Preset(Schema):
             "teacher": {"network": self.network},
             "student": {"network": self.network},
         }
+
+
+class Preset(Shape):
+    """A shape with a name."""
+
+    description: str
+
+    @property
+    def shape(self) -> Shape:
+        """The sizes alone."""
+        return Shape.model_validate(self.model_dump(exclude={"description"}))
 
 
 PRESETS = {

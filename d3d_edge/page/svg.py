@@ -82,13 +82,22 @@ def round_step(least: float) -> float:
     return next(times * power for times in (1, 2, 5, 10) if times * power >= least * (1 - 1e-9))
 
 
-def frame(root: Element, x: Axis, y: Axis, x_name: str, y_name: str, *, percent: bool = False) -> None:
-    """Grid, ticks and names of the axes; a share is shown as percent."""
+def frame(
+    root: Element,
+    x: Axis,
+    y: Axis,
+    x_name: str,
+    y_name: str,
+    *,
+    percent: bool = False,
+    at: Sequence[float] | None = None,
+) -> None:
+    """Grid, ticks and names of the axes; a share is shown as percent. `at`: where the ticks of x are to be."""
     for value in y.ticks():
         add(root, "line", class_="grid", x1=x.begin_px, x2=x.end_px, y1=y(value), y2=y(value))
         shown = f"{100 * value:g}%" if percent else f"{value:g}"
         add(root, "text", shown, class_="tick", x=x.begin_px - 7, y=y(value) + 4, text_anchor="end")
-    for value in x.ticks():
+    for value in x.ticks() if at is None else at:
         add(root, "line", class_="axis", x1=x(value), x2=x(value), y1=y.begin_px, y2=y.begin_px + 4)
         add(root, "text", f"{value:g}", class_="tick", x=x(value), y=y.begin_px + 18, text_anchor="middle")
     add(root, "line", class_="axis", x1=x.begin_px, x2=x.end_px, y1=y.begin_px, y2=y.begin_px)

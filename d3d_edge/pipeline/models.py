@@ -8,7 +8,7 @@ import torch
 
 from d3d_edge.models import count
 from d3d_edge.models.build import network
-from d3d_edge.presets import PRESETS
+from d3d_edge.presets import PRESETS, Shape
 from d3d_edge.recipe import NetworkSpec, Recipe
 from d3d_edge.schema import Schema
 
@@ -57,6 +57,16 @@ def of_presets(classes: int) -> Models:
             for name, preset in PRESETS.items()
         )
     )
+
+
+def of_shape(shape: Shape, classes: int) -> Model:
+    """The student of a shape.
+
+    Raises:
+        RecipeError: it names a layer that does not exist.
+    """
+    spec = NetworkSpec.model_validate(shape.network)
+    return _model(str(shape), "", spec, "RGB", (shape.frames, shape.side, shape.side), classes)
 
 
 def of_recipe(recipe: Recipe, classes: int) -> Models:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 
 import pytest
 
+from d3d_edge.recipe import load
+from tests import networks
 from tests.cli.conftest import D3DEdge
 
 
@@ -18,7 +21,7 @@ def test_the_presets(d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch) -> None
     assert "64.18" in table
     assert "…" not in table, "the table is to fit 80 columns"
     assert all(name in table for name in ("nano", "small", "base", "paper"))
-    assert "nothing measured on a device" in below
+    assert "nothing measured: --on host measures times" in below
 
 
 def test_the_networks_of_a_recipe(d3d_edge: D3DEdge, recipe_file: Path) -> None:
@@ -41,3 +44,53 @@ def test_bad_words(d3d_edge: D3DEdge) -> None:
     assert (layer.code, "temporal_from" in layer.err) == (2, True)
     alone = d3d_edge("models", "--set", "seed=1")
     assert (alone.code, "--recipe" in alone.err) == (2, True)
+
+
+@pytest.fixture
+def measured(d3d_edge: D3DEdge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> D3DEdge:
+    """`models` on this machine, with one tiny network in the place of presets and grid."""
+    monkeypatch.setattr("d3d_edge.cli.models.PRESETS", {})
+    monkeypatch.setattr("d3d_edge.pipeline.students.recogniser", lambda _: networks.small())
+    monkeypatch.setattr("d3d_edge.pipeline.students.CLASSES", networks.CLASSES)
+    size = ("--frames", networks.FRAMES, "--side", networks.SIDE, "--width", 0.25)
+    where = ("--on", "host", "--target", "host", "--threads", 1, "--workers", 1, "--cache", tmp_path / "cache")
+    return lambda *words: d3d_edge("models", *where, *size, *words)
+
+
+def test_a_student_for_a_budget(measured: D3DEdge, tmp_path: Path) -> None:
+    plot = tmp_path / "latency.svg"
+    result = measured("--budget-ms", 100_000, "--plot", plot)
+    assert result.code == 0, result.err
+    assert "proposed for 100000 ms: 4x16x16, width 0.25" in result.out
+    assert "measured on this host" in result.out
+    assert plot.read_text().startswith("<?xml")
+    # What is printed can be written into a recipe.
+    own = result.out.partition("In a recipe:\n")[2].partition("what is most")[0]
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("extends: compact\nname: mine\n" + textwrap.dedent(own))
+    loaded = load(str(recipe))
+    assert (loaded.clip.shape, loaded.student.network.width) == ((4, 16, 16, 3), 0.25)
+    # The same in JSON, without measuring again; and a budget that nothing fits.
+    data = json.loads(measured("--budget-ms", 100_000, "--json").out)
+    assert data["proposed"] == data["rows"][0]
+    took = data["proposed"]["latency_ms_p50"]
+    assert f"{took:.2f} ms" in result.out
+    none = measured("--budget-ms", took / 2)
+    assert (none.code, f"none takes {took / 2:g} ms" in none.out) == (0, True)
+    assert json.loads(measured("--budget-ms", took / 2, "--json").out)["proposed"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--budget-ms", 30), "say where with --on host"),
+        (("--plot", "x.svg"), "say where with --on host"),
+        (("--on", "host", "--recipe", "compact"), "not a recipe"),
+        (("--on", "nowhere", "--budget-ms", 30), "nowhere"),
+        (("--on", "host", "--target", "androit"), "did you mean 'android'?"),
+    ],
+    ids=str,
+)
+def test_bad_words_of_a_budget(d3d_edge: D3DEdge, words: tuple[object, ...], said: str, tmp_path: Path) -> None:
+    result = d3d_edge("models", *words, "--cache", tmp_path)
+    assert (result.code, said in result.err) == (2, True), result.err

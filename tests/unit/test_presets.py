@@ -94,3 +94,8 @@ def test_an_unknown_preset_gets_the_near_miss(
 ) -> None:
     with pytest.raises(RecipeError, match=message):
         recipe.load(str(write(tmp_path / "mine.yaml", {"preset": preset, **bare})))
+
+
+@pytest.mark.parametrize("name", ["demo", "gestures"])
+def test_a_recipe_with_a_size_of_its_own_follows_no_preset(name: str) -> None:
+    assert recipe.load(name, ["preset=paper"]) == recipe.load(name)

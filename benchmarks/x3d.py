@@ -1,0 +1,276 @@
+"""X3D-XS trained on the same clips as a student: what a network of that kind reaches, and what it costs.
+
+python -m benchmarks.x3d --data manifest.csv --out x3d/ --epochs 30 --epochs 120 --beside students/small
+
+The network is that of Feichtenhofer, "X3D" (arXiv:2004.04730), table 1, at the sizes of XS, written with PyTorch's 3D
+operators, which ONNX Runtime runs as they are. It is trained on RGB from scratch by the project's own loop, batches and
+augmentation, by the schedule of the student in recipe `gestures`, once for each --epochs; and timed in float32 by ONNX
+Runtime, in turn with the bundles --beside. What is finished is kept. Leaves OUT/x3d.json.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.network import WARM_UP
+from d3d_edge import manifest, recipe, runtimes
+from d3d_edge.bundle import GOLDEN_CLIPS, Bundle
+from d3d_edge.cli import options
+from d3d_edge.cli.console import TerminalProgress
+from d3d_edge.distill import loop, loss
+from d3d_edge.distill.loop import Job
+from d3d_edge.distill.loss import Outputs
+from d3d_edge.files import write_json
+from d3d_edge.harness import accuracy, latency
+from d3d_edge.models.recogniser import OFFSET, SCALE
+from d3d_edge.pipeline.data import RunData, prepare
+from d3d_edge.pipeline.distill import void
+from d3d_edge.pipeline.environment import environment
+from d3d_edge.pipeline.streams import evaluate
+from d3d_edge.progress import Progress
+from d3d_edge.recipe import TrainSpec
+from d3d_edge.runs import Run, fingerprint
+from d3d_edge.video.datasets import Batch
+
+STEM = 24
+STAGES = ((24, 3), (48, 5), (96, 11), (192, 7))
+"""Channels and blocks of res2 to res5; each begins with a stride of 2 in space."""
+BOTTLENECK = 2.25
+SQUEEZE = 1 / 16
+HEAD = 2048
+DROPOUT = 0.5
+FRAMES, SIDE, TESTED_SIDE = 4, 160, 182
+"""Of a clip of XS: as it is trained, and as its published weights are tested. Here accuracy is that of the first, and
+both are timed."""
+LABEL_SMOOTHING = 0.1
+"""As every network of the recipe that has no teacher."""
+
+
+def rounded(channels: float, unit: int = 8) -> int:
+    """The nearest multiple of 8, or the next where that would take away more than a tenth."""
+    nearest = max(unit, int(channels + unit / 2) // unit * unit)
+    return nearest + unit if nearest < 0.9 * channels else nearest
+
+
+class SqueezeExcite(nn.Module):
+    """Channels weighed by what the whole clip holds of them."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = rounded(channels * SQUEEZE)
+        self.reduce, self.expand = nn.Conv3d(channels, inner, 1), nn.Conv3d(inner, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean((2, 3, 4), keepdim=True)
+        return x * torch.sigmoid(self.expand(torch.relu(self.reduce(mean))))
+
+
+class Block(nn.Module):
+    """Inverted bottleneck: 1x1x1 to more channels, 3x3x3 in each of them alone, 1x1x1 back, and the input added."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, *, squeeze: bool) -> None:
+        super().__init__()
+        inner = int(outputs * BOTTLENECK)
+        self.widen = nn.Sequential(nn.Conv3d(inputs, inner, 1, bias=False), nn.BatchNorm3d(inner), nn.ReLU())
+        self.each = nn.Sequential(
+            nn.Conv3d(inner, inner, 3, (1, stride, stride), 1, groups=inner, bias=False),
+            nn.BatchNorm3d(inner),
+            SqueezeExcite(inner) if squeeze else nn.Identity(),
+            nn.SiLU(),
+        )
+        self.narrow = nn.Sequential(nn.Conv3d(inner, outputs, 1, bias=False), nn.BatchNorm3d(outputs))
+        self.past: nn.Module = nn.Identity()
+        if stride > 1 or inputs != outputs:
+            shortcut = nn.Conv3d(inputs, outputs, 1, (1, stride, stride), bias=False)
+            self.past = nn.Sequential(shortcut, nn.BatchNorm3d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.relu(self.past(x) + self.narrow(self.each(self.widen(x))))
+        return y
+
+
+class X3D(nn.Module):
+    """Float [N, 3, T, H, W] to logits [N, classes]."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv3d(3, STEM, (1, 3, 3), (1, 2, 2), (0, 1, 1), bias=False),
+            nn.Conv3d(STEM, STEM, (5, 1, 1), padding=(2, 0, 0), groups=STEM, bias=False),
+            nn.BatchNorm3d(STEM),
+            nn.ReLU(),
+        )
+        blocks: list[nn.Module] = []
+        channels = STEM
+        for outputs, count in STAGES:
+            for number in range(count):
+                stride = 2 if number == 0 else 1
+                blocks.append(Block(channels, outputs, stride, squeeze=number % 2 == 0))
+                channels = outputs
+        self.blocks = nn.Sequential(*blocks)
+        inner = int(channels * BOTTLENECK)
+        self.last = nn.Sequential(nn.Conv3d(channels, inner, 1, bias=False), nn.BatchNorm3d(inner), nn.ReLU())
+        self.head = nn.Sequential(nn.Linear(inner, HEAD, bias=False), nn.ReLU(), nn.Dropout(DROPOUT))
+        self.classify = nn.Linear(HEAD, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.normal_(self.classify.weight, std=0.01)
+
+    def forward(self, volume: Tensor) -> Tensor:
+        x = self.last(self.blocks(self.stem(volume)))
+        logits: Tensor = self.classify(self.head(x.mean((2, 3, 4))))
+        return logits
+
+
+def stream(net: nn.Module) -> Callable[[Batch], Outputs]:
+    """The network as a function of a batch, which it sees normalised as a student does."""
+    return lambda batch: Outputs(net((batch.clip.float() * SCALE + OFFSET).permute(0, 4, 1, 2, 3).contiguous()))
+
+
+def settings(seed: int) -> list[str]:
+    """What makes the clips of recipe `gestures` those of X3D-XS."""
+    sizes = {"frames": FRAMES, "short_side": round(SIDE * 8 / 7), "height": SIDE, "width": SIDE}
+    return [f"seed={seed}", "baselines.spatial=null", *(f"clip.{name}={value}" for name, value in sizes.items())]
+
+
+def train(run: Run, data: RunData, epochs: int, progress: Progress) -> dict[str, Any]:
+    """Top-1 on the test clips after `epochs`, and the seconds it took; trained now or before."""
+    folder = run.path / f"x3d-{epochs}"
+    done = folder / "done.json"
+    if done.is_file():
+        found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+        return found
+    base = run.recipe.student.train.model_dump()
+    spec = TrainSpec.model_validate(base | {"epochs": epochs, "label_smoothing": LABEL_SMOOTHING})
+    torch.manual_seed(run.recipe.seed)
+    net = X3D(len(data.labels))
+    training = data.dataset("train", training=True)
+    job = Job(
+        title=f"X3D-XS, {epochs} epochs",
+        model=net,
+        forward=stream(net),
+        teacher=None,
+        loss=loss.cross_entropy(LABEL_SMOOTHING),
+        batches=lambda epoch: training.batches(spec.batch_size, epoch=epoch, shuffle=True, drop_last=True, workers=1),
+        batches_per_epoch=len(training) // spec.batch_size,
+        spec=spec,
+        seed=run.recipe.seed,
+        set_training=lambda mode: void(net.train(mode)),
+    )
+    began = time.monotonic()
+    history = loop.run(job, folder, fingerprint("x3d", data.content(), epochs, run.recipe.seed), progress)
+    logits, labels = evaluate(job.forward, data.dataset("test"))
+    found = {
+        "epochs": epochs,
+        "seed": run.recipe.seed,
+        "top1": accuracy.topk(logits, labels, 1),
+        "clips": len(labels),
+        "last_loss": history[-1]["loss"],
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    write_json(done, found)
+    return found
+
+
+def _onnx(classes: int, side: int, folder: Path, threads: int) -> Callable[[], Any]:
+    import onnxruntime
+
+    path = folder / f"x3d-xs-{side}.onnx"
+    volume = torch.randn(1, 3, FRAMES, side, side)
+    if not path.is_file():
+        torch.manual_seed(0)
+        net = X3D(classes).eval()
+        torch.onnx.export(net, (volume,), path, input_names=["clip"], dynamo=True, external_data=False, verbose=False)
+    chosen = onnxruntime.SessionOptions()
+    chosen.intra_op_num_threads = threads
+    chosen.add_session_config_entry("session.intra_op.allow_spinning", "0")  # The others' turns are not ours.
+    session = onnxruntime.InferenceSession(path, chosen, providers=["CPUExecutionProvider"])
+    return partial(session.run, None, {"clip": volume.numpy()})
+
+
+def times(
+    beside: Sequence[Path], classes: int, folder: Path, *, threads: int, repetitions: int
+) -> list[dict[str, Any]]:
+    """Milliseconds of one clip through X3D-XS by ONNX Runtime in float32, and through each bundle, in turn."""
+    runs = {
+        f"X3D-XS {FRAMES}x{side}x{side}, ONNX Runtime float32": _onnx(classes, side, folder, threads)
+        for side in (SIDE, TESTED_SIDE)
+    }
+    for bundle in map(Bundle.open, beside):
+        runner = runtimes.get(bundle.manifest.runtime).open(bundle, threads=threads)
+        clip = np.load(bundle.path / GOLDEN_CLIPS)[0]
+        runs[f"{bundle.manifest.name}, {bundle.manifest.runtime} {bundle.manifest.precision}"] = partial(
+            runner.run, clip
+        )
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for repetition in range(WARM_UP + repetitions):
+        for name, run in runs.items():
+            began = time.perf_counter()
+            run()
+            if repetition >= WARM_UP:
+                taken[name].append(1e3 * (time.perf_counter() - began))
+    return [{"name": name, "threads": threads, **latency.spread(row).model_dump()} for name, row in taken.items()]
+
+
+@click.command()
+@click.option("--data", type=options.PATH, help="The clips; without it nothing is trained.")
+@click.option("--out", required=True, type=options.PATH)
+@click.option("--epochs", "schedules", type=int, multiple=True, default=(30,), show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--beside", type=options.PATH, multiple=True, help="A bundle to time in turn; none: nothing is timed.")
+@click.option("--threads", type=int, multiple=True, default=(2, 1), show_default=True)
+@click.option("--repetitions", default=50, show_default=True)
+@options.cache
+def main(
+    data: Path | None,
+    out: Path,
+    schedules: tuple[int, ...],
+    seed: int,
+    beside: tuple[Path, ...],
+    threads: tuple[int, ...],
+    repetitions: int,
+    cache_dir: Path,
+) -> None:
+    """Train X3D-XS on DATA, and time it."""
+    started = datetime.now(UTC)
+    progress = TerminalProgress()
+    path = out / "x3d.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"times": []}
+    out.mkdir(parents=True, exist_ok=True)
+    if data:
+        run = Run.start(out / f"seed{seed}", recipe.load("gestures", settings(seed)), manifest.load(data))
+        decoded = prepare(run, cache_dir, workers=1, strict=True, progress=progress)
+        for epochs in schedules:
+            train(run, decoded, epochs, progress)
+    if beside:
+        known["times"] = [
+            row for number in threads for row in times(beside, 10, out, threads=number, repetitions=repetitions)
+        ]
+    known["trained"] = [
+        json.loads(done.read_text(encoding="utf-8")) for done in sorted(out.glob("seed*/x3d-*/done.json"))
+    ]
+    known["parameters"] = sum(parameter.numel() for parameter in X3D(10).parameters())
+    known["environment"] = environment(started, ["executorch", "tensorrt"]).model_dump()
+    write_json(path, known)
+    for row in known["trained"]:
+        click.echo(
+            f"X3D-XS, {row['epochs']} epochs, seed {row['seed']}: top-1 {row['top1']:.3f} of {row['clips']} clips"
+        )
+    for row in known["times"]:
+        click.echo(f"{row['name']}, {row['threads']} threads: {row['latency_ms_p50']:.2f} ms")
+
+
+if __name__ == "__main__":
+    main()

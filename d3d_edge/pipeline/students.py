@@ -1,0 +1,157 @@
+"""Students of any shape with random weights, as bundles: enough to time a network before it is trained."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from d3d_edge import runtimes
+from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, Bundle, Description
+from d3d_edge.clip import ClipSpec
+from d3d_edge.errors import BundleError, LoweringError, StorageError
+from d3d_edge.files import sha256_of_value
+from d3d_edge.models.build import network
+from d3d_edge.models.recogniser import Recogniser
+from d3d_edge.pipeline.environment import tools
+from d3d_edge.presets import Shape
+from d3d_edge.progress import Progress
+from d3d_edge.quantize import pt2e
+from d3d_edge.recipe import NetworkSpec
+from d3d_edge.runner import TensorSpec
+from d3d_edge.target import Target
+from d3d_edge.workers import mapper
+
+CLASSES = 10
+"""Of the classifier, whose time is none."""
+_DIED = LoweringError("a process that lowered a network died", stage="lower", hint="out of memory? try --workers 1")
+
+
+def bundles(
+    shapes: Sequence[Shape], target: Target, folder: Path, *, workers: int, progress: Progress
+) -> dict[Shape, Bundle]:
+    """An INT8 bundle of each shape below `folder`; those that the same tools made before are kept.
+
+    Raises:
+        MissingDependency: the package that lowers to `target` is not installed.
+        LoweringError: a network cannot be lowered, or would not run there.
+        RecipeError: a shape names a layer that does not exist.
+        StorageError: a bundle cannot be written.
+    """
+    runtimes.get(target.runtime).check_lower()
+    made: dict[Shape, Bundle] = {}
+    for shape in shapes:
+        if bundle := _kept(_place(folder, shape, target), target):
+            made[shape] = bundle
+    missing = [shape for shape in dict.fromkeys(shapes) if shape not in made]
+    if missing:
+        work = partial(_make, target, folder)
+        with (
+            progress.task(f"lower networks to {target.name}", len(missing)) as task,
+            mapper(min(workers, len(missing)), prepare=_one_thread, died=_DIED) as mapped,
+        ):
+            for shape, bundle in zip(missing, mapped(work, missing), strict=True):
+                made[shape] = bundle
+                task.advance(1, str(shape))
+    return {shape: made[shape] for shape in shapes}
+
+
+def clip_of(shape: Shape) -> ClipSpec:
+    """The clip of a shape."""
+    return ClipSpec(
+        frames=shape.frames,
+        sampling="uniform",
+        short_clips="refuse",
+        short_side=shape.short_side,
+        interpolation="area",
+        height=shape.side,
+        width=shape.side,
+        crop="center",
+        colour="rgb",
+        layout="THWC",
+        dtype="uint8",
+    )
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _place(folder: Path, shape: Shape, target: Target) -> Path:
+    return folder / f"{target.name}-{shape.hash()[:16]}"
+
+
+def _kept(path: Path, target: Target) -> Bundle | None:
+    if not path.exists():
+        return None
+    try:
+        bundle = Bundle.open(path)
+    except BundleError:
+        return None  # Bundle.write decides whether the folder may be replaced.
+    made = bundle.manifest
+    return bundle if (made.tools, made.options) == (tools([target.runtime]), target.options) else None
+
+
+def recogniser(shape: Shape) -> nn.Module:
+    """A network of that shape, its weights random but always the same."""
+    torch.manual_seed(0)
+    return Recogniser(network(NetworkSpec.model_validate(shape.network), CLASSES, in_channels=3).eval())
+
+
+def _make(target: Target, folder: Path, shape: Shape) -> Bundle:
+    clip = clip_of(shape)
+    clips = torch.randint(0, 256, (1, *clip.shape), dtype=torch.uint8)
+    sample = clips[0]
+    graph = pt2e.prepare(recogniser(shape), sample, scheme="symmetric", observer="minmax", qat=False)
+    pt2e.calibrate(graph, clips)
+    program = pt2e.convert(graph, sample)
+    path = _place(folder, shape, target)
+    scratch = path.parent / f".{path.name}.lowering"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        scratch.mkdir(parents=True)
+        lowered = runtimes.get(target.runtime).lower(program, scratch, target, precision="int8")
+        labels = tuple(f"class {number}" for number in range(CLASSES))
+        # Weights that nothing trained have no recipe, data or calibration set behind them.
+        nothing = sha256_of_value(None)
+        description = Description(
+            name=str(shape),
+            target=target.name,
+            runtime=target.runtime,
+            precision="int8",
+            scheme="symmetric",
+            model=lowered.model,
+            clip=clip,
+            clip_hash=clip.hash(),
+            labels=labels,
+            input=TensorSpec(name="clip", dtype="uint8", shape=clip.shape),
+            output=TensorSpec(name="logits", dtype="float32", shape=(CLASSES,)),
+            graph_sha256=nothing,
+            float_sha256=nothing,
+            logit_step=pt2e.logit_step(program),
+            calibration_hash=None,
+            data_hash=nothing,
+            tools=tools([target.runtime]),
+            options=target.options,
+            lowering=lowered.facts,
+        )
+        with torch.no_grad():
+            logits: NDArray[np.float32] = program.module()(sample).numpy()
+
+        def fill(into: Path) -> None:
+            (scratch / lowered.model).rename(into / lowered.model)
+            (into / "golden").mkdir()
+            np.save(into / GOLDEN_CLIPS, clips.numpy())
+            np.save(into / GOLDEN_LOGITS, logits)
+
+        return Bundle.write(path, description, fill)
+    except OSError as error:
+        raise StorageError.of(path, error) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,162 @@
+"""Times of student shapes: measured once, kept, and nothing proposed that was not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from d3d_edge import runtimes, target
+from d3d_edge.errors import RecipeError
+from d3d_edge.pipeline import latencies, students
+from d3d_edge.pipeline.latencies import Latencies, Timed, grid, measure
+from d3d_edge.presets import Shape
+from d3d_edge.progress import Silent
+from d3d_edge.report import Environment
+from d3d_edge.runner import Where
+from tests import networks
+
+TINY = Shape.of(networks.FRAMES, networks.SIDE, 0.25)
+OTHER = Shape.of(8, 16, 0.25)
+RECOGNISER = students.recogniser
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_networks() -> Iterator[None]:
+    """A smaller network than S3D-G for every shape."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(students, "recogniser", lambda _: networks.small())
+        patch.setattr(students, "CLASSES", networks.CLASSES)
+        yield
+
+
+def asked(folder: Path, *shapes: Shape, kind: str = "host", **changes: Any) -> Latencies:
+    said = {"on": "host", "threads": 1, "workers": 1, "again": False} | changes
+    return measure(shapes, target.load(kind), cache_dir=folder, progress=Silent(), **said)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache in which TINY was measured with one thread."""
+    folder = tmp_path_factory.mktemp("cache")
+    asked(folder, TINY)
+    return folder
+
+
+@pytest.fixture
+def nothing_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a network is lowered")
+
+    monkeypatch.setattr(students, "bundles", refuse)
+
+
+def test_a_shape_is_timed_here(cache: Path) -> None:
+    found = asked(cache, TINY)
+    (row,) = found.rows
+    assert (found.device, found.where, found.target, found.threads) == ("host", Where.HOST_TORCH, "host", 1)
+    assert (row.shape, row.name) == (TINY, "")
+    assert 0 < row.latency_ms_min <= row.latency_ms_p50 <= row.latency_ms_p90
+    assert row.runs >= latencies.PLAN.rounds
+    assert min(row.size_bytes, row.parameters, row.gmac) > 0
+
+
+@pytest.mark.usefixtures("nothing_made")
+def test_what_was_measured_is_kept(cache: Path) -> None:
+    assert asked(cache, TINY, TINY) == asked(cache, TINY)
+
+
+@pytest.mark.usefixtures("nothing_made")
+@pytest.mark.parametrize("change", [{"again": True}, {"threads": 2}, {"shapes": (TINY, OTHER)}], ids=str)
+def test_what_was_not_is_measured(cache: Path, change: dict[str, Any]) -> None:
+    shapes = change.pop("shapes", (TINY,))
+    with pytest.raises(AssertionError, match="a network is lowered"):
+        asked(cache, *shapes, **change)
+
+
+def test_a_student_is_the_network_of_its_shape() -> None:
+    plain, later = (Shape.of(2, 16, 0.1, first) for first in ("Conv2d_2c_3x3", "Mixed_5c"))
+    sizes = [sum(p.numel() for p in RECOGNISER(shape).parameters()) for shape in (plain, later)]
+    assert sizes[0] > sizes[1]
+
+
+def test_the_network_that_was_lowered_is_used_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(students, "_make", lambda *_: pytest.fail("a network is lowered"))
+    found = asked(cache, TINY, threads=2)
+    assert found.threads == 2
+    assert found.rows[0].size_bytes == asked(cache, TINY).rows[0].size_bytes
+
+
+def test_an_interpreter_gives_no_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interpreter:
+        where = Where.REFERENCE_INTERPRETER
+
+        def __enter__(self) -> Interpreter:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    runtime = SimpleNamespace(check_run=lambda: None, open=lambda _: Interpreter(), tools=lambda: {})
+    monkeypatch.setattr(runtimes, "get", lambda _: runtime)
+    monkeypatch.setattr(students, "bundles", lambda *_, **__: {TINY: None})
+    monkeypatch.setattr(latencies, "check", lambda *_: None)
+    with pytest.raises(RecipeError, match="ios by an interpreter, whose time says nothing"):
+        asked(tmp_path, TINY, kind="ios")
+
+
+def timed(shape: Shape, ms: float, gmac: float, name: str = "") -> Timed:
+    return Timed(
+        name=name,
+        shape=shape,
+        parameters=1,
+        gmac=gmac,
+        size_bytes=1,
+        latency_ms_p50=ms,
+        latency_ms_p90=ms,
+        latency_ms_min=ms,
+        runs=1,
+        busy="",
+    )
+
+
+def found(*rows: Timed) -> Latencies:
+    """`rows` as if they had been measured."""
+    machine = Environment(machine="", processor="one", cpus=1, system="", python="", tools={}, started="now")
+    return Latencies(
+        device="host",
+        where=Where.HOST_RUNTIME,
+        runtime="executorch",
+        target="android",
+        threads=1,
+        environment=machine,
+        rows=rows,
+    )
+
+
+@pytest.mark.parametrize(
+    ("budget_ms", "sides"),
+    [(0.5, []), (1.0, [16]), (3.0, [32, 16]), (9.0, [48, 32, 16])],
+    ids=["none fits", "just in time", "the larger first", "the most computation, not the slowest"],
+)
+def test_what_fits_a_budget(budget_ms: float, sides: list[int]) -> None:
+    one, two, three = (Shape.of(2, side, 0.01) for side in (16, 32, 48))
+    times = found(timed(one, 1.0, 0.1), timed(two, 3.0, 0.2), timed(three, 8.0, 0.9))
+    assert [row.shape.side for row in times.within(budget_ms)] == sides
+
+
+def test_the_grid_is_every_combination() -> None:
+    shapes = grid((8, 16), (56, 112), (0.25,))
+    assert [(s.frames, s.side, s.width) for s in shapes] == [
+        (8, 56, 0.25),
+        (8, 112, 0.25),
+        (16, 56, 0.25),
+        (16, 112, 0.25),
+    ]
+
+
+def test_the_curve_leaves_out_what_differs_in_more() -> None:
+    plain, other = Shape.of(8, 112, 0.25), Shape.of(8, 112, 0.25, "Mixed_4b")
+    assert [row.shape for row in found(timed(plain, 1.0, 1.0), timed(other, 1.0, 1.0)).curve] == [plain]
