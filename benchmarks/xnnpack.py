@@ -6,7 +6,6 @@ pool of threads are those of a `.pte` file. It builds no graph: what it takes wa
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import math
 from collections.abc import Callable, Iterator
@@ -31,7 +30,7 @@ _TYPES = {"fp32": 1, "qint8": 3, "quint8": 4, "qint32": 5, "qcint8": 6, "qcint32
 
 
 class Part:
-    """Some nodes of an `XNNGraph`, ready to run: what they read from outside is an input, what leaves them an output."""
+    """Some nodes of an `XNNGraph`, ready to run. What they read from outside is an input, what leaves them an output."""
 
     def __init__(self, graph: Any, constants: bytes, nodes: list[Any], *, profiled: bool = False) -> None:
         self._library = _library()
@@ -55,13 +54,17 @@ class Part:
             "xnn_create_runtime_v2", self._subgraph, ctypes.c_void_p(pool()), _u(flags), ctypes.byref(self._runtime)
         )
         self.arrays = {value: self._array(value) for value in externals}
-        self.outputs = outputs
-        given = (_External * len(externals))(
+        self.inputs, self.outputs = inputs, outputs
+        self._given = (_External * len(externals))(
             *(_External(place, self.arrays[value].ctypes.data) for place, value in enumerate(externals))
         )
-        self._call("xnn_reshape_runtime", self._runtime)
-        self._call("xnn_setup_runtime_v2", self._runtime, ctypes.c_size_t(len(externals)), given)
+        self.prepare()
         self._invoke = self._library.xnn_invoke_runtime
+
+    def prepare(self) -> None:
+        """Find all shapes, and lay the memory out, as ExecuTorch does before each run."""
+        self._call("xnn_reshape_runtime", self._runtime)
+        self._call("xnn_setup_runtime_v2", self._runtime, ctypes.c_size_t(len(self._given)), self._given)
 
     def run(self) -> None:
         """Compute the outputs from what lies in `arrays`."""
@@ -132,14 +135,10 @@ class Part:
         elif hasattr(params, "channel_dim"):
             scales = self._constant(params.scale_buffer_idx)
             axis = ctypes.c_size_t(params.channel_dim)
-            self._call(
-                "xnn_define_channelwise_quantized_tensor_value", self._subgraph, kind, scales, rank, axis, *end
-            )
+            self._call("xnn_define_channelwise_quantized_tensor_value", self._subgraph, kind, scales, rank, axis, *end)
         else:
             scale = ctypes.c_float(params.scale)
-            self._call(
-                "xnn_define_quantized_tensor_value", self._subgraph, kind, params.zero_point, scale, rank, *end
-            )
+            self._call("xnn_define_quantized_tensor_value", self._subgraph, kind, params.zero_point, scale, rank, *end)
         self._ids[value] = made.value
         return made.value
 
@@ -162,18 +161,12 @@ class _External(ctypes.Structure):
 
 
 def _library() -> Any:
-    from executorch.extension.pybindings import portable_lib
+    from executorch.extension.pybindings import _portable_lib
 
-    library = ctypes.CDLL(portable_lib._C.__file__ if hasattr(portable_lib, "_C") else _path())
+    library = ctypes.CDLL(str(_portable_lib.__file__))
     if library.xnn_initialize(None):
         raise RuntimeError("XNNPACK does not know this processor")
     return library
-
-
-def _path() -> str:
-    from executorch.extension.pybindings import _portable_lib
-
-    return str(_portable_lib.__file__)
 
 
 def _u(value: int) -> ctypes.c_uint32:
@@ -214,7 +207,9 @@ def _border(graph: Any, nodes: list[Any], values: dict[int, Any]) -> tuple[list[
 def _convolution(call: Any, bounds: Any, of: Callable[[int], Any]) -> tuple[str, tuple[Any, ...]]:
     sides = [getattr(call, f"padding_{side}") for side in ("top", "right", "bottom", "left")]
     shape = [
-        getattr(call, f"{what}_{axis}") for what in ("kernel", "subsampling", "dilation") for axis in ("height", "width")
+        getattr(call, f"{what}_{axis}")
+        for what in ("kernel", "subsampling", "dilation")
+        for axis in ("height", "width")
     ]
     channels = (ctypes.c_size_t(call.group_input_channels), ctypes.c_size_t(call.group_output_channels))
     ids = (of(call.input1_id), of(call.filter_id), of(call.bias_id), of(call.output_id))

@@ -1,8 +1,8 @@
 """Leaves out what an XNNPACK delegate does around its operators for nothing: conversions, copies and padded copies.
 
-ExecuTorch writes zero pads and sigmoids of INT8 tensors as float operators between two conversions, which XNNPACK need not do,
-and pads as copies, which a convolution does not need. In the stem a pad of float frames took a third of the time of a
-whole quarter-width network. Must not change a value that is computed. For executorch 1.4.
+ExecuTorch writes zero pads and sigmoids of INT8 tensors as float operators between two conversions, which XNNPACK does
+not need, and pads as copies, which a convolution does not need. In the stem, a pad of float frames took a third of the
+time of a whole quarter-width network. Must not change a value that is computed. For executorch 1.4.
 """
 
 from __future__ import annotations

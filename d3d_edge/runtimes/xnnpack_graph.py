@@ -22,8 +22,8 @@ from torch.fx import GraphModule
 
 _aten = torch.ops.aten
 
-ALIGNMENT = 16
-"""Bytes; executorch, `CONSTANT_TENSOR_ALIGNMENT`."""
+ALIGNMENT = 4
+"""Bytes: of a float. Executorch aligns to 16, but XNNPACK packs all weights anew before it computes with them."""
 
 _MOVES = ("XNNStaticTranspose", "XNNStaticReshape")
 
@@ -96,17 +96,48 @@ def simplify(graph: Any) -> None:
 
 
 def embed(graph: Any, named: dict[str, bytes], constants: bytearray) -> None:
-    """Append the constants that an `XNNGraph` names to `constants`, in place, and let it refer to them by offset."""
+    """Append the constants that an `XNNGraph` names to `constants`, in place, and let it refer to them by offset.
+
+    Those that nothing refers to are left out, and so are the scales of biases: see `_share_scales`.
+    """
+    _share_scales(graph)
     offsets: dict[str, int] = {}
-    for entry in graph.constant_data:
-        if not entry.named_key:
-            continue
-        if entry.named_key not in offsets:
-            constants.extend(bytes(-len(constants) % ALIGNMENT))
-            offsets[entry.named_key] = len(constants)
-            constants.extend(named[entry.named_key])
-        entry.offset = offsets[entry.named_key]
-        entry.named_key = None
+    kept = [graph.constant_data[0]]  # Number 0 means that there is none.
+    places: dict[int, int] = {0: 0}
+
+    def placed(number: int) -> int:
+        if number not in places:
+            entry = graph.constant_data[number]
+            if entry.named_key not in offsets:
+                constants.extend(bytes(-len(constants) % ALIGNMENT))
+                offsets[entry.named_key] = len(constants)
+                constants.extend(named[entry.named_key])
+            entry.offset, entry.named_key = offsets[entry.named_key], None
+            places[number] = len(kept)
+            kept.append(entry)
+        return places[number]
+
+    scales: dict[int, Any] = {}
+    for union in values_of(graph).values():
+        tensor_of(union).constant_buffer_idx = placed(tensor_of(union).constant_buffer_idx)
+        params = getattr(union, "quant_params", None)
+        if getattr(params, "scale_buffer_idx", 0) > 0:
+            scales[id(params)] = params  # A bias and a weight may share one.
+    for params in scales.values():
+        params.scale_buffer_idx = placed(params.scale_buffer_idx)
+    graph.constant_data = kept
+
+
+def _share_scales(graph: Any) -> None:
+    """Give biases the scales of the weights. XNNPACK wants some, and takes a bias for the integers that it adds.
+
+    It knows their scale, the weights' times the input's; stored, it was as large as the biases.
+    """
+    values = values_of(graph)
+    for node in graph.xnodes:
+        weight, bias = (values.get(getattr(node.xnode_union, f"{name}_id", None)) for name in ("filter", "bias"))
+        if all(hasattr(getattr(union, "quant_params", None), "scale_buffer_idx") for union in (weight, bias)):
+            bias.quant_params = weight.quant_params
 
 
 def _merge(call: Any, before: Any, values: dict[int, Any]) -> None:
