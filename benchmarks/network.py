@@ -146,7 +146,8 @@ def _onnx(path: Path, sample: Tensor, threads: int) -> Callable[[], Any]:
     return lambda: session.run(None, {"clip": sample.numpy()})[0][0]
 
 
-def _pte(net: S3DG, sample: Tensor, precision: Precision, folder: Path) -> Path:
+def pte(net: S3DG, sample: Tensor, precision: Precision, folder: Path) -> Path:
+    """A `.pte` file of the network; INT8 of calibration by one clip, which is enough for its time."""
     recogniser = Recogniser(net)
     if precision == "int8":
         graph = pt2e.prepare(recogniser, sample, scheme="symmetric", observer="minmax", qat=False)
@@ -167,8 +168,8 @@ def measure(multiplier: float, clip: Clip, threads: int, repetitions: int) -> Re
         folder = Path(scratch)
         onnx, onnx_int8 = _onnx_files(conv3d, sample, folder)
         files = {ORT: onnx, ORT_INT8: onnx_int8}
-        files[PTE] = _pte(rank4, sample, "float32", folder / "float32")
-        files[PTE_INT8] = _pte(rank4, sample, "int8", folder / "int8")
+        files[PTE] = pte(rank4, sample, "float32", folder / "float32")
+        files[PTE_INT8] = pte(rank4, sample, "int8", folder / "int8")
         runs = {
             CONV3D: _torch(conv3d, sample, torch.contiguous_format),
             CONV3D_LAST: _torch(networks(multiplier)[1], sample, torch.channels_last_3d),
@@ -183,7 +184,7 @@ def measure(multiplier: float, clip: Clip, threads: int, repetitions: int) -> Re
         worst = max(difference for name, difference in differences.items() if "INT8" not in name)
         if not worst <= RELATIVE_TOLERANCE:
             sys.exit(f"error: the forms differ by {worst:.2g} of the largest logit, so they are not one network")
-        times = _take_turns(runs, repetitions)
+        times = take_turns(runs, repetitions)
         return Result(
             multiplier=multiplier,
             clip="x".join(map(str, clip)),
@@ -202,7 +203,8 @@ def measure(multiplier: float, clip: Clip, threads: int, repetitions: int) -> Re
         )
 
 
-def _take_turns(runs: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, list[float]]:
+def take_turns(runs: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, list[float]]:
+    """Milliseconds of each, by name, one after the other within each repetition."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for repetition in range(WARM_UP + repetitions):
         for name, run in runs.items():

@@ -151,7 +151,7 @@ class SpatialConv(_Conv):
         self.bn = nn.BatchNorm2d(outputs, eps=BATCH_NORM_EPS, momentum=momentum)
         self.bn.weight.requires_grad_(scale)
         self.taps = 1
-        self.block_kernel = 0
+        self.block_kernel = self.lead = 0
 
     def forward(self, frames: Tensor) -> Tensor:
         """Float [B, I, H, W] to [B, O, H', W']."""
@@ -164,35 +164,60 @@ class SpatialConv(_Conv):
         same; only, kernels written for vectors of channels waste most of a vector on 3. For what is
         deployed: the weights of a state dict no longer fit.
         """
-        size, channels = self.conv.kernel_size[0], self.conv.in_channels // self.taps
+        size, taps = self.conv.kernel_size[0], self.taps
+        channels = self.conv.in_channels // taps
         if self.conv.stride[0] != BLOCK or size < BLOCK_KERNEL_MIN or channels > BLOCK_CHANNELS_MAX:
             return
-        side = -(-size // BLOCK)
-        weight = F.pad(self.conv.weight.detach(), 2 * (0, side * BLOCK - size))
-        weight = weight.reshape(-1, self.taps, channels, side, BLOCK, side, BLOCK).permute(0, 1, 4, 6, 2, 3, 5)
+        # Zeros before the kernel, so that it begins where a block does in frames of even size.
+        lead = pads(self.padding, BLOCK * size, size, BLOCK)[0] % BLOCK
+        side = -(-(lead + size) // BLOCK)
+        weight = F.pad(self.conv.weight.detach(), 2 * (lead, side * BLOCK - size - lead))
+        weight = weight.reshape(-1, taps, channels, side, BLOCK, side, BLOCK).permute(0, 6, 2, 1, 4, 3, 5)
+        weight = weight.reshape(-1, channels, BLOCK, taps, BLOCK, side, side).permute(0, 1, 3, 4, 2, 5, 6)
         weight = weight.reshape(len(weight), -1, side, side)
         self.conv = nn.Conv2d(weight.shape[1], len(weight), side, bias=False)
         self.conv.weight = nn.Parameter(weight.contiguous())
-        self.pad_apart, self.block_kernel = False, size
+        self.pad_apart, self.block_kernel, self.lead = False, size, lead
 
-    def blocks(self, frames: Tensor) -> Tensor:
-        """What `convolve` reads: `frames` as they are, or padded and with the pixels of each block as channels.
+    def blocks(self, frames: Tensor, clips: int = 1) -> Tensor:
+        """What `convolve` reads: `frames` as they are, or with the pixels of each block as channels, and padded.
 
-        Float [B, C, H, W] to [B, 4C, H'', W''], of which row, then column in the block, then channel make axis 1.
+        Float [N*T, C, H, W] to [N*T', 4*k_t*C, H'', W'']. Of a block of k_t frames, axis 1 has two values of every row,
+        then the next two: a matrix of pairs is transposed, which moves many at a time.
         """
         if not self.block_kernel:
-            return frames
+            return self._stack(frames, clips)
+        (top, bottom), (left, right) = (self._alignment(size) for size in frames.shape[2:])
+        x = frames.permute(0, 2, 3, 1)
+        if any((top, bottom, left, right)):
+            x = F.pad(x, (0, 0, left, right, top, bottom))
+        rows, height, width, channels = x.shape
+        down, across = height // BLOCK, width // BLOCK
+        x = self._seen(_view(x, (clips, rows // clips, down, BLOCK * width * channels)))
+        steps = x.shape[1]
+        pairs = _view(x, (clips * steps * down, self.taps * BLOCK, across * channels, BLOCK))
+        x = pairs.permute(0, 2, 1, 3).clone(memory_format=torch.contiguous_format)
+        x = x.view(clips * steps, down, across, self.conv.in_channels)
         around: list[int] = []
-        for size in reversed(frames.shape[2:]):
+        for size, there in ((frames.shape[3], across), (frames.shape[2], down)):
             before, after = pads(self.padding, size, self.block_kernel, BLOCK)
             outputs = (before + size + after - self.block_kernel) // BLOCK + 1
-            covered = (outputs - 1 + self.conv.kernel_size[0]) * BLOCK
-            around += [before, covered - before - size]
-        x = F.pad(frames.permute(0, 2, 3, 1), (0, 0, *around))
-        rows, height, width, channels = x.shape
-        pairs = _view(x, (rows * height // BLOCK, BLOCK, width // BLOCK, BLOCK * channels))
-        x = pairs.permute(0, 2, 1, 3).clone(memory_format=torch.contiguous_format)
-        return x.view(rows, height // BLOCK, width // BLOCK, -1).permute(0, 3, 1, 2)
+            front = (before + self.lead) // BLOCK
+            around += [front, outputs - 1 + self.conv.kernel_size[0] - front - there]
+        return F.pad(x, (0, 0, *around)).permute(0, 3, 1, 2)
+
+    def _alignment(self, size: int) -> tuple[int, int]:
+        """Pixels to add before and after an axis for blocks to begin where the kernel does, and to be whole."""
+        before = (pads(self.padding, size, self.block_kernel, BLOCK)[0] + self.lead) % BLOCK
+        return before, (before + size) % BLOCK
+
+    def _stack(self, frames: Tensor, clips: int) -> Tensor:
+        """The frames that each output sees, as channels: here one, so nothing is done."""
+        return frames
+
+    def _seen(self, x: Tensor) -> Tensor:
+        """The same of [N, T, positions, values], as [N, T', positions, k_t * values]."""
+        return x
 
 
 class StackedConv(SpatialConv):
@@ -218,24 +243,25 @@ class StackedConv(SpatialConv):
 
     def forward(self, frames: Tensor, clips: int = 1) -> Tensor:
         """Float [N*T, I, H, W] to [N*T', O, H', W']."""
-        return F.relu(self.bn(self.convolve(self._stack(self.blocks(frames), clips))))
+        return F.relu(self.bn(self.convolve(self.blocks(frames, clips))))
 
     def _stack(self, frames: Tensor, clips: int) -> Tensor:
         """Float [N*T, C, H, W] to [N*T', k_t*C, H, W], row t holding the k_t frames that output t sees."""
-        _, _, height, width = frames.shape
-        area = height * width
-        x = clip_view(frames, clips).permute(0, 2, 3, 1)  # [N, T, H*W, C]
-        time, stride = x.shape[1], self.time_stride
+        seen = self._seen(clip_view(frames, clips).permute(0, 2, 3, 1))
+        return frame_view(seen.permute(0, 3, 1, 2), frames.shape[2], frames.shape[3])
+
+    def _seen(self, x: Tensor) -> Tensor:
+        clips, time, area, values = x.shape
+        stride = self.time_stride
         before, after = pads(self.padding, time, self.taps, stride)
         steps = (before + time + after - self.taps) // stride + 1
-        # XNNPACK slices with step 1 only. So `stride` frames become one row of stride*H*W positions, and tap d
+        # XNNPACK slices with step 1 only. So `stride` frames become one row of stride*area positions, and tap d
         # of every step is a plain slice: the rows from d // stride, in them the frame d % stride.
         rows = steps + (self.taps - 1) // stride
         x = F.pad(x, (0, 0, 0, 0, before, rows * stride - before - time))
-        x = _view(x, (clips, rows, stride * area, x.shape[3]))
+        x = _view(x, (clips, rows, stride * area, values))
         seen = [x.narrow(1, d // stride, steps).narrow(2, d % stride * area, area) for d in range(self.taps)]
-        stacked = torch.cat(seen, dim=3) if len(seen) > 1 else seen[0]
-        return frame_view(stacked.permute(0, 3, 1, 2), height, width)
+        return torch.cat(seen, dim=3) if len(seen) > 1 else seen[0]
 
 
 class TemporalConv(_Conv):

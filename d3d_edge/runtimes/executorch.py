@@ -30,7 +30,7 @@ from d3d_edge.files import size_of
 from d3d_edge.quantize import placement
 from d3d_edge.quantize.origin import origins_shared
 from d3d_edge.runner import TensorSpec, Where
-from d3d_edge.runtimes import Lowered, executorch_checks, quick_lowering, settle, xnnpack_graph
+from d3d_edge.runtimes import Lowered, executorch_checks, quick_lowering, settle, xnnpack_fusion, xnnpack_graph
 from d3d_edge.target import Precision, Target
 
 MODEL = "model.pte"
@@ -215,6 +215,7 @@ def _delegates_made_small() -> Iterator[None]:
     def serialize_small(graph: Any, constants: bytearray) -> bytes:
         store = stores.pop()
         xnnpack_graph.simplify(graph)
+        xnnpack_fusion.fuse(graph)
         xnnpack_graph.embed(graph, {key: store.buffers[at] for key, at in store.key_to_buffer_idx.items()}, constants)
         written: bytes = serialize(graph, constants)
         return written

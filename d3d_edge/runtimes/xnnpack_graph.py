@@ -22,8 +22,8 @@ from torch.fx import GraphModule
 
 _aten = torch.ops.aten
 
-ALIGNMENT = 16
-"""Bytes; executorch, `CONSTANT_TENSOR_ALIGNMENT`."""
+ALIGNMENT = 4
+"""Bytes: of a float. Executorch aligns to 16, but XNNPACK packs all weights anew before it computes with them."""
 
 _MOVES = ("XNNStaticTranspose", "XNNStaticReshape")
 
@@ -80,90 +80,129 @@ def bytes_delegated() -> Iterator[None]:
 
 def simplify(graph: Any) -> None:
     """Merge chains of transposes and of reshapes in an `XNNGraph`, in place, and drop what nothing uses then."""
-    values = {_tensor(value).id_out: value.xvalue_union for value in graph.xvalues}
+    values = values_of(graph)
     producers: dict[int, Any] = {}
     same: dict[int, int] = {}
     for node in graph.xnodes:
         call = node.xnode_union
-        for field in _inputs(call):
+        for field in inputs(call):
             setattr(call, field, same.get(getattr(call, field), getattr(call, field)))
-        if _kind(call) in _MOVES:
+        if kind(call) in _MOVES:
             _merge(call, producers.get(call.input_id), values)
             if _is_idle(call, values):
                 same[call.output_id] = call.input_id
         producers[call.output_id] = call
-    _drop_unused(graph, values)
+    drop_unused(graph, values)
 
 
 def embed(graph: Any, named: dict[str, bytes], constants: bytearray) -> None:
-    """Append the constants that an `XNNGraph` names to `constants`, in place, and let it refer to them by offset."""
+    """Append the constants that an `XNNGraph` names to `constants`, in place, and let it refer to them by offset.
+
+    Those that nothing refers to are left out, and so are the scales of biases: see `_share_scales`.
+    """
+    _share_scales(graph)
     offsets: dict[str, int] = {}
-    for entry in graph.constant_data:
-        if not entry.named_key:
-            continue
-        if entry.named_key not in offsets:
-            constants.extend(bytes(-len(constants) % ALIGNMENT))
-            offsets[entry.named_key] = len(constants)
-            constants.extend(named[entry.named_key])
-        entry.offset = offsets[entry.named_key]
-        entry.named_key = None
+    kept = [graph.constant_data[0]]  # Number 0 means that there is none.
+    places: dict[int, int] = {0: 0}
+
+    def placed(number: int) -> int:
+        if number not in places:
+            entry = graph.constant_data[number]
+            if entry.named_key not in offsets:
+                constants.extend(bytes(-len(constants) % ALIGNMENT))
+                offsets[entry.named_key] = len(constants)
+                constants.extend(named[entry.named_key])
+            entry.offset, entry.named_key = offsets[entry.named_key], None
+            places[number] = len(kept)
+            kept.append(entry)
+        return places[number]
+
+    scales: dict[int, Any] = {}
+    for union in values_of(graph).values():
+        tensor_of(union).constant_buffer_idx = placed(tensor_of(union).constant_buffer_idx)
+        params = getattr(union, "quant_params", None)
+        if getattr(params, "scale_buffer_idx", 0) > 0:
+            scales[id(params)] = params  # A bias and a weight may share one.
+    for params in scales.values():
+        params.scale_buffer_idx = placed(params.scale_buffer_idx)
+    graph.constant_data = kept
+
+
+def _share_scales(graph: Any) -> None:
+    """Give biases the scales of the weights. XNNPACK wants some, and takes a bias for the integers that it adds.
+
+    It knows their scale, the weights' times the input's; stored, it was as large as the biases.
+    """
+    values = values_of(graph)
+    for node in graph.xnodes:
+        weight, bias = (values.get(getattr(node.xnode_union, f"{name}_id", None)) for name in ("filter", "bias"))
+        if all(hasattr(getattr(union, "quant_params", None), "scale_buffer_idx") for union in (weight, bias)):
+            bias.quant_params = weight.quant_params
 
 
 def _merge(call: Any, before: Any, values: dict[int, Any]) -> None:
     """Let `call` take the input of `before`, where both are moves of one kind."""
-    if before is None or _kind(before) != _kind(call) or not _alike(values, before.input_id, call.output_id):
+    if before is None or kind(before) != kind(call) or not alike(values, before.input_id, call.output_id):
         return
-    if _kind(call) == "XNNStaticTranspose":
+    if kind(call) == "XNNStaticTranspose":
         call.perm = [before.perm[axis] for axis in call.perm]
     call.input_id = before.input_id
 
 
 def _is_idle(call: Any, values: dict[int, Any]) -> bool:
     """Whether the output is the input, byte for byte. An output of the whole graph must be written all the same."""
-    if not _alike(values, call.input_id, call.output_id) or _is_external(values[call.output_id]):
+    if not alike(values, call.input_id, call.output_id) or is_external(values[call.output_id]):
         return False
-    if _kind(call) == "XNNStaticTranspose":
+    if kind(call) == "XNNStaticTranspose":
         return list(call.perm) == sorted(call.perm)
-    return list(_tensor_of(values[call.input_id]).dims) == list(_tensor_of(values[call.output_id]).dims)
+    return list(tensor_of(values[call.input_id]).dims) == list(tensor_of(values[call.output_id]).dims)
 
 
-def _drop_unused(graph: Any, values: dict[int, Any]) -> None:
-    used = {value for value, union in values.items() if _is_external(union)}
+def values_of(graph: Any) -> dict[int, Any]:
+    """What an `XNNGraph` says of each of its values, by their numbers."""
+    return {_tensor(value).id_out: value.xvalue_union for value in graph.xvalues}
+
+
+def drop_unused(graph: Any, values: dict[int, Any]) -> None:
+    """Leave out, in place, the nodes whose results nothing reads, and the values that no node uses."""
+    used = {value for value, union in values.items() if is_external(union)}
     kept = []
     for node in reversed(graph.xnodes):
         call = node.xnode_union
         if call.output_id in used:
-            used.update(getattr(call, field) for field in _inputs(call))
+            used.update(getattr(call, field) for field in inputs(call))
             kept.append(node)
     graph.xnodes = kept[::-1]
     graph.xvalues = [value for value in graph.xvalues if _tensor(value).id_out in used]
 
 
-def _alike(values: dict[int, Any], a: int, b: int) -> bool:
+def alike(values: dict[int, Any], a: int, b: int) -> bool:
     """Whether two values have the same type, scale and zero point."""
-    kinds = [(_tensor_of(union).datatype, getattr(union, "quant_params", None)) for union in (values[a], values[b])]
+    kinds = [(tensor_of(union).datatype, getattr(union, "quant_params", None)) for union in (values[a], values[b])]
     return bool(kinds[0] == kinds[1])
 
 
-def _is_external(union: Any) -> bool:
-    return bool(_tensor_of(union).flags)
+def is_external(union: Any) -> bool:
+    """Whether a value enters or leaves the delegate."""
+    return bool(tensor_of(union).flags)
 
 
-def _inputs(call: Any) -> Iterator[str]:
+def inputs(call: Any) -> Iterator[str]:
     """Names of the fields in which a node refers to the values that it reads."""
     for field in vars(call):
         if field.endswith("_id") and field != "output_id":
             yield field
 
 
-def _kind(call: Any) -> str:
+def kind(call: Any) -> str:
+    """The name of a node's class, which is its operator."""
     return type(call).__name__
 
 
 def _tensor(value: Any) -> Any:
-    return _tensor_of(value.xvalue_union)
+    return tensor_of(value.xvalue_union)
 
 
-def _tensor_of(union: Any) -> Any:
+def tensor_of(union: Any) -> Any:
     """The shape and type of a value, quantized or not."""
     return getattr(union, "tensor_value", union)

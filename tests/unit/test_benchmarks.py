@@ -15,15 +15,17 @@ from click.testing import CliRunner
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import int8, network, repeats, sampling, scale, seeds, shapes, train_step, transport, x3d
+from benchmarks import glue, int8, network, repeats, sampling, scale, seeds, shapes, train_step, transport, x3d, xnnpack
 from benchmarks.conv3d import Conv3dS3DG
-from d3d_edge import recipe
+from d3d_edge import recipe, target
 from d3d_edge.evaluation import Evaluation, System
 from d3d_edge.manifest import Clip
-from d3d_edge.models.recogniser import Recogniser
+from d3d_edge.models.recogniser import OFFSET, SCALE, Recogniser
 from d3d_edge.models.s3dg import S3DG
 from d3d_edge.pipeline.data import RunData
 from d3d_edge.runs import Run
+from d3d_edge.runtimes import Precision
+from tests import networks
 from tests.unit.harness.test_comparison import report, row, samples
 from tests.unit.video.samples import textured
 
@@ -274,3 +276,59 @@ def test_shapes_names_those_that_none_beats(tmp_path: Path) -> None:
         done.write_text(json.dumps({"top1": 0.25 + seed}))
     shapes.run_of(tmp_path, shapes.SHAPES[0], 2).mkdir()
     assert shapes.top1(tmp_path, shapes.SHAPES[0], "student") == {0: 0.25, 11: 11.25}
+
+
+def test_glue_sets_a_network_against_its_convolutions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executorch = pytest.importorskip("d3d_edge.runtimes.executorch")
+
+    def small(net: object, sample: Tensor, precision: Precision, folder: Path) -> Path:
+        folder.mkdir()
+        executorch.RUNTIME.lower(networks.quantized(), folder, target.load("android"), precision=precision)
+        return folder / executorch.MODEL
+
+    monkeypatch.setattr(glue, "pte", small)
+    out = tmp_path / "figures.json"
+    size = "x".join(map(str, networks.clip().shape[:3]))
+    glue.main(["0.25", "--clip", size, "--threads", "1", "--repetitions", "2", "--out", str(out)])
+    (result,) = json.loads(out.read_text())["results"]
+    assert result["convolutions"] == result["kinds"]["convolutions"]["operators"] == 6
+    assert 0 < result["convolutions_ms"] < 1e3
+    assert 0 < result["xnnpack_ms"] < 1e3
+    assert min(result["ratio"], result["xnnpack_ratio"]) > 0
+    assert "changes of view" in capsys.readouterr().out
+
+
+def test_a_graph_computes_the_same_in_xnnpack_alone(tmp_path: Path) -> None:
+    executorch = pytest.importorskip("d3d_edge.runtimes.executorch")
+    with glue.graphs_kept() as kept:
+        executorch.RUNTIME.lower(networks.quantized(), tmp_path, target.load("android"), precision="int8")
+    ((graph, constants),) = kept
+    clip = networks.clip(1).numpy()
+    with (
+        executorch.ExecuTorchRunner(tmp_path / executorch.MODEL, 1) as runner,
+        xnnpack.Part(graph, constants, graph.xnodes) as whole,
+    ):
+        # ExecuTorch passes numbers of the graph to the delegate, in the order in which they are used.
+        for taken, given in zip(whole.inputs, (clip, np.float32(SCALE), np.float32(OFFSET)), strict=True):
+            whole.arrays[taken][: given.size] = given.ravel()
+        whole.run()
+        (logits,) = whole.outputs
+        np.testing.assert_array_equal(whole.arrays[logits][: networks.CLASSES], runner.run(clip))
+
+
+def test_glue_says_what_each_operator_is_for() -> None:
+    names = ["Convert", "StaticConstantPad", "Conv2d", "GlobalAvgPooling2d", "Conv2d", "Sigmoid", "Multiply"]
+    names += ["Convert", "AvgPooling2d", "GlobalAvgPooling2d", "Conv2d", "Convert"]
+    found = glue.kinds(names, [1000.0] * len(names))
+    assert {purpose: kind.operators for purpose, kind in found.items()} == {
+        "head": 4,
+        "convolutions": 3,
+        "gates, without their convolutions": 3,
+        "bytes to INT8": 1,
+        "stacking frames and pairing pixels": 1,
+    }
+    assert found["head"].ms == 4
+    with pytest.raises(SystemExit, match="cannot be said which is which"):
+        glue.kinds(names, [1.0])

@@ -1,0 +1,91 @@
+"""Leaves out what an XNNPACK delegate does around its operators for nothing: conversions, copies and padded copies.
+
+ExecuTorch writes zero pads and sigmoids of INT8 tensors as float operators between two conversions, which XNNPACK does
+not need, and pads as copies, which a convolution does not need. In the stem, a pad of float frames took a third of the
+time of a whole quarter-width network. Must not change a value that is computed. For executorch 1.4.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from d3d_edge.runtimes.xnnpack_graph import alike, drop_unused, inputs, is_external, kind, tensor_of, values_of
+
+_CONVOLUTIONS = ("XNNConv2d", "XNNDepthwiseConv2d")
+
+
+def fuse(graph: Any) -> None:
+    """Edit an `XNNGraph` in place."""
+    for step in (_without_conversions, _slice_once, _pad_inside_convolutions):
+        step(graph, values_of(graph))
+        drop_unused(graph, values_of(graph))
+
+
+def _without_conversions(graph: Any, values: dict[int, Any]) -> None:
+    """Give zero pads and sigmoids the INT8 tensors between whose conversions they stand."""
+    producers, readers = _neighbours(graph)
+    idle = []
+    for node in graph.xnodes:
+        call = node.xnode_union
+        if kind(call) not in ("XNNStaticConstantPad", "XNNSigmoid"):
+            continue
+        before, after = producers.get(call.input_id), readers.get(call.output_id, [])
+        if kind(before) != "XNNConvert" or [kind(reader) for reader in after] != ["XNNConvert"]:
+            continue
+        source, result = before.input_id, after[0].output_id
+        if not all(_is_int8(values[value]) for value in (source, result)):
+            continue
+        # A pad moves bytes, so they must mean the same; a sigmoid of bytes is a table.
+        if kind(call) == "XNNSigmoid" or (call.padding_value == 0 and alike(values, source, result)):
+            call.input_id, call.output_id = source, result
+            idle.append(after[0])
+    graph.xnodes = [node for node in graph.xnodes if not any(node.xnode_union is call for call in idle)]
+
+
+def _slice_once(graph: Any, values: dict[int, Any]) -> None:
+    """Let a slice of a slice read what that one reads."""
+    producers, _ = _neighbours(graph)
+    for node in graph.xnodes:
+        call = node.xnode_union
+        before = producers.get(getattr(call, "input_id", None))
+        if kind(call) == "XNNStaticSlice" and kind(before) == "XNNStaticSlice" and alike_each(values, before, call):
+            call.offsets = [one + other for one, other in zip(before.offsets, call.offsets, strict=True)]
+            call.input_id = before.input_id
+
+
+def _pad_inside_convolutions(graph: Any, values: dict[int, Any]) -> None:
+    """Let a convolution of a zero-padded tensor pad it itself, on the fly."""
+    producers, _ = _neighbours(graph)
+    for node in graph.xnodes:
+        call = node.xnode_union
+        pad = producers.get(call.input1_id) if kind(call) in _CONVOLUTIONS else None
+        if kind(pad) != "XNNStaticConstantPad" or pad.padding_value != 0 or not alike_each(values, pad):
+            continue
+        (rows, top, left, channels), (more_rows, bottom, right, more_channels) = pad.pre_paddings, pad.post_paddings
+        if any((rows, channels, more_rows, more_channels)):
+            continue
+        for side, pixels in (("top", top), ("left", left), ("bottom", bottom), ("right", right)):
+            setattr(call, f"padding_{side}", getattr(call, f"padding_{side}") + pixels)
+        call.input1_id = pad.input_id
+
+
+def alike_each(values: dict[int, Any], *calls: Any) -> bool:
+    """Whether each of the nodes writes the type, scale and zero point that it reads."""
+    return all(alike(values, call.input_id, call.output_id) for call in calls)
+
+
+def _neighbours(graph: Any) -> tuple[dict[int, Any], dict[int, list[Any]]]:
+    """The node that makes each value, and those that read it; none is listed for a value that leaves the graph."""
+    values = values_of(graph)
+    producers = {node.xnode_union.output_id: node.xnode_union for node in graph.xnodes}
+    readers: dict[int, list[Any]] = {}
+    for call in producers.values():
+        for field in inputs(call):
+            value = getattr(call, field)
+            if value in values and not is_external(values[value]):
+                readers.setdefault(value, []).append(call)
+    return producers, readers
+
+
+def _is_int8(union: Any) -> bool:
+    return tensor_of(union).datatype.name == "xnn_datatype_qint8"
