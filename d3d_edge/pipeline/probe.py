@@ -222,8 +222,8 @@ def _figure(
     lengths = np.concatenate([np.hypot(*np.moveaxis(row.fields[0], -1, 0)).ravel() for row in rows])
     titles = [("frame", ""), ("reference", "zero: " + _px(report.zero_epe_px))]
     titles += [(row.name, _px(row.epe_px)) for row in report.rows]
-    # A few vectors far longer than the rest would leave the rest pale.
-    return figure(rows, titles, max(float(np.percentile(lengths, 99)), 1.0))
+    # A hand is a small part of a frame, and a few vectors far longer than the rest would leave the rest pale.
+    return figure(rows, titles, max(float(np.percentile(lengths, 95)), 1.0))
 
 
 def _px(epe_px: float) -> str:

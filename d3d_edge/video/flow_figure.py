@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from d3d_edge.video import lettering
 
 Picture = npt.NDArray[np.uint8]
 """RGB [h, w, 3]."""
@@ -20,8 +23,8 @@ _GAP_PX = 6
 _LABEL_PX = 136
 _TITLE_PX = 36
 _WHEEL_PX = 72
-_LETTERS = 18
-"""Letters that fit over a cell and beside a row."""
+_LETTERS_PX = 14
+"""Size of the letters."""
 
 
 class Shown(NamedTuple):
@@ -60,25 +63,39 @@ def figure(rows: Sequence[Shown], titles: Sequence[tuple[str, str]], largest_px:
     lefts = [_LABEL_PX + column * (cell[0] + _GAP_PX) for column in range(len(titles))]
     down = _TITLE_PX + len(rows) * (cell[1] + _GAP_PX)
     image = np.full((down + _WHEEL_PX + _GAP_PX, lefts[-1] + cell[0] + _GAP_PX, 3), 255, np.uint8)
-    for left, (first, second) in zip(lefts, titles, strict=True):
-        _write(image, first, left, 14)
-        _write(image, second, left, 30)
+    texts = [
+        _Text(text, (left, base), "ls", cell[0])
+        for left, lines in zip(lefts, titles, strict=True)
+        for text, base in zip(lines, (14, 31), strict=True)
+    ]
     for number, row in enumerate(rows):
         top = _TITLE_PX + number * (cell[1] + _GAP_PX)
-        _write(image, row.label, _GAP_PX, top + cell[1] // 2)
+        texts.append(_Text(row.label, (_LABEL_PX - 2 * _GAP_PX, top + cell[1] / 2), "rm", _LABEL_PX - 3 * _GAP_PX))
         pictures = [cv2.resize(row.frame, cell, interpolation=cv2.INTER_LINEAR)]
         for field in row.fields:
             pictures.append(cv2.resize(colours_of_flow(field, largest_px), cell, interpolation=cv2.INTER_NEAREST))
         for left, picture in zip(lefts, pictures, strict=True):
             image[top : top + cell[1], left : left + cell[0]] = picture
             cv2.rectangle(image, (left - 1, top - 1), (left + cell[0], top + cell[1]), (170, 170, 170))
-    image[down : down + _WHEEL_PX, _GAP_PX : _GAP_PX + _WHEEL_PX] = wheel(_WHEEL_PX)
+    image[down : down + _WHEEL_PX, lefts[0] : lefts[0] + _WHEEL_PX] = wheel(_WHEEL_PX)
     legend = f"direction of motion; white: none, rim: {largest_px:.1f} px and more"
-    _write(image, legend, _WHEEL_PX + 3 * _GAP_PX, down + _WHEEL_PX // 2, letters=len(legend))
-    return image
+    texts.append(_Text(legend, (lefts[0] + _WHEEL_PX + 2 * _GAP_PX, down + _WHEEL_PX / 2), "lm", image.shape[1]))
+    return _lettered(image, texts)
 
 
-def _write(image: Picture, text: str, left: int, base: int, *, letters: int = _LETTERS) -> None:
-    """Black text, cut to `letters`."""
-    cut = text if len(text) <= letters else text[: letters - 2] + ".."
-    cv2.putText(image, cut, (left, base), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
+class _Text(NamedTuple):
+    """What is written where: Pillow's anchor, and the width to which it is cut."""
+
+    text: str
+    place: tuple[float, float]
+    anchor: str
+    width_px: float
+
+
+def _lettered(image: Picture, texts: Sequence[_Text]) -> Picture:
+    # Not cv2.putText, whose font has the letters of few languages.
+    canvas = Image.fromarray(image)
+    ink = ImageDraw.Draw(canvas)
+    for text in texts:
+        lettering.write(ink, text.place, text.text, _LETTERS_PX, (0, 0, 0), anchor=text.anchor, width_px=text.width_px)
+    return np.array(canvas)

@@ -39,3 +39,12 @@ def test_each_field_stands_in_its_cell(shape: tuple[int, int]) -> None:
         area = (image == colour).all(-1).sum()
         # Two rows of cells of at least 128 pixels a side, with the shape of the frame.
         assert area >= 2 * 128 * 128 * max(shape) / min(shape) * 0.98
+
+
+def test_a_label_is_written_with_its_own_letters_left_of_its_row() -> None:
+    frame, field = np.full((56, 56, 3), 7, np.uint8), np.zeros((4, 4, 2))
+    images = [figure([Shown(label, frame, [field])], [("frame", ""), ("", "")], 1.0) for label in ("ä", "ö", "")]
+    inks = [(image != images[2]).any(-1) for image in images[:2]]
+    assert (inks[0] != inks[1]).any(), "question marks"
+    first_of_the_frame = (images[2] == 7).all(-1).any(0).argmax()
+    assert 0 < max(ink.any(0).nonzero()[0].max() for ink in inks) < first_of_the_frame
