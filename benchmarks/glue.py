@@ -1,7 +1,7 @@
 """Time the INT8 `.pte` of S3D-G against the sum of its own convolutions, and say what the rest of the time is.
 
-Each convolution is run alone, by the kernel, the shapes, the weights and the scales that it has in the network. All take
-turns within each repetition. The parts of the network's time are XNNPACK's own, operator by operator.
+Each convolution is run alone, by the kernel, the shapes, the weights and the scales that it has in the network. All
+take turns within each repetition. The parts of the network's time are XNNPACK's own, operator by operator.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Runs the graph of an XNNPACK delegate, whole or in parts, by XNNPACK itself, and has it timed by operator.
 
 It calls XNNPACK's own C interface in the library that the ExecuTorch wheel ships, so the kernels, their packing and the
-pool of threads are those of a `.pte` file. It builds no graph: what it takes was lowered by this project.
+pool of threads are those of a `.pte` file. It builds no graph; what it takes was lowered by this project.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TYPES = {"fp32": 1, "qint8": 3, "quint8": 4, "qint32": 5, "qcint8": 6, "qcint32
 
 
 class Part:
-    """Some nodes of an `XNNGraph`, ready to run. What they read from outside is an input, what leaves them an output."""
+    """Some nodes of an `XNNGraph`, ready to run. What they read from outside is an input, what leaves an output."""
 
     def __init__(self, graph: Any, constants: bytes, nodes: list[Any], *, profiled: bool = False) -> None:
         self._library = _library()

@@ -7,17 +7,22 @@ import gc
 import multiprocessing
 import resource
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from d3d_edge import runtimes
 from d3d_edge.bundle import GOLDEN_CLIPS, Bundle
 from d3d_edge.errors import BundleError
+from d3d_edge.runner import Runner
 
 RUNS = 3
 """The second run of some runtimes still allocates."""
@@ -45,8 +50,15 @@ def peak_bytes(bundle: Path, threads: int) -> int:
 def _peak_bytes(path: Path, threads: int) -> int:
     bundle = Bundle.open(path)
     runtime = runtimes.get(bundle.manifest.runtime)
-    clip = np.load(path / GOLDEN_CLIPS)[0]
-    with runtime.open(bundle, threads=threads):
+    return added_bytes(partial(runtime.open, bundle, threads=threads), np.load(path / GOLDEN_CLIPS)[0])
+
+
+def added_bytes(load: Callable[[], Runner], clip: NDArray[Any]) -> int:
+    """Most resident memory that a model takes in this process, which has to be young, and is not after it.
+
+    `load` opens the model. It is called twice.
+    """
+    with load():
         pass
     gc.collect()
     with suppress(OSError, AttributeError):
@@ -54,7 +66,7 @@ def _peak_bytes(path: Path, threads: int) -> int:
     before = psutil.Process().memory_info().rss
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak from here on: proc_pid_clear_refs(5)
-    with runtime.open(bundle, threads=threads) as runner:
+    with load() as runner:
         for _ in range(RUNS):
             runner.run(clip)
     return max(0, _highest_bytes() - before)

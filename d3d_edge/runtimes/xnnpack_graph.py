@@ -135,9 +135,10 @@ def _share_scales(graph: Any) -> None:
     """
     values = values_of(graph)
     for node in graph.xnodes:
-        weight, bias = (values.get(getattr(node.xnode_union, f"{name}_id", None)) for name in ("filter", "bias"))
-        if all(hasattr(getattr(union, "quant_params", None), "scale_buffer_idx") for union in (weight, bias)):
-            bias.quant_params = weight.quant_params
+        weight, bias = (values.get(getattr(node.xnode_union, f"{name}_id", 0)) for name in ("filter", "bias"))
+        scales = getattr(weight, "quant_params", None)
+        if bias is not None and hasattr(scales, "scale_buffer_idx") and hasattr(bias, "quant_params"):
+            bias.quant_params = scales
 
 
 def _merge(call: Any, before: Any, values: dict[int, Any]) -> None:
