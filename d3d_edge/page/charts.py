@@ -18,7 +18,7 @@ _CURVE_POINTS = 400
 """About as many as a curve has pixels: a device notes each run, and an hour has a million."""
 _LETTERS = 18
 """Letters of a class's name beside a row or column."""
-_MODEL_LETTERS = 24
+_MODEL_LETTERS = 22
 """Letters of a model's name beside its mark: as many as fit on one side of it, wherever it is."""
 
 
@@ -40,7 +40,7 @@ def scatter(points: Sequence[Point], chance: float | None) -> Markup:
     wide = max(times) / min(times) > 4
     # Room for the name of the slowest, to the right of its mark.
     letters = max(len(_short(point.name, _MODEL_LETTERS)) for point in points)
-    name = min(0.4, (7.0 * letters + 12) / (_WIDTH - _LEFT - _RIGHT))
+    name = min(0.4, (7.6 * letters + 12) / (_WIDTH - _LEFT - _RIGHT))
     begin = min(times) / (1.6 if wide else 1.1)
     span = max(times) / begin
     end = begin * (span ** (1 / (1 - name)) if wide else 1 + (span - 1) / (1 - name))

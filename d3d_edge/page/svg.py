@@ -126,7 +126,7 @@ def label_place(x: float, y: float, text: str, taken: Sequence[Box], within: Box
 
     To the right of the point if there is room, else higher or lower, else to the left; the least bad place is taken.
     """
-    width, height = 6.6 * len(text) + 4, 14.0
+    width, height = 7.4 * len(text) + 4, 14.0
     steps = (4.0, -11.0, 19.0, -26.0, 34.0, -41.0, 49.0)
     places = [(9.0, down) for down in steps] + [(-width - 9.0, down) for down in steps]
 

@@ -61,6 +61,7 @@ def frames() -> dict[str, tuple[int, str]]:
     pages |= {
         "many": page.render(Material(reports=[samples.large(120)])),
         "long": page.render(Material(reports=[samples.long_names()])),
+        "two": page.render(Material(reports=[samples.report(rows=samples.far_apart())])),
         "one class": page.render(Material(reports=[samples.large(1)])),
     }
     widths = {"desk": DESK_PX, "phone": PHONE_PX}
@@ -82,7 +83,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
         "--disable-dev-shm-usage",
     ]
     command += [
-        "--window-size=10200,6000",
+        "--window-size=12000,6000",
         f"--user-data-dir={folder / 'profile'}",
         f"--screenshot={kept / 'page.png'}",
     ]
