@@ -31,6 +31,7 @@ from d3d_edge.pipeline import latencies, models
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.students import CLASSES
 from d3d_edge.presets import Shape
+from d3d_edge.runs import Run
 
 SHAPES = (
     Shape.of(16, 56, 0.25),
@@ -84,11 +85,16 @@ def _d3d_edge(*words: str) -> None:
 
 
 def top1(out: Path, shape: Shape, stage: str) -> dict[int, float]:
-    """Top-1 of a stage on the test clips, by seed, of the runs that are finished."""
+    """Top-1 of a stage, by seed, of the runs that are finished.
+
+    It is the share of all test clips: a video with fewer frames than the shape takes is one that it gets wrong.
+    """
     found = {}
     for done in sorted(run_of(out, shape, 0).parent.glob(f"{run_of(out, shape, 0).name[:-1]}*/{stage}/done.json")):
-        seed = int(done.parents[1].name.rpartition("seed")[2])
-        found[seed] = float(json.loads(done.read_text(encoding="utf-8"))["top1"])
+        run = Run.open(done.parents[1])
+        figures = json.loads(done.read_text(encoding="utf-8"))
+        right = round(figures["top1"] * figures["clips"])
+        found[int(run.path.name.rpartition("seed")[2])] = right / len(run.data.of("test"))
     return found
 
 

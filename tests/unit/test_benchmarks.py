@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from argparse import ArgumentTypeError
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -19,10 +19,11 @@ from benchmarks import glue, int8, network, repeats, sampling, scale, seeds, sha
 from benchmarks.conv3d import Conv3dS3DG
 from d3d_edge import recipe, target
 from d3d_edge.evaluation import Evaluation, System
-from d3d_edge.manifest import Clip
+from d3d_edge.manifest import Clip, Manifest
 from d3d_edge.models.recogniser import OFFSET, SCALE, Recogniser
 from d3d_edge.models.s3dg import S3DG
 from d3d_edge.pipeline.data import RunData
+from d3d_edge.recipe import Recipe
 from d3d_edge.runs import Run
 from d3d_edge.runtimes import Precision
 from tests import networks
@@ -270,12 +271,19 @@ def test_shapes_names_those_that_none_beats(tmp_path: Path) -> None:
     lines = shapes.table(rows)[2:]
     assert lines[0] == "| **A** | 1.00 | 1.00 | 0.00 | 1.00 | 0.600 | 0.500 0.700 | - |"
     assert sum("**" in line for line in lines) == 2
+
+
+def test_a_clip_that_a_shape_cannot_take_counts_as_wrong(tmp_path: Path, recipe_data: dict[str, Any]) -> None:
+    """Of ten test clips, one is too short: 6 of the other 9 are right."""
+    names = [(number, ("up", "down")[number % 2]) for number in range(10)]
+    clips = tuple(Clip(path=f"{number}.mp4", label=label, split="test", group="A") for number, label in names)
+    clips += tuple(Clip(path=f"{label}.mp4", label=label, split="train", group="B") for label in ("up", "down"))
     for seed in (0, 11):
-        done = shapes.run_of(tmp_path, shapes.SHAPES[0], seed) / "student" / "done.json"
-        done.parent.mkdir(parents=True)
-        done.write_text(json.dumps({"top1": 0.25 + seed}))
+        run = shapes.run_of(tmp_path, shapes.SHAPES[0], seed)
+        Run.start(run, Recipe.model_validate(recipe_data), Manifest(clips=clips))
+        Run.open(run).finish("student", "mark", top1=6 / 9, clips=9)
     shapes.run_of(tmp_path, shapes.SHAPES[0], 2).mkdir()
-    assert shapes.top1(tmp_path, shapes.SHAPES[0], "student") == {0: 0.25, 11: 11.25}
+    assert shapes.top1(tmp_path, shapes.SHAPES[0], "student") == {0: 0.6, 11: 0.6}
 
 
 def test_glue_sets_a_network_against_its_convolutions(
