@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -209,7 +209,7 @@ def describe(run: Run, wanted: Wanted, source: Source, program: ExportedProgram,
 def _export(run: Run, out: Path, golden: NDArray[np.uint8], wanted: Wanted) -> Bundle:
     """One bundle, made anew."""
     found, source, path = wanted.target, Source.of(run, wanted.precision), out / wanted.folder
-    program = pt2e.load(source.path)
+    program = _graph(source.path, source.sha256)
     scratch = path.parent / f".{path.name}.lowering"
     shutil.rmtree(scratch, ignore_errors=True)
     try:
@@ -232,6 +232,12 @@ def _export(run: Run, out: Path, golden: NDArray[np.uint8], wanted: Wanted) -> B
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return bundle
+
+
+@lru_cache(maxsize=2)
+def _graph(path: Path, sha256: str) -> ExportedProgram:
+    """The graph in a file of that hash, kept: several bundles are made of it, and lowering does not change it."""
+    return pt2e.load(path)
 
 
 def _kept(run: Run, out: Path, wanted: Wanted) -> Bundle | None:
