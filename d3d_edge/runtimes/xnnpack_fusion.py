@@ -58,7 +58,7 @@ def _pad_inside_convolutions(graph: Any, values: dict[int, Any]) -> None:
     producers, _ = _neighbours(graph)
     for node in graph.xnodes:
         call = node.xnode_union
-        pad = producers.get(call.input1_id) if kind(call) in _CONVOLUTIONS else None
+        pad: Any = producers.get(call.input1_id) if kind(call) in _CONVOLUTIONS else None
         if kind(pad) != "XNNStaticConstantPad" or pad.padding_value != 0 or not alike_each(values, pad):
             continue
         (rows, top, left, channels), (more_rows, bottom, right, more_channels) = pad.pre_paddings, pad.post_paddings
@@ -74,7 +74,7 @@ def alike_each(values: dict[int, Any], *calls: Any) -> bool:
     return all(alike(values, call.input_id, call.output_id) for call in calls)
 
 
-def _neighbours(graph: Any) -> tuple[dict[int, Any], dict[int, list[Any]]]:
+def _neighbours(graph: Any) -> tuple[Any, dict[int, list[Any]]]:
     """The node that makes each value, and those that read it; none is listed for a value that leaves the graph."""
     values = values_of(graph)
     producers = {node.xnode_union.output_id: node.xnode_union for node in graph.xnodes}
@@ -88,4 +88,4 @@ def _neighbours(graph: Any) -> tuple[dict[int, Any], dict[int, list[Any]]]:
 
 
 def _is_int8(union: Any) -> bool:
-    return tensor_of(union).datatype.name == "xnn_datatype_qint8"
+    return bool(tensor_of(union).datatype.name == "xnn_datatype_qint8")

@@ -133,7 +133,7 @@ def _share_scales(graph: Any) -> None:
 
     It knows their scale, the weights' times the input's; stored, it was as large as the biases.
     """
-    values = values_of(graph)
+    values: Any = values_of(graph)
     for node in graph.xnodes:
         weight, bias = (values.get(getattr(node.xnode_union, f"{name}_id", 0)) for name in ("filter", "bias"))
         scales = getattr(weight, "quant_params", None)

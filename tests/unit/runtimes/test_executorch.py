@@ -11,12 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from d3d_edge import target
 from d3d_edge.errors import MissingDependency
-from d3d_edge.runtimes import executorch, quick_lowering, xnnpack_graph
+from d3d_edge.models.layers import StackedConv, clip_view
+from d3d_edge.quantize import pt2e
+from d3d_edge.runtimes import executorch, quick_lowering, xnnpack_fusion, xnnpack_graph
 from tests import networks
 
 pytest.importorskip("executorch")
@@ -42,19 +46,19 @@ Lower = Callable[[Make], Written]
 @pytest.fixture(scope="module")
 def lowered(tmp_path_factory: pytest.TempPathFactory) -> Lower:
     """Lower each graph once."""
-    simplify = xnnpack_graph.simplify
+    fuse = xnnpack_fusion.fuse
 
     @functools.cache
     def lower(make: Make) -> Written:
         folder, kinds = tmp_path_factory.mktemp("lowered"), Counter[str]()
 
         def counted(graph: Any) -> None:
-            simplify(graph)
+            fuse(graph)
             kinds.update(type(node.xnode_union).__name__ for node in graph.xnodes)
 
         before = str(make().graph)
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(xnnpack_graph, "simplify", counted)
+            patched.setattr(xnnpack_fusion, "fuse", counted)
             written = executorch.RUNTIME.lower(make(), folder, ANDROID, precision="int8")
         return Written(folder / written.model, written.facts, kinds, str(make().graph) == before)
 
@@ -63,6 +67,28 @@ def lowered(tmp_path_factory: pytest.TempPathFactory) -> Lower:
 
 def affine() -> ExportedProgram:
     return networks.quantized("affine")
+
+
+class Stem(nn.Module):
+    """The published first layer, which sees three frames and reads blocks of pixels, and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = StackedConv(3, 8, (3, 7), 2)
+        self.logits = nn.Conv2d(8, networks.CLASSES, 1)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        frames = (clip.float() * networks.SCALE + networks.OFFSET).permute(0, 3, 1, 2)
+        pooled = clip_view(self.stem(frames), 1).mean((2, 3), keepdim=True)
+        return self.logits(pooled).flatten(1)
+
+
+@functools.cache
+def stem() -> ExportedProgram:
+    torch.manual_seed(0)
+    graph = pt2e.prepare(Stem().eval(), networks.clip(), scheme="affine", observer="minmax", qat=False)
+    pt2e.calibrate(graph, [networks.clip(seed) for seed in range(3)])
+    return pt2e.convert(graph, networks.clip())
 
 
 @pytest.mark.parametrize("make", [networks.quantized, affine, networks.float_program])
@@ -119,7 +145,24 @@ def test_changes_of_view_are_not_moves_of_memory(lowered: Lower) -> None:
     assert kinds["XNNStaticTranspose"] == 1
 
 
-@pytest.mark.parametrize("make", [networks.quantized, networks.float_program])
+def test_int8_tensors_are_padded_and_gated_as_they_are(lowered: Lower) -> None:
+    kinds = lowered(networks.quantized).kinds
+    assert kinds["XNNStaticConstantPad"] == 0, "the convolution pads"
+    assert kinds["XNNSigmoid"] == 1
+    # Bytes to float, normalised frames to INT8, and logits to float.
+    assert kinds["XNNConvert"] == 3
+
+
+def test_a_stem_copies_its_frames_once_a_step(lowered: Lower) -> None:
+    kinds = lowered(stem).kinds
+    assert kinds["XNNStaticConstantPad"] == 1, "of frames in time"
+    assert kinds["XNNStaticSlice"] == kinds["XNNConcatenate3"] * 3 == 3
+    # Of pairs of pixels, and of the logits.
+    assert kinds["XNNStaticTranspose"] == 2
+    assert kinds["XNNConvert"] == 3
+
+
+@pytest.mark.parametrize("make", [networks.quantized, affine, stem, networks.float_program])
 def test_a_small_delegate_gives_the_same_logits(
     make: Make, lowered: Lower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
