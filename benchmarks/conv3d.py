@@ -138,10 +138,11 @@ class Conv3dS3DG(nn.Module):
     def load_rank4(self, weights: Mapping[str, Tensor]) -> None:
         """Take the state dict of the rank-4 network: the axis that it leaves out comes back."""
         own = self.state_dict()
-        self.load_state_dict({name: _rank5(name, value, own[name]) for name, value in weights.items()})
+        self.load_state_dict({name: rank5(name, value, own[name]) for name, value in weights.items()})
 
 
-def _rank5(name: str, value: Tensor, like: Tensor) -> Tensor:
+def rank5(name: str, value: Tensor, like: Tensor) -> Tensor:
+    """A weight of rank 4, or its gradient, in the shape of `like`, this network's own of that name."""
     if value.ndim != 4:
         return value
     if name.startswith("Conv2d_1a_7x7"):

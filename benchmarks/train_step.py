@@ -1,16 +1,17 @@
 """Time a training step of the rank-4 S3D-G against the same network with PyTorch's 3D operators, on this machine.
 
 A step is forward, cross-entropy, backward and AdamW. All forms start from the same weights and get the same clips; that
-they give the same logits is checked first. The forms take turns within each repetition, so that whatever else the
-machine does falls on all of them alike.
+they give the same logits and gradients is checked first. The forms take turns within each repetition, so that whatever
+else the machine does falls on all of them alike.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.conv3d import Conv3dS3DG
+from benchmarks.conv3d import Conv3dS3DG, rank5
 from d3d_edge.cli.tables import columns
 from d3d_edge.files import write_json
 from d3d_edge.models.s3dg import S3DG
@@ -35,6 +36,12 @@ WARM_UP = 2
 """Steps of each form before any is timed: the first ones allocate memory and choose kernels."""
 RELATIVE_TOLERANCE = 1e-3
 """Largest difference of a logit, in parts of the largest logit: float32 through some sixty layers."""
+GRADIENT_TOLERANCE = 1e-9
+"""Largest length of the difference of all gradients, in parts of their length, in float64: in float32 it is some
+hundredths, since a rounding error lets ReLUs and maxima choose otherwise."""
+KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
+"""What keeps the compiled kernels of all forms. oneDNN keeps 1024, enough to train one form alone, but not for three
+that take turns: each would be timed while it compiles its kernels anew."""
 RANK4, CONV3D, CONV3D_LAST = "rank 4", "Conv3d", "Conv3d, channels last"
 
 
@@ -70,6 +77,8 @@ class Result(Schema):
     """multiplier:TxHxW:batch"""
     relative_difference: float
     """Largest difference of a logit between the forms before training, in parts of the largest logit."""
+    gradient_difference: float
+    """Length of the difference of all gradients between the forms, in parts of their length, in float64."""
     forms: dict[str, Times]
     speed_up: dict[str, float]
     """Of rank 4 over each other form: the middle of the ratios within a repetition."""
@@ -78,19 +87,20 @@ class Result(Schema):
 class Form(NamedTuple):
     """A network, its clips in the layout that it takes, and its optimizer."""
 
+    net: nn.Module
     logits: Callable[[], Tensor]
     optimizer: torch.optim.Optimizer
 
 
-def forms(case: Case) -> dict[str, Form]:
+def forms(case: Case, dtype: torch.dtype = torch.float32) -> dict[str, Form]:
     """The same network three times, in training mode, with the same weights and the same clips."""
     torch.manual_seed(0)
-    rank4 = S3DG(CLASSES, width=case.multiplier, dropout=0.0, bn_scale=True, bn_momentum=0.1)
-    conv3d = Conv3dS3DG(CLASSES, width=case.multiplier)
+    rank4 = S3DG(CLASSES, width=case.multiplier, dropout=0.0, bn_scale=True, bn_momentum=0.1).to(dtype)
+    conv3d = Conv3dS3DG(CLASSES, width=case.multiplier).to(dtype)
     conv3d.load_rank4(rank4.state_dict())
     last = deepcopy(conv3d).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     rank4.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    clips = torch.randn(case.batch, case.frames, case.height, case.width, 3)
+    clips = torch.randn(case.batch, case.frames, case.height, case.width, 3, dtype=dtype)
     frames = clips.flatten(0, 1).permute(0, 3, 1, 2)  # channels-last, as decoded frames come
     volume = clips.permute(0, 4, 1, 2, 3)
     contiguous, channels_last = volume.contiguous(), volume.contiguous(memory_format=torch.channels_last_3d)
@@ -103,7 +113,7 @@ def forms(case: Case) -> dict[str, Form]:
 
 def _form(net: nn.Module, logits: Callable[[], Tensor]) -> Form:
     net.train()
-    return Form(logits, torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True))
+    return Form(net, logits, torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True))
 
 
 def relative_difference(made: dict[str, Form]) -> float:
@@ -114,22 +124,45 @@ def relative_difference(made: dict[str, Form]) -> float:
     return largest / float(logits[RANK4].abs().max())
 
 
+def gradient_difference(case: Case, labels: Tensor) -> float:
+    """Length of the difference of all gradients from those of rank 4, in parts of their length, in float64."""
+    gradients = {}
+    for name, form in forms(case, torch.float64).items():
+        _backward(form, labels)
+        gradients[name] = {key: value.grad for key, value in form.net.named_parameters() if value.grad is not None}
+    expected = gradients.pop(RANK4)
+    length = _length(expected.values())
+    return max(
+        _length(value - rank5(key, expected[key], value) for key, value in other.items()) / length
+        for other in gradients.values()
+    )
+
+
+def _length(gradients: Iterable[Tensor]) -> float:
+    return sum(float(gradient.double().square().sum()) for gradient in gradients) ** 0.5
+
+
 def step(form: Form, labels: Tensor) -> None:
     """One step of training."""
+    _backward(form, labels)
+    form.optimizer.step()
+
+
+def _backward(form: Form, labels: Tensor) -> None:
     form.optimizer.zero_grad()
     F.cross_entropy(form.logits(), labels).backward()  # type: ignore[no-untyped-call]
-    form.optimizer.step()
 
 
 def measure(case: Case, repetitions: int) -> Result:
     """Time `repetitions` steps of each form after warm-up; ends the program if the forms are not one network."""
     made = forms(case)
-    difference = relative_difference(made)
-    if not difference <= RELATIVE_TOLERANCE:
-        sys.exit(
-            f"error: {case}: the forms differ by {difference:.2g} of the largest logit, so they are not one network"
-        )
     labels = torch.arange(case.batch) % CLASSES
+    difference, gradients = relative_difference(made), gradient_difference(case, labels)
+    if not (difference <= RELATIVE_TOLERANCE and gradients <= GRADIENT_TOLERANCE):
+        sys.exit(
+            f"error: {case}: the forms differ by {difference:.2g} of the largest logit and {gradients:.2g} of the "
+            "gradients, so they are not one network"
+        )
     times: dict[str, list[float]] = {name: [] for name in made}
     for repetition in range(WARM_UP + repetitions):
         for name, form in made.items():
@@ -140,6 +173,7 @@ def measure(case: Case, repetitions: int) -> Result:
     return Result(
         case=str(case),
         relative_difference=difference,
+        gradient_difference=gradients,
         forms={
             name: Times(ms_p50=np.median(values), ms_p90=np.percentile(values, 90), ms_min=min(values))
             for name, values in times.items()
@@ -188,6 +222,7 @@ def main(words: Sequence[str] | None = None) -> None:
     given = parser.parse_args(words)
     if given.repetitions < 1 or given.threads < 0:
         parser.error("--repetitions must be 1 or more, and --threads 0 or more")
+    os.environ.setdefault(*KERNELS)  # before the first convolution, which reads it
     if given.threads:
         torch.set_num_threads(given.threads)
     started = datetime.now(UTC)

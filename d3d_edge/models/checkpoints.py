@@ -30,8 +30,8 @@ from torch import Tensor
 
 from d3d_edge.errors import DataError
 from d3d_edge.models import names
-from d3d_edge.models.layers import MaxPool
 from d3d_edge.models.names import CLASSIFIER, SLIM_SCOPE, Map
+from d3d_edge.models.pools import MaxPool
 from d3d_edge.models.recogniser import OFFSET, SCALE
 from d3d_edge.models.s3dg import MIXED, S3DG
 

@@ -297,49 +297,6 @@ class SelfGating(nn.Module):
         return clip * torch.sigmoid(self.transformer_W(clip.mean((2, 3), keepdim=True)))
 
 
-def _max_pool(x: Tensor, padding: Padding, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
-    (top, bottom), (left, right) = (
-        pads(padding, size, k, s) for size, k, s in zip(x.shape[2:], kernel, stride, strict=True)
-    )
-    # One more element after than before is what ceil mode means, without a padded copy of the input.
-    return F.max_pool2d(x, kernel, stride, (top, left), ceil_mode=(top, left) != (bottom, right))
-
-
-class MaxPool(nn.Module):
-    """(k_t, k, k) max pool on the frame view: the spatial pool, then the temporal one, which is exact."""
-
-    def __init__(self, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1), *, padding: Padding = "same") -> None:
-        super().__init__()
-        self.kernel, self.stride = kernel, stride
-        self.padding: Padding = padding
-
-    def forward(self, frames: Tensor, clips: int = 1) -> Tensor:
-        """Float [N*T, C, H, W] to [N*T', C, H', W']."""
-        frames = self._in_space(frames)
-        if self.kernel[0] == 1:
-            return frames
-        return frame_view(self._in_time(clip_view(frames, clips)), frames.shape[2], frames.shape[3])
-
-    def as_clip(self, frames: Tensor, clips: int = 1) -> Tensor:
-        """The same, left in the clip view: float [N*T, C, H, W] to [N, C, T', H'*W']."""
-        return self._in_time(clip_view(self._in_space(frames), clips))
-
-    def _in_space(self, frames: Tensor) -> Tensor:
-        size, stride = self.kernel[1], self.stride[1]
-        return _max_pool(frames, self.padding, (size, size), (stride, stride))
-
-    def _in_time(self, clip: Tensor) -> Tensor:
-        return _max_pool(clip, self.padding, (self.kernel[0], 1), (self.stride[0], 1)) if self.kernel[0] > 1 else clip
-
-
-def sliding_mean(x: Tensor, kernel: tuple[int, int]) -> Tensor:
-    """Average pool of stride 1 without padding, float [B, C, H, W], its kernel shrunk to fit the input."""
-    height, width = min(kernel[0], x.shape[2]), min(kernel[1], x.shape[3])
-    if (height, width) == (1, 1):
-        return x  # XNNPACK refuses a pool of one element
-    return F.avg_pool2d(x, (height, width), stride=1, count_include_pad=False)
-
-
 class SeparableConv(nn.Module):
     """A convolution unit of S3D-G: (1, k, k), then (k, 1, 1) if `temporal`, then a self-gate if `gating`.
 
@@ -374,6 +331,11 @@ class SeparableConv(nn.Module):
     def as_clip(self, frames: Tensor, clips: int = 1) -> Tensor:
         """The same, left in the clip view: float [N*T, I, H, W] to [N, O, T', H'*W']."""
         return self._in_time(clip_view(self.spatial(frames), clips))
+
+    def ungated(self, frames: Tensor, clips: int) -> Tensor:
+        """`as_clip` before the gate."""
+        clip = clip_view(self.spatial(frames), clips)
+        return clip if self.temporal is None else self.temporal(clip)
 
     def on_clip(self, clip: Tensor) -> Tensor:
         """The same of the clip view, for a unit of 1x1: float [N, I, T, H*W] to [N, O, T, H*W]."""

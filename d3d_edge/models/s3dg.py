@@ -21,16 +21,9 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from d3d_edge.models.layers import (
-    MaxPool,
-    Padding,
-    SeparableConv,
-    StackedConv,
-    clip_view,
-    conv2d,
-    frame_view,
-    sliding_mean,
-)
+from d3d_edge.models import joined
+from d3d_edge.models.layers import Padding, SeparableConv, SpatialConv, StackedConv, clip_view, conv2d, frame_view
+from d3d_edge.models.pools import MaxPool, sliding_mean
 
 Stem = Literal["conv3d_k1", "conv3d_k3", "conv3d_k5", "conv3d_k7", "separable"]
 """Slim's full convolution over k frames, or torchvision's 1x7x7 followed by 7x1x1."""
@@ -209,6 +202,10 @@ class Mixed(nn.Module):
     def forward(self, frames: Tensor, clips: int = 1) -> Tensor:
         """Float [N*T, inputs, H, W] to [N*T, channels, H, W]."""
         height, width = frames.shape[2:]
+        readers = [_unit(branch, "Conv2d_0a_1x1") for branch in (self.Branch_0, self.Branch_1, self.Branch_2)]
+        pointwise = [unit.spatial for unit in (*readers, _unit(self.Branch_3, "Conv2d_0b_1x1"))]
+        if joined.usable(pointwise, frames):
+            return frame_view(self._joined(pointwise, frames, clips), height, width)
         pool = cast(MaxPool, self.Branch_3["MaxPool_0a_3x3"])
         # Joined in the clip view, in which every branch ends: a change of view costs a copy in some runtimes.
         outputs = [
@@ -220,6 +217,21 @@ class Mixed(nn.Module):
             _unit(self.Branch_3, "Conv2d_0b_1x1").on_clip(pool.as_clip(frames, clips)),
         ]
         return frame_view(torch.cat(outputs, dim=1), height, width)
+
+    def _joined(self, pointwise: Sequence[SpatialConv], frames: Tensor, clips: int) -> Tensor:
+        """`forward` in the clip view, with what `joined` computes at once. `pointwise` has the 1x1 convolutions."""
+        pool = cast(MaxPool, self.Branch_3["MaxPool_0a_3x3"])
+        *readers, projection = pointwise
+        only, *reduced = joined.pointwise(readers, frames)
+        units = [_unit(branch, "Conv2d_0b_3x3") for branch in (self.Branch_1, self.Branch_2)]
+        outputs = [
+            clip_view(only, clips),
+            *(unit.ungated(x, clips) for unit, x in zip(units, reduced, strict=True)),
+            *joined.pointwise([projection], pool.as_clip(frames, clips)),
+        ]
+        ends = (_unit(self.Branch_0, "Conv2d_0a_1x1"), *units, _unit(self.Branch_3, "Conv2d_0b_1x1"))
+        gates = [unit.self_gating for unit in ends if unit.self_gating is not None]
+        return joined.gated(outputs, gates) if gates else torch.cat(outputs, dim=1)
 
 
 def _unit(branch: nn.ModuleDict, name: str) -> SeparableConv:

@@ -67,6 +67,7 @@ def test_train_step_measures_each_form_and_says_on_what(tmp_path: Path, capsys: 
     (result,) = written["results"]
     assert result["case"] == "0.25:4x32x32:2"
     assert result["relative_difference"] < 1e-3
+    assert 0 < result["gradient_difference"] < 1e-9
     assert list(result["forms"]) == ["rank 4", "Conv3d", "Conv3d, channels last"]
     for times in result["forms"].values():
         assert 0 < times["ms_min"] <= times["ms_p50"] <= times["ms_p90"]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from d3d_edge.models import layers
-from d3d_edge.models.layers import MaxPool, Padding, SelfGating, SeparableConv, SpatialConv, StackedConv, TemporalConv
+from d3d_edge.models.layers import Padding, SelfGating, SeparableConv, SpatialConv, StackedConv, TemporalConv
+from d3d_edge.models.pools import MaxPool
 from tests.unit.models import reference
 
 TOLERANCE = 1e-9
