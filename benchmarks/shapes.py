@@ -161,7 +161,7 @@ def _mean(shares: dict[Any, float]) -> str:
     "--shape", "names", multiple=True, help="Only this one, as the table writes it; may be given several times."
 )
 @click.option("--int8", is_flag=True, help="Also quantize each run.")
-@click.option("--times", "timed", is_flag=True, help="Time all shapes, on an otherwise idle machine.")
+@click.option("--times", "timed", is_flag=True, help="Time the shapes, on a machine that does nothing else.")
 @options.cache
 @options.workers
 def main(
@@ -179,15 +179,15 @@ def main(
     known = {str(shape): shape for shape in SHAPES}
     if unknown := set(names) - known.keys():
         raise click.UsageError(f"no shape {sorted(unknown)[0]!r}; there are: {', '.join(known)}")
+    chosen = [shape for name, shape in known.items() if not names or name in names]
     if data:
         for seed in range(seeds):
-            for shape in SHAPES:
-                if not names or str(shape) in names:
-                    train(shape, seed, data, out, cache_dir, int8=int8)
+            for shape in chosen:
+                train(shape, seed, data, out, cache_dir, int8=int8)
     path = out / "shapes.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": [], "environment": None}
     kept = {row["shape"]: row["times"] for row in before["rows"]}
-    taken = {str(shape): row for shape, row in times(SHAPES, out, workers).items()} if timed else kept
+    taken = kept | ({str(shape): row for shape, row in times(chosen, out, workers).items()} if timed else {})
     rows = []
     for shape in SHAPES:
         size = models.of_shape(shape, CLASSES)

@@ -5,7 +5,7 @@ python -m benchmarks.x3d --data manifest.csv --out x3d/ --epochs 30 --epochs 120
 The network is that of Feichtenhofer, "X3D" (arXiv:2004.04730), table 1, at the sizes of XS, written with PyTorch's 3D
 operators, which ONNX Runtime runs as they are. It is trained on RGB from scratch by the project's own loop, batches and
 augmentation, by the schedule of the student in recipe `gestures`, once for each --epochs; and timed in float32 by ONNX
-Runtime, in turn with the bundles --beside. What is finished is kept. Leaves OUT/x3d.json.
+Runtime, one after the other with the bundles --beside. What is finished is kept. Leaves OUT/x3d.json.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ DROPOUT = 0.5
 FRAMES, SIDE, TESTED_SIDE = 4, 160, 182
 """Of a clip of XS: as it is trained, and as its published weights are tested. Here accuracy is that of the first, and
 both are timed."""
+PAUSE_S = 0.5
+"""Until the threads of one runtime sleep."""
 LABEL_SMOOTHING = 0.1
 """As every network of the recipe that has no teacher."""
 
@@ -195,7 +197,6 @@ def _onnx(classes: int, side: int, folder: Path, threads: int) -> Callable[[], A
         torch.onnx.export(net, (volume,), path, input_names=["clip"], dynamo=True, external_data=False, verbose=False)
     chosen = onnxruntime.SessionOptions()
     chosen.intra_op_num_threads = threads
-    chosen.add_session_config_entry("session.intra_op.allow_spinning", "0")  # The others' turns are not ours.
     session = onnxruntime.InferenceSession(path, chosen, providers=["CPUExecutionProvider"])
     return partial(session.run, None, {"clip": volume.numpy()})
 
@@ -203,7 +204,7 @@ def _onnx(classes: int, side: int, folder: Path, threads: int) -> Callable[[], A
 def times(
     beside: Sequence[Path], classes: int, folder: Path, *, threads: int, repetitions: int
 ) -> list[dict[str, Any]]:
-    """Milliseconds of one clip through X3D-XS by ONNX Runtime in float32, and through each bundle, in turn."""
+    """Milliseconds of one clip through X3D-XS by ONNX Runtime in float32, and through each bundle, one by one."""
     runs = {
         f"X3D-XS {FRAMES}x{side}x{side}, ONNX Runtime float32": _onnx(classes, side, folder, threads)
         for side in (SIDE, TESTED_SIDE)
@@ -214,14 +215,20 @@ def times(
         runs[f"{bundle.manifest.name}, {bundle.manifest.runtime} {bundle.manifest.precision}"] = partial(
             runner.run, clip
         )
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for repetition in range(WARM_UP + repetitions):
-        for name, run in runs.items():
-            began = time.perf_counter()
+    taken: dict[str, list[float]] = {}
+    # Not in turns: ONNX Runtime's threads wait for work by spinning, on processors that the next turn would need.
+    for name, run in runs.items():
+        for _ in range(WARM_UP):
             run()
-            if repetition >= WARM_UP:
-                taken[name].append(1e3 * (time.perf_counter() - began))
+        taken[name] = [_ms(run) for _ in range(repetitions)]
+        time.sleep(PAUSE_S)
     return [{"name": name, "threads": threads, **latency.spread(row).model_dump()} for name, row in taken.items()]
+
+
+def _ms(run: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    run()
+    return 1e3 * (time.perf_counter() - began)
 
 
 @click.command()
@@ -229,7 +236,7 @@ def times(
 @click.option("--out", required=True, type=options.PATH)
 @click.option("--epochs", "schedules", type=int, multiple=True, default=(30,), show_default=True)
 @click.option("--seed", default=0, show_default=True)
-@click.option("--beside", type=options.PATH, multiple=True, help="A bundle to time in turn; none: nothing is timed.")
+@click.option("--beside", type=options.PATH, multiple=True, help="A bundle to time beside it; none: nothing is timed.")
 @click.option("--threads", type=int, multiple=True, default=(2, 1), show_default=True)
 @click.option("--repetitions", default=50, show_default=True)
 @options.cache

@@ -1,7 +1,9 @@
 """Presets: sizes of network and clip that go together, by name. Data only: what a recipe says wins over its preset.
 
-`nano`, `small` and `base` are chosen by computation and memory. They are not tuned yet by latency measured on a device,
-so measure yours. `paper` is the published network, and is not meant for a phone.
+`nano` and `small` are the most accurate for their measured time of the shapes tried on hand gestures, whose classes
+differ by motion (docs/models.md): many frames of few pixels. `medium` and `base` are steps up in pixels, for scenes in
+which what moves is small in the picture, and are chosen by computation. `paper` is the published network, and is not
+meant for a phone.
 """
 
 from __future__ import annotations
@@ -81,16 +83,25 @@ class Preset(Shape):
 
 PRESETS = {
     "nano": Preset(
-        description="8 frames, 2D up to Mixed_3c: for continuous use, or small devices",
-        frames=8,
-        short_side=128,
-        side=112,
+        description="16 small frames, a quarter of the channels: for continuous use, or small devices",
+        frames=16,
+        short_side=64,
+        side=56,
         width=0.25,
         stem="conv3d_k3",
-        temporal_from="Mixed_4b",
+        temporal_from="Conv2d_2c_3x3",
     ),
     "small": Preset(
-        description="16 frames, a quarter of the channels",
+        description="nano with 32 frames: what moves fills much of the picture",
+        frames=32,
+        short_side=64,
+        side=56,
+        width=0.25,
+        stem="conv3d_k3",
+        temporal_from="Conv2d_2c_3x3",
+    ),
+    "medium": Preset(
+        description="nano with four times the pixels: what moves may be smaller",
         frames=16,
         short_side=128,
         side=112,

@@ -20,7 +20,7 @@ def test_the_presets(d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch) -> None
     table, _, below = result.out.partition("nano: ")
     assert "64.18" in table
     assert "…" not in table, "the table is to fit 80 columns"
-    assert all(name in table for name in ("nano", "small", "base", "paper"))
+    assert all(name in table for name in ("nano", "small", "medium", "base", "paper"))
     assert "nothing measured: --on host measures times" in below
 
 

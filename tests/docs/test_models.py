@@ -16,7 +16,7 @@ def test_the_table_is_the_commands(d3d_edge: D3DEdge, monkeypatch: pytest.Monkey
     monkeypatch.setenv("COLUMNS", "80")
     table = d3d_edge("models").out.partition("nano: ")[0]
     rows = [line.rstrip() for line in table.splitlines() if line.strip()]
-    assert len(rows) == 6
+    assert len(rows) == 7
     assert "\n".join(rows) in TEXT
 
 
