@@ -56,6 +56,7 @@ class Figures(Schema):
 
 def untrained(folder: Path, multiplier: float, clip: Clip) -> Run:
     """A run at `folder`/run whose student is random and was quantized by one random clip."""
+    folder.mkdir()
     rendered.render_set(
         folder / "clips", clips_per_class=5, seed=0, size_px=clip.height, frames=clip.frames, workers=2,
         progress=Silent(),
@@ -97,13 +98,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("width", type=float, nargs="?", default=1.0, help="channel multiplier")
     parser.add_argument("--clip", type=clip_from_text, default=Clip(16, 112, 112), metavar="TxHxW")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--at", type=Path, help="make the run in this folder and keep it, or take the one there")
+    parser.add_argument("--make-only", action="store_true", help="with --at: make the run, and time nothing")
     parser.add_argument("--only-all", action="store_true", help="leave out the commands for one target")
     parser.add_argument("--out", type=Path, help="write the figures here, as JSON")
     wanted = parser.parse_args(arguments)
     started = datetime.now(UTC)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        run = untrained(folder, wanted.width, wanted.clip)
+        folder, at = Path(scratch), wanted.at or Path(scratch) / "made"
+        run = Run.open(at / "run") if at.exists() else untrained(at, wanted.width, wanted.clip)
+        if wanted.make_only:
+            return
         seconds = {"all": _export_s(run, ("all",), folder / "all", wanted.workers)}
         seconds["nothing left to do"] = _export_s(run, ("all",), folder / "all", wanted.workers)
         if not wanted.only_all:
