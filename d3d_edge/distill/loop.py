@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from d3d_edge.distill import distributed
+from d3d_edge.distill import distributed, memory
 from d3d_edge.distill.checkpoint import Checkpoint, discard
 from d3d_edge.distill.log import Log
 from d3d_edge.distill.loss import Answer, Loss
@@ -74,6 +74,7 @@ class _State:
     """A row for each."""
 
 
+@memory.kept()
 def run(job: Job, folder: Path, fingerprint: str, progress: Progress) -> list[dict[str, float]]:
     """Train `job.model` in place, from the checkpoint in `folder` where there is one, and return the history.
 
