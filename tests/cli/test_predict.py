@@ -152,9 +152,14 @@ def test_ctrl_c_ends_a_stream_well_and_keeps_the_overlay(
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(click, "echo", echo_and_interrupt)
-    with endless() as address:
-        words = (address, "--window", 0.1, "--stride", 0.1, "--overlay", tmp_path / "out.mp4")
-        result = d3d_edge("predict", made / "bundles" / BUNDLE, *words)
+    # A script that starts this in the background has Ctrl-C ignored, and the stream would never end.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with endless() as address:
+            words = (address, "--window", 0.1, "--stride", 0.1, "--overlay", tmp_path / "out.mp4")
+            result = d3d_edge("predict", made / "bundles" / BUNDLE, *words)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert result.code == 0, result.err
     assert "3 windows" in result.out
     assert ", stopped" in result.out
