@@ -43,7 +43,7 @@ _KINDS: dict[str, Kind] = {
     "SelfGating": "gate",
     "MaxPool": "pool",
 }
-"""Layers of `models.layers`, by class name."""
+"""Layers of `models.layers` and `models.pools`, by class name."""
 _WRAPPER = "net."
 """Where `models.recogniser` holds the network."""
 
