@@ -1,9 +1,8 @@
 """Presets: sizes of network and clip that go together, by name. Data only: what a recipe says wins over its preset.
 
-`nano` and `small` are the most accurate for their measured time of the shapes tried on hand gestures, whose classes
-differ by motion (docs/models.md): many frames of few pixels. `medium` and `base` are steps up in pixels, for scenes in
-which what moves is small in the picture, and are chosen by computation. `paper` is the published network, and is not
-meant for a phone.
+`nano` and `small` are chosen by measured time and accuracy on hand gestures, whose classes differ by motion: many
+frames of few pixels (docs/models.md). `medium` and `base` are steps up in pixels, for scenes in which what moves is
+small in the picture, and are chosen by computation. `paper` is the published network, and is not meant for a phone.
 """
 
 from __future__ import annotations

@@ -168,8 +168,11 @@ def print_latencies(found: Latencies, fitting: Sequence[Timed], budget_ms: float
         if budget_ms is not None:
             _print_proposal(fitting[0], budget_ms, console)
     console.print(f"milliseconds of one clip, INT8, measured {_place(found)}, {found.environment.started}")
-    if any(row.busy for row in found.rows):
-        console.print("others kept the machine busy: the times are not to be trusted (--again measures again)")
+    if busy := sum(bool(row.busy) for row in found.rows):
+        console.print(
+            f"others kept the machine busy while {busy} of {len(found.rows)} were timed: not to be trusted "
+            "(--again measures again)"
+        )
 
 
 def _table(rows: Sequence[Timed]) -> Table:
@@ -190,10 +193,13 @@ def _table(rows: Sequence[Timed]) -> Table:
 
 
 def _print_proposal(row: Timed, budget_ms: float, console: Console) -> None:
+    from d3d_edge.pipeline import latencies
+
     shape = row.shape
     console.print(
         f"proposed for {budget_ms:g} ms: {shape.frames}x{shape.side}x{shape.side}, width {shape.width:g}, "
-        f"{row.latency_ms_p50:.2f} ms: of those measured and within, what computes most. In a recipe:"
+        f"{row.latency_ms_p50:.2f} ms: of those with {latencies.FRAMES_ENOUGH} frames or more, "
+        "or else of all, what computes most. In a recipe:"
     )
     if row.name:
         console.print(f"  preset: {row.name}")

@@ -264,13 +264,13 @@ def test_a_shape_is_what_is_trained(shape: shapes.Shape) -> None:
 def test_shapes_names_those_that_none_beats(tmp_path: Path) -> None:
     """A, B and C are timed and trained: B is slower than A and no better; D is not trained yet."""
     rows = [
-        {"shape": name, "parameters": 1, "gmac": 1.0, "int8": {}, "top1": top1}
+        {"shape": name, "parameters": 1, "gmac": 1.0, "teacher": {0: 0.8}, "int8": {}, "top1": top1}
         | {"times": {f"threads_{number}": {"latency_ms_p50": ms} for number in shapes.THREADS}}
         for name, ms, top1 in (("A", 1.0, {0: 0.5, 1: 0.7}), ("B", 2.0, {0: 0.6}), ("C", 3.0, {0: 0.9}), ("D", 1.0, {}))
     ]
     assert shapes.front(rows) == {"A", "C"}
     lines = shapes.table(rows)[2:]
-    assert lines[0] == "| **A** | 1.00 | 1.00 | 0.00 | 1.00 | 0.600 | 0.500 0.700 | - |"
+    assert lines[0] == "| **A** | 1.00 | 1.00 | 0.00 | 1.00 | 0.800 | 0.500 0.700 | - | 0.600 |"
     assert sum("**" in line for line in lines) == 2
 
 

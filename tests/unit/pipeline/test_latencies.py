@@ -138,12 +138,13 @@ def found(*rows: Timed) -> Latencies:
 
 @pytest.mark.parametrize(
     ("budget_ms", "sides"),
-    [(0.5, []), (1.0, [16]), (3.0, [32, 16]), (9.0, [48, 32, 16])],
-    ids=["none fits", "just in time", "the larger first", "the most computation, not the slowest"],
+    [(0.5, []), (1.0, [16]), (3.0, [32, 16]), (9.0, [48, 32, 16]), (10.0, [48, 32, 16, 64])],
+    ids=["none fits", "just in time", "more pixels", "the most computation, not the slowest", "few frames last"],
 )
 def test_what_fits_a_budget(budget_ms: float, sides: list[int]) -> None:
-    one, two, three = (Shape.of(2, side, 0.01) for side in (16, 32, 48))
-    times = found(timed(one, 1.0, 0.1), timed(two, 3.0, 0.2), timed(three, 8.0, 0.9))
+    one, two, three = (Shape.of(16, side, 0.01) for side in (16, 32, 48))
+    few = timed(Shape.of(8, 64, 0.01), 10.0, 1.5)
+    times = found(timed(one, 1.0, 0.1), timed(two, 3.0, 0.2), timed(three, 8.0, 0.9), few)
     assert [row.shape.side for row in times.within(budget_ms)] == sides
 
 
