@@ -29,16 +29,20 @@ _MOVES = ("XNNStaticTranspose", "XNNStaticReshape")
 
 
 def with_graph(program: ExportedProgram, graph: GraphModule) -> ExportedProgram:
-    """`program` computed by an edited copy of its graph, with the same inputs, outputs and weights."""
+    """`program` computed by an edited copy of its graph, with the same inputs, outputs and weights.
+
+    ExecuTorch adds the numbers of a graph to its weights, so these are listed anew: `program` goes to other targets
+    too.
+    """
     return ExportedProgram(
         root=graph,
         graph=graph.graph,
         graph_signature=program.graph_signature,
-        state_dict=program.state_dict,
+        state_dict=dict(program.state_dict),
         range_constraints=program.range_constraints,
         module_call_graph=program.module_call_graph,
         example_inputs=program.example_inputs,
-        constants=program.constants,
+        constants=dict(program.constants),
         verifiers=program.verifiers,
     )
 

@@ -144,6 +144,14 @@ def test_logits_are_those_of_the_graph(runner: Runner, runtime: str, precision: 
         assert np.abs(logits - expected).max() <= allowed
 
 
+@pytest.mark.usefixtures("bundle")
+def test_lowering_leaves_the_graph_as_it_was(runtime: str, precision: target.Precision) -> None:
+    """One graph goes to all targets, and is saved for this one: it must not come to hold what one of them added."""
+    program = program_of(precision)
+    named = {spec.target for spec in program.graph_signature.input_specs if spec.target}
+    assert {*program.state_dict, *program.constants} <= named
+
+
 @pytest.mark.parametrize("runtime", sorted(TARGETS))
 def test_a_graph_with_groups_in_float_is_lowered_and_answers_as_it_does(runtime: str, tmp_path: Path) -> None:
     pytest.importorskip(PACKAGES[runtime])
