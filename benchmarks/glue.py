@@ -6,7 +6,6 @@ take turns within each repetition. The parts of the network's time are XNNPACK's
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from benchmarks.network import WIDTHS, Clip, clip_from_text, networks, pte, take_turns
+from benchmarks.network import Clip, arguments_of, networks, pte, take_turns
 from benchmarks.xnnpack import Part
 from d3d_edge.cli.tables import columns
 from d3d_edge.files import write_json
@@ -191,13 +190,7 @@ def _name(node: Any) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print tables, and write JSON where asked to."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.glue", description=__doc__)
-    parser.add_argument("widths", type=float, nargs="*", default=WIDTHS, help="channel multipliers")
-    parser.add_argument("--clip", type=clip_from_text, default=Clip(16, 112, 112), metavar="TxHxW")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repetitions", type=int, default=50)
-    parser.add_argument("--out", type=Path, help="write the figures here, as JSON")
-    wanted = parser.parse_args(arguments)
+    wanted = arguments_of("glue", __doc__, 50, arguments)
     started = datetime.now(UTC)
     results = []
     for width in wanted.widths:

@@ -226,15 +226,22 @@ def clip_from_text(text: str) -> Clip:
     return clip
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure, print a table, and write JSON where asked to."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.network", description=__doc__)
+def arguments_of(
+    name: str, description: str | None, repetitions: int, arguments: list[str] | None
+) -> argparse.Namespace:
+    """Read the command line of a benchmark of networks of several widths."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
     parser.add_argument("widths", type=float, nargs="*", default=WIDTHS, help="channel multipliers")
     parser.add_argument("--clip", type=clip_from_text, default=Clip(16, 112, 112), metavar="TxHxW")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repetitions", type=int, default=20)
+    parser.add_argument("--repetitions", type=int, default=repetitions)
     parser.add_argument("--out", type=Path, help="write the figures here, as JSON")
-    wanted = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print a table, and write JSON where asked to."""
+    wanted = arguments_of("network", __doc__, 20, arguments)
     started = datetime.now(UTC)
     results = []
     for width in wanted.widths:
