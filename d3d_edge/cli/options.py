@@ -18,9 +18,9 @@ C = TypeVar("C", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 
 
-DATA_HELP = f"""A folder per class; a CSV {EXPECTED}; the folder of the official split files of UCF101 (classInd.txt,
-trainlist01.txt ...) or HMDB51 (brush_hair_test_split1.txt ...); or a Kinetics CSV
-label,youtube_id,time_start,time_end,split, or the folder of several. Which it is, is found out."""
+DATA_HELP = f"""A folder per class, or folders train, val and test that hold such; a CSV {EXPECTED}; the folder of the
+official split files of UCF101 (classInd.txt, trainlist01.txt ...) or HMDB51 (brush_hair_test_split1.txt ...); or a
+Kinetics CSV label,youtube_id,time_start,time_end,split, or the folder of several. Which it is, is found out."""
 
 
 def data(command: C) -> C:

@@ -39,10 +39,11 @@ def command(
 ) -> None:
     """Decode the clips of DATA into the cache and compute their flow, ahead of training.
 
-    DATA is what --data is elsewhere: a folder per class, a CSV path,label,split[,group][,start_s,end_s], the folder
-    of the split files of UCF101 or HMDB51, or a Kinetics CSV or a folder of such. In UCF101 the groups of the file
-    names are kept apart. Kinetics files may be cut (ID_000010_000020.mp4) or whole (ID.mp4); where the list has no
-    rows of the split test, those of val are the test clips. Files that are missing are skipped and counted.
+    DATA is what --data is elsewhere: a folder per class, or such folders in train, val and test; a CSV
+    path,label,split[,group][,start_s,end_s]; the folder of the split files of UCF101 or HMDB51; or a Kinetics CSV or a
+    folder of such. In UCF101 the groups of the file names are kept apart. Kinetics files may be cut
+    (ID_000010_000020.mp4) or whole (ID.mp4); where the list has no rows of the split test, those of val are the test
+    clips. Files that are missing are skipped and counted.
 
     First it says how large the cache becomes, raw and compressed, and stops if that does not fit. A run that was
     interrupted goes on where it stood. Training with the same recipe and --cache then starts at once. Compressed

@@ -35,7 +35,7 @@ def load(data: Path | Source) -> Manifest:
     - a CSV with the columns path,label,split[,group][,start_s,end_s], or a folder that holds it as manifest.csv;
     - a Kinetics CSV label,youtube_id,time_start,time_end,split, or a folder of such (`kinetics`);
     - the folder of the split files of UCF101 or HMDB51 (`official`);
-    - else, a folder per class.
+    - else, a folder per class, or folders train, val and test that hold such (`folders`).
 
     Clips of an official list are given whether or not their files are there; that some are missing is found when
     they are read, as for a damaged file.

@@ -1,22 +1,37 @@
-"""Clips from a folder per class. The names decide; nothing is opened."""
+"""Clips from a folder per class, or from such folders in one a split. The names decide; nothing is opened."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from d3d_edge.errors import DataError
-from d3d_edge.manifest.clips import UNWRITABLE, VIDEO_SUFFIXES, Clip
+from d3d_edge.manifest.clips import UNWRITABLE, VIDEO_SUFFIXES, Clip, Split
+
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What folders of a split are called."""
 
 
 def from_folders(folder: Path) -> list[Clip]:
-    """A clip for each video below each folder in `folder`, whose name is the label.
+    """A clip for each video below each class folder, whose name is the label.
+
+    Class folders lie in `folder`, or in its folders train, val and test, which then are the split.
 
     Raises:
         DataError: there are no class folders, one is empty, a name cannot stand in a CSV, or a video is there twice.
     """
     clips: list[Clip] = []
-    for class_folder in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+    for class_folder, split in _class_folders(folder):
         videos = sorted(p for p in class_folder.rglob("*") if is_video(p))
         if not videos:
             raise DataError(
@@ -29,13 +44,30 @@ def from_folders(folder: Path) -> list[Clip]:
             path = str(video.resolve())
             if UNWRITABLE.search(path + group):
                 raise DataError(f"the file name {path!r} cannot be written to a CSV", hint="rename the file")
-            clips.append(Clip(path=path, label=class_folder.name.strip(), split="", group=group))
+            clips.append(Clip(path=path, label=class_folder.name.strip(), split=split, group=group))
     if not clips:
         raise DataError(f"{folder} holds no class folders", hint="expected one folder per class, with videos in it")
     path, times = Counter(clip.path for clip in clips).most_common(1)[0]
     if times > 1:
         raise DataError(f"{folder} links to {path} {times} times", hint="keep one link: a clip has one label")
     return clips
+
+
+def _class_folders(folder: Path) -> Iterator[tuple[Path, Split | Literal[""]]]:
+    inner = _folders(folder)
+    # A class may well be called "train"; then videos lie in it, or beside it is a class of another name.
+    splits = [SPLIT_NAMES.get(path.name.lower()) for path in inner]
+    if "train" in splits and None not in splits and not any(is_video(p) for path in inner for p in path.iterdir()):
+        for path, split in zip(inner, splits, strict=True):
+            for class_folder in _folders(path):
+                yield class_folder, split or ""
+    else:
+        for class_folder in inner:
+            yield class_folder, ""
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def is_video(path: Path) -> bool:

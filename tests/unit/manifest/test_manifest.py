@@ -62,6 +62,27 @@ class TestFolders:
         assert {clip.split for clip in loaded.clips} == {""}
         assert len({clip.group for clip in loaded.clips}) == 4, "without more knowledge each clip is its own group"
 
+    def test_folders_named_after_splits_are_the_split(self, tmp_path: Path) -> None:
+        videos(tmp_path, "train/a/1.mp4", "train/b/1.mp4", "Validation/a/2.mp4", "test/b/2.mp4", ".git/a/1.mp4")
+        loaded = load(tmp_path)
+        assert loaded.labels == ("a", "b")
+        assert [(clip.group, clip.label, clip.split) for clip in loaded.clips] == [
+            ("Validation/a/2.mp4", "a", "val"),
+            ("test/b/2.mp4", "b", "test"),
+            ("train/a/1.mp4", "a", "train"),
+            ("train/b/1.mp4", "b", "train"),
+        ]
+
+    @pytest.mark.parametrize(
+        "names",
+        [("train/1.mp4", "test/1.mp4"), ("train/a/1.mp4", "bus/a/1.mp4"), ("val/a/1.mp4", "test/a/1.mp4")],
+        ids=["videos lie in them", "another name beside them", "nothing to train on"],
+    )
+    def test_other_folders_of_such_names_are_classes(self, tmp_path: Path, names: tuple[str, ...]) -> None:
+        loaded = load(videos(tmp_path, *names))
+        assert loaded.labels == tuple(sorted(name.partition("/")[0] for name in names))
+        assert {clip.split for clip in loaded.clips} == {""}
+
     def test_hidden_files_and_folders_are_left_out(self, tmp_path: Path) -> None:
         videos(tmp_path, "a/1.mp4", "a/._1.mp4", "b/1.mp4", ".cache/1.mp4")
         (tmp_path / "b" / "folder.mp4").mkdir()
@@ -93,6 +114,7 @@ class TestFolders:
             (["clip.mp4"], "holds no class folders"),
             (["a/1.mp4"], "one class only: a"),
             (["a/1.mp4", "b/notes.txt"], "class folder .*b holds no video"),
+            (["train/a/1.mp4", "train/b/1.mp4", "test/b/notes.txt"], "class folder .*test/b holds no video"),
             (["a/1.mp4", "b/line\nbreak.mp4"], "cannot be written to a CSV"),
             (["a/1.mp4", "b/not\udce9utf8.mp4"], "cannot be written to a CSV"),
         ],
