@@ -59,13 +59,14 @@ def _check() -> bool:
             _line(package, True, f"{found.__version__}, {purpose}")
     for name in resources.names("targets"):
         runtime = runtimes.get(target.load(name).runtime)
-        for verb, check in (("export", runtime.check_lower), ("run here", runtime.check_run)):
+        uses = (("export", runtime.check_lower, runtime.tools), ("run here", runtime.check_run, runtime.run_tools))
+        for verb, check, tools in uses:
             try:
                 check()
             except MissingDependency as error:
                 _line(f"{name}: {verb}", False, str(error))
             else:
-                _line(f"{name}: {verb}", True, ", ".join(f"{k} {v}" for k, v in runtime.tools().items()))
+                _line(f"{name}: {verb}", True, ", ".join(f"{k} {v}" for k, v in tools().items()))
     for tool, purpose in _DEVICE_TOOLS.items():
         path = shutil.which(tool)
         _line(tool, path is not None, path or purpose)

@@ -52,6 +52,9 @@ class Runtime(Protocol):
     def tools(self) -> dict[str, str]:
         """Versions of the packages that lowering uses, by package name."""
 
+    def run_tools(self) -> dict[str, str]:
+        """Versions of the packages that run a bundle on this machine, by package name."""
+
     def lower(
         self,
         program: ExportedProgram,

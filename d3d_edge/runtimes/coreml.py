@@ -82,6 +82,10 @@ class CoreML:
         """Versions of the packages that lowering uses."""
         return {name: metadata.version(name) for name in ("coremltools", "torch")}
 
+    def run_tools(self) -> dict[str, str]:
+        """Versions of the packages that run a bundle on this machine."""
+        return {name: metadata.version(name) for name in ("coremltools", "torch")}
+
     def lower(
         self,
         program: ExportedProgram,

@@ -35,6 +35,10 @@ class Eager:
         """Versions of the packages that lowering uses."""
         return {name: metadata.version(name) for name in ("torch", "torchao")}
 
+    def run_tools(self) -> dict[str, str]:
+        """Versions of the packages that run a bundle on this machine."""
+        return {name: metadata.version(name) for name in ("torch", "torchao")}
+
     def lower(
         self,
         program: ExportedProgram,

@@ -59,6 +59,10 @@ class ExecuTorch:
         """Versions of the packages that lowering uses."""
         return {name: metadata.version(name) for name in (_PACKAGE, "torch", "torchao")}
 
+    def run_tools(self) -> dict[str, str]:
+        """Versions of the packages that run a bundle on this machine."""
+        return {_PACKAGE: metadata.version(_PACKAGE)}
+
     def lower(
         self,
         program: ExportedProgram,

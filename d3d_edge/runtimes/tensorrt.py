@@ -64,6 +64,12 @@ class TensorRT:
         """Versions of the packages that lowering uses."""
         return {name: metadata.version(name) for name in (*_LOWERING, "torch")}
 
+    def run_tools(self) -> dict[str, str]:
+        """Versions of the packages that run a bundle on this machine."""
+        import onnxruntime  # its package has other names for other processors
+
+        return {"onnxruntime": onnxruntime.__version__}
+
     def lower(
         self,
         program: ExportedProgram,

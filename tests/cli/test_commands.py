@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def test_doctor_names_what_is_ready_and_what_is_missing(d3d_edge: D3DEdge, monke
     assert result.err == ""
     for target in TARGETS:
         assert f"ready    {target}: export" in result.out
+    assert re.search(r"ready    jetson: run here +onnxruntime \d", result.out)
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("D3D_EDGE_ANDROID_BENCH", "nowhere")
     shown = d3d_edge("doctor").out

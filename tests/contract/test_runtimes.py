@@ -112,6 +112,7 @@ def test_a_runtime_is_ready_where_its_packages_are(runtime: str) -> None:
     runtimes.get(runtime).check_lower()
     runtimes.get(runtime).check_run()
     assert all(version for version in runtimes.get(runtime).tools().values())
+    assert PACKAGES[runtime] in runtimes.get(runtime).run_tools()
 
 
 def test_facts_have_plain_values(bundle: Bundle) -> None:
