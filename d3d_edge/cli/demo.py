@@ -29,4 +29,7 @@ def command(out: Path, as_json: bool) -> None:
 
     report = demo(out, workers=cpus(), progress=TerminalProgress())
     show(report, out / FILE_NAME, as_json=as_json)
-    click.echo(f"try: d3d-edge predict {out}/bundles/android VIDEO, with a video below {out}/clips")
+    if not as_json:
+        made = f"{out}/run {out}/bundles {out}/{FILE_NAME}"
+        click.echo(f"try: d3d-edge report {made} --data {out}/clips --html {out}/report.html")
+        click.echo(f"try: d3d-edge predict {out}/bundles/android VIDEO, with a video below {out}/clips")
