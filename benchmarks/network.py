@@ -10,11 +10,11 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ WARM_UP = 3
 CONV3D, CONV3D_LAST = "PyTorch Conv3d", "PyTorch, channels last"
 ORT, ORT_INT8 = "ONNX Runtime Conv3d", "ONNX Runtime INT8"
 PTE, PTE_INT8 = ".pte", ".pte INT8"
+Name = TypeVar("Name", bound=Hashable)
 
 
 class Clip(NamedTuple):
@@ -203,9 +204,9 @@ def measure(multiplier: float, clip: Clip, threads: int, repetitions: int) -> Re
         )
 
 
-def take_turns(runs: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, list[float]]:
+def take_turns(runs: Mapping[Name, Callable[[], Any]], repetitions: int) -> dict[Name, list[float]]:
     """Milliseconds of each, by name, one after the other within each repetition."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[Name, list[float]] = {name: [] for name in runs}
     for repetition in range(WARM_UP + repetitions):
         for name, run in runs.items():
             began = time.perf_counter()

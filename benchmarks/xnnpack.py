@@ -169,6 +169,13 @@ def _library() -> Any:
     return library
 
 
+def use_threads(count: int) -> None:
+    """How many threads ExecuTorch's pool has from now on, in the whole process."""
+    from executorch.extension.pybindings import _portable_lib
+
+    _portable_lib._unsafe_reset_threadpool(count)
+
+
 def _u(value: int) -> ctypes.c_uint32:
     return ctypes.c_uint32(value)
 
@@ -232,9 +239,9 @@ def _one(name: str, *, bounded: bool = False) -> Callable[..., tuple[str, tuple[
     return arguments
 
 
-def _two(name: str) -> Callable[..., tuple[str, tuple[Any, ...]]]:
+def _two(name: str, *, bounded: bool = True) -> Callable[..., tuple[str, tuple[Any, ...]]]:
     def arguments(call: Any, bounds: Any, of: Callable[[int], Any]) -> tuple[str, tuple[Any, ...]]:
-        return name, (*bounds, of(call.input1_id), of(call.input2_id), of(call.output_id))
+        return name, (*(bounds if bounded else ()), of(call.input1_id), of(call.input2_id), of(call.output_id))
 
     return arguments
 
@@ -270,6 +277,8 @@ _CALLS: dict[str, Callable[..., tuple[str, tuple[Any, ...]]]] = {
     "Sigmoid": _one("xnn_define_sigmoid"),
     "Add": _two("xnn_define_add2"),
     "Multiply": _two("xnn_define_multiply2"),
+    "Maximum": _two("xnn_define_maximum2", bounded=False),
+    "Copy": _one("xnn_define_copy"),
     "Concatenate2": _concatenation(2),
     "Concatenate3": _concatenation(3),
     "Concatenate4": _concatenation(4),

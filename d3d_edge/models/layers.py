@@ -258,7 +258,10 @@ class StackedConv(SpatialConv):
         # XNNPACK slices with step 1 only. So `stride` frames become one row of stride*area positions, and tap d
         # of every step is a plain slice: the rows from d // stride, in them the frame d % stride.
         rows = steps + (self.taps - 1) // stride
-        x = F.pad(x, (0, 0, 0, 0, before, rows * stride - before - time))
+        # Whole rows are padded as such: XNNPACK copies a view that several slices read.
+        frames = stride if before % stride == time % stride == 0 else 1
+        x = _view(x, (clips, time // frames, frames * area, values))
+        x = F.pad(x, (0, 0, 0, 0, before // frames, (rows * stride - before - time) // frames))
         x = _view(x, (clips, rows, stride * area, values))
         seen = [x.narrow(1, d // stride, steps).narrow(2, d % stride * area, area) for d in range(self.taps)]
         return torch.cat(seen, dim=3) if len(seen) > 1 else seen[0]

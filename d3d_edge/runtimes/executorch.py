@@ -30,7 +30,16 @@ from d3d_edge.files import size_of
 from d3d_edge.quantize import placement
 from d3d_edge.quantize.origin import origins_shared
 from d3d_edge.runner import TensorSpec, Where
-from d3d_edge.runtimes import Lowered, executorch_checks, quick_lowering, settle, xnnpack_fusion, xnnpack_graph
+from d3d_edge.runtimes import (
+    Lowered,
+    executorch_checks,
+    quick_lowering,
+    settle,
+    xnnpack_bytes,
+    xnnpack_fusion,
+    xnnpack_graph,
+    xnnpack_views,
+)
 from d3d_edge.target import Precision, Target
 
 MODEL = "model.pte"
@@ -92,10 +101,10 @@ class ExecuTorch:
             own = (ExportError, InternalError, SpecViolationError, export_error.InternalError)
             kernels = executorch_checks.kernels()
             try:
-                taking_bytes = xnnpack_graph.with_bytes_quantized(program)
+                taking_bytes = xnnpack_bytes.with_bytes_quantized(program)
                 with (
                     quick_lowering.quickly(taking_bytes) as same,
-                    xnnpack_graph.bytes_delegated(),
+                    xnnpack_bytes.bytes_delegated(),
                     _delegates_made_small(),
                 ):
                     edge = to_edge_transform_and_lower(same, partitioner=[XnnpackPartitioner()])
@@ -220,6 +229,7 @@ def _delegates_made_small() -> Iterator[None]:
         store = stores.pop()
         xnnpack_graph.simplify(graph)
         xnnpack_fusion.fuse(graph)
+        xnnpack_views.move_views(graph)
         xnnpack_graph.embed(graph, {key: store.buffers[at] for key, at in store.key_to_buffer_idx.items()}, constants)
         written: bytes = serialize(graph, constants)
         return written

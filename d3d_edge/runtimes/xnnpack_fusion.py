@@ -16,7 +16,7 @@ _CONVOLUTIONS = ("XNNConv2d", "XNNDepthwiseConv2d")
 
 def fuse(graph: Any) -> None:
     """Edit an `XNNGraph` in place."""
-    for step in (_without_conversions, _slice_once, _pad_inside_convolutions):
+    for step in (_without_conversions, _convert_once, _slice_once, _pad_inside_convolutions):
         step(graph, values_of(graph))
         drop_unused(graph, values_of(graph))
 
@@ -40,6 +40,21 @@ def _without_conversions(graph: Any, values: dict[int, Any]) -> None:
             call.input_id, call.output_id = source, result
             idle.append(after[0])
     graph.xnodes = [node for node in graph.xnodes if not any(node.xnode_union is call for call in idle)]
+
+
+def _convert_once(graph: Any, values: dict[int, Any]) -> None:
+    """Turn bytes into INT8 of the same scale at once. All are whole steps, so no rounding is met on the way."""
+    producers, _ = _neighbours(graph)
+    for node in graph.xnodes:
+        call = node.xnode_union
+        before = producers.get(call.input_id) if kind(call) == "XNNConvert" else None
+        if kind(before) != "XNNConvert" or not _is_int8(values[call.output_id]):
+            continue
+        source, result = values[before.input_id], values[call.output_id]
+        if tensor_of(source).datatype.name != "xnn_datatype_quint8" or kind(tensor_of(source)) == kind(source):
+            continue
+        if source.quant_params.scale == result.quant_params.scale:
+            call.input_id = before.input_id
 
 
 def _slice_once(graph: Any, values: dict[int, Any]) -> None:

@@ -3,24 +3,16 @@
 ExecuTorch computes convolutions channels-last and, around every view, moves the tensor to channels-first and back. The
 rank-4 network's changes of view are such that all those moves cancel, and a reshape of the same bytes remains.
 Must not change a value that is computed. For executorch 1.4, whose own passes merge no two transposes.
-
-And a delegate takes bytes: frames become floats in XNNPACK, by several threads and vectors. ExecuTorch knows int8
-only, so it would convert them before, by a portable kernel that took 2.3 of 2.8 ms for 16x112x112 on one thread.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
-import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
-
-_aten = torch.ops.aten
 
 ALIGNMENT = 4
 """Bytes: of a float. Executorch aligns to 16, but XNNPACK packs all weights anew before it computes with them."""
@@ -45,41 +37,6 @@ def with_graph(program: ExportedProgram, graph: GraphModule) -> ExportedProgram:
         constants=dict(program.constants),
         verifiers=program.verifiers,
     )
-
-
-def with_bytes_quantized(program: ExportedProgram) -> ExportedProgram:
-    """`program` with its bytes taken for quantized numbers of scale 1 and zero point 0, which they are."""
-    graph = copy.deepcopy(program.graph_module)
-    for node in graph.graph.find_nodes(op="call_function", target=_aten.to.dtype):
-        if node.args[0].meta["val"].dtype is torch.uint8 and node.args[1:] == (torch.float32,):
-            node.target = torch.ops.quantized_decomposed.dequantize_per_tensor.default
-            node.args = (node.args[0], 1.0, 0, 0, 255, torch.uint8)
-    return with_graph(program, graph)
-
-
-@contextmanager
-def bytes_delegated() -> Iterator[None]:
-    """Within, ExecuTorch gives such bytes to XNNPACK, which has had that type (`quint8`) all along."""
-    from executorch.backends.xnnpack.operators.node_visitor import NodeVisitor
-    from executorch.backends.xnnpack.partition.config.xnnpack_config import XNNPartitionerConfig
-    from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNDatatype
-
-    is_valid, datatype = XNNPartitionerConfig._check_inputs_are_valid_dtypes, NodeVisitor.get_serialized_dtype
-
-    def is_valid_or_bytes(self: Any, node: Any, valid: set[torch.dtype]) -> bool:
-        takes_bytes = "dequantize_per_tensor" in str(node.target)
-        return bool(is_valid(self, node, {*valid, torch.uint8} if takes_bytes else valid))
-
-    def datatype_or_bytes(self: Any, quantized: Any, *args: Any, **options: Any) -> Any:
-        if quantized is not None and quantized.dtype is torch.uint8:
-            return XNNDatatype.xnn_datatype_quint8
-        return datatype(self, quantized, *args, **options)
-
-    with (
-        mock.patch.object(XNNPartitionerConfig, "_check_inputs_are_valid_dtypes", is_valid_or_bytes),
-        mock.patch.object(NodeVisitor, "get_serialized_dtype", datatype_or_bytes),
-    ):
-        yield
 
 
 def simplify(graph: Any) -> None:

@@ -20,7 +20,7 @@ from d3d_edge import target
 from d3d_edge.errors import MissingDependency
 from d3d_edge.models.layers import StackedConv, clip_view
 from d3d_edge.quantize import pt2e
-from d3d_edge.runtimes import executorch, quick_lowering, xnnpack_fusion, xnnpack_graph
+from d3d_edge.runtimes import executorch, quick_lowering, xnnpack_bytes, xnnpack_fusion
 from tests import networks
 
 pytest.importorskip("executorch")
@@ -112,7 +112,7 @@ def test_bytes_are_turned_into_floats_inside_the_delegate(
     lowered: Lower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = np.resize(np.arange(256, dtype=np.uint8), networks.clip().shape)
-    monkeypatch.setattr(xnnpack_graph, "with_bytes_quantized", lambda program: program)
+    monkeypatch.setattr(xnnpack_bytes, "with_bytes_quantized", lambda program: program)
     outside = executorch.RUNTIME.lower(networks.float_program(), tmp_path, ANDROID, precision="float32").facts
     assert "_to_dim_order_copy" in str(outside["undelegated_names"])
     with (
