@@ -350,9 +350,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _print(result: Result) -> None:
-    console = Console(soft_wrap=True)
-    console.print(f"\nwidth {result.multiplier:g}, {result.clip}, {result.threads} threads; milliseconds of all layers,")
-    console.print("in parentheses in parts of the first form, which is the network's")
+    console = Console(soft_wrap=True, width=140)
+    console.print(f"\nwidth {result.multiplier:g}, {result.clip}, {result.threads} threads; milliseconds of all")
+    console.print("layers, in parentheses in parts of the first form, which is the network's")
     for family, of_runtimes in result.times.items():
         table = columns((f"{result.layers[family]} {family}",), tuple(of_runtimes))
         forms = max(of_runtimes.values(), key=len)

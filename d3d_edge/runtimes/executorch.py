@@ -38,7 +38,6 @@ from d3d_edge.runtimes import (
     xnnpack_bytes,
     xnnpack_fusion,
     xnnpack_graph,
-    xnnpack_views,
 )
 from d3d_edge.target import Precision, Target
 
@@ -229,7 +228,6 @@ def _delegates_made_small() -> Iterator[None]:
         store = stores.pop()
         xnnpack_graph.simplify(graph)
         xnnpack_fusion.fuse(graph)
-        xnnpack_views.move_views(graph)
         xnnpack_graph.embed(graph, {key: store.buffers[at] for key, at in store.key_to_buffer_idx.items()}, constants)
         written: bytes = serialize(graph, constants)
         return written

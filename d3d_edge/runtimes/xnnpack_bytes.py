@@ -31,7 +31,7 @@ RATIO_MIN, RATIO_MAX = 2.0**-10, 2.0**8
 
 
 def with_bytes_quantized(program: ExportedProgram) -> ExportedProgram:
-    """`program` with its bytes taken for quantized numbers, which they are, and normalised as such as far as it goes."""
+    """`program` with its bytes taken for quantized numbers, which they are, and normalised as such if possible."""
     graph = copy.deepcopy(program.graph_module)
     for node in graph.graph.find_nodes(op="call_function", target=_aten.to.dtype):
         if node.args[0].meta["val"].dtype is torch.uint8 and node.args[1:] == (torch.float32,):
@@ -55,9 +55,8 @@ def _normalise(graph: Graph, frames: Node, constants: dict[str, Tensor]) -> None
     offset = None if total is None else _number(total, frames, constants)
     if total is None or rounded is None or not offset or not isinstance(total.args[1], Node):
         return
-    step, zero_point, low, high, kind = rounded.args[1:]
     offset_step = abs(offset) / 127
-    if kind is not torch.int8 or not sums_in_int8(scale, offset, float(step)):
+    if rounded.args[-1] is not torch.int8 or not sums_in_int8(scale, offset, float(rounded.args[1])):  # type: ignore[arg-type]
         return
     # INT8 bytes are 128 less. The offset is 127 of its own steps.
     for place, source, grid in ((0, frames, (scale, -128)), (1, total.args[1], (offset_step, 0))):
@@ -71,7 +70,7 @@ def _normalise(graph: Graph, frames: Node, constants: dict[str, Tensor]) -> None
 
 
 def sums_in_int8(scale: float, offset: float, step: float) -> bool:
-    """Whether byte * scale + offset, in steps, is rounded the same way by any arithmetic that XNNPACK sums INT8 with."""
+    """Whether every byte * scale + offset, in steps, is rounded as floats are by what XNNPACK sums INT8 with."""
     if not all(RATIO_MIN <= part / step < RATIO_MAX for part in (scale, abs(offset) / 127)):
         return False
     exact = (torch.arange(256, dtype=torch.float64) * scale + offset) / step

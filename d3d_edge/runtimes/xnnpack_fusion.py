@@ -9,14 +9,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from d3d_edge.runtimes.xnnpack_graph import alike, drop_unused, inputs, is_external, kind, tensor_of, values_of
+from d3d_edge.runtimes.xnnpack_graph import (
+    alike,
+    drop_unused,
+    inputs,
+    is_external,
+    is_int8,
+    kind,
+    tensor_of,
+    values_of,
+)
 
 _CONVOLUTIONS = ("XNNConv2d", "XNNDepthwiseConv2d")
 
 
 def fuse(graph: Any) -> None:
     """Edit an `XNNGraph` in place."""
-    for step in (_without_conversions, _convert_once, _slice_once, _pad_inside_convolutions):
+    for step in (_without_conversions, _convert_once, _slice_once, _pad_inside_convolutions, _without_views):
         step(graph, values_of(graph))
         drop_unused(graph, values_of(graph))
 
@@ -33,7 +42,7 @@ def _without_conversions(graph: Any, values: dict[int, Any]) -> None:
         if kind(before) != "XNNConvert" or [kind(reader) for reader in after] != ["XNNConvert"]:
             continue
         source, result = before.input_id, after[0].output_id
-        if not all(_is_int8(values[value]) for value in (source, result)):
+        if not all(is_int8(values[value]) for value in (source, result)):
             continue
         # A pad moves bytes, so they must mean the same; a sigmoid of bytes is a table.
         if kind(call) == "XNNSigmoid" or (call.padding_value == 0 and alike(values, source, result)):
@@ -48,7 +57,7 @@ def _convert_once(graph: Any, values: dict[int, Any]) -> None:
     for node in graph.xnodes:
         call = node.xnode_union
         before = producers.get(call.input_id) if kind(call) == "XNNConvert" else None
-        if kind(before) != "XNNConvert" or not _is_int8(values[call.output_id]):
+        if kind(before) != "XNNConvert" or not is_int8(values[call.output_id]):
             continue
         source, result = values[before.input_id], values[call.output_id]
         if tensor_of(source).datatype.name != "xnn_datatype_quint8" or kind(tensor_of(source)) == kind(source):
@@ -84,6 +93,36 @@ def _pad_inside_convolutions(graph: Any, values: dict[int, Any]) -> None:
         call.input1_id = pad.input_id
 
 
+def _without_views(graph: Any, values: dict[int, Any]) -> None:
+    """Let a 1x1 convolution between a view and the view back compute in the one that there was.
+
+    XNNPACK copies a view that several operators read, as the first branch of an Inception block and its gate do.
+    """
+    producers, readers = _neighbours(graph)
+    idle = []
+    for node in graph.xnodes:
+        call = node.xnode_union
+        before = producers.get(call.input1_id) if _is_pointwise(call) else None
+        after = readers.get(call.output_id, []) if before else []
+        if kind(before) != "XNNStaticReshape" or [kind(reader) for reader in after] != ["XNNStaticReshape"]:
+            continue
+        source, seen, result = (
+            list(tensor_of(values[value]).dims) for value in (before.input_id, call.input1_id, after[0].output_id)
+        )
+        if source[3:] == seen[3:] and source[:3] == result[:3] and alike_each(values, before, after[0]):
+            call.input1_id, call.output_id = before.input_id, after[0].output_id
+            idle.append(after[0])
+    graph.xnodes = [node for node in graph.xnodes if not any(node.xnode_union is call for call in idle)]
+
+
+def _is_pointwise(call: Any) -> bool:
+    if kind(call) != "XNNConv2d":
+        return False
+    sizes = [getattr(call, f"{what}_{axis}") for what in ("kernel", "subsampling") for axis in ("height", "width")]
+    pads = [getattr(call, f"padding_{side}") for side in ("top", "right", "bottom", "left")]
+    return sizes == [1, 1, 1, 1] and not any(pads)
+
+
 def alike_each(values: dict[int, Any], *calls: Any) -> bool:
     """Whether each of the nodes writes the type, scale and zero point that it reads."""
     return all(alike(values, call.input_id, call.output_id) for call in calls)
@@ -100,7 +139,3 @@ def _neighbours(graph: Any) -> tuple[Any, dict[int, list[Any]]]:
             if value in values and not is_external(values[value]):
                 readers.setdefault(value, []).append(call)
     return producers, readers
-
-
-def _is_int8(union: Any) -> bool:
-    return bool(tensor_of(union).datatype.name == "xnn_datatype_qint8")

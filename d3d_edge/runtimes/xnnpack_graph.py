@@ -7,7 +7,6 @@ Must not change a value that is computed. For executorch 1.4, whose own passes m
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -147,6 +146,11 @@ def alike(values: dict[int, Any], a: int, b: int) -> bool:
 def is_external(union: Any) -> bool:
     """Whether a value enters or leaves the delegate."""
     return bool(tensor_of(union).flags)
+
+
+def is_int8(union: Any) -> bool:
+    """Whether a value is of signed bytes with one scale."""
+    return bool(tensor_of(union).datatype.name == "xnn_datatype_qint8")
 
 
 def inputs(call: Any) -> Iterator[str]:
