@@ -5,7 +5,6 @@ INT8 graphs have one scale for all activations and one for each output channel o
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -30,9 +29,9 @@ class Graph:
         self.constants = bytearray()
         self.written = schema.XNNGraph("0", [], [], 0, [], [], [schema.ConstantDataOffset(0, 0)])
 
-    def input(self, *dims: int) -> int:
-        """A value that comes from outside."""
-        value = self._value(dims, flags=_INPUT)
+    def input(self, *dims: int, kind: str = "") -> int:
+        """A value that comes from outside; floats, if `kind` is fp32."""
+        value = self._value(dims, flags=_INPUT, kind=kind)
         self.written.input_ids.append(value)
         self.written.num_externs += 1
         return value
@@ -40,7 +39,7 @@ class Graph:
     def output(self, value: int) -> None:
         """Let a value leave the graph."""
         tensor = self._tensor(value)
-        tensor.flags, tensor.external_id = _OUTPUT, value
+        tensor.flags, tensor.external_id = _OUTPUT, self.written.num_externs
         self.written.output_ids.append(value)
         self.written.num_externs += 1
 
@@ -124,11 +123,15 @@ class Graph:
         return self._node(self.dims(one), getattr(schema, f"XNN{kind}")(one, other, 0, 0), relu=relu)
 
     def each(self, kind: str, x: int) -> int:
-        """`Sigmoid` or `Copy` of a value."""
+        """`Copy` or `Sigmoid` of a value."""
         return self._node(self.dims(x), getattr(schema, f"XNN{kind}")(x, 0, 0))
 
-    def _node(self, dims: Any, call: Any, *, relu: bool = False) -> int:
-        call.output_id = self._value(dims)
+    def convert(self, x: int, *, to_float: bool) -> int:
+        """The value as floats, or as INT8."""
+        return self._node(self.dims(x), schema.XNNConvert(x, 0, 0), kind="fp32" if to_float else "")
+
+    def _node(self, dims: Any, call: Any, *, relu: bool = False, kind: str = "") -> int:
+        call.output_id = self._value(dims, kind=kind)
         limits = schema.OutputMinMax(0.0, "+inf") if relu else None
         self.written.xnodes.append(schema.XNode(call, 0, limits))
         return int(call.output_id)
@@ -136,9 +139,9 @@ class Graph:
     def _value(self, dims: Any, *, flags: int = 0, kind: str = "", constant: int = 0, scales: Any = None) -> int:
         number = len(self.written.xvalues)
         datatype = schema.XNNDatatype[f"xnn_datatype_{kind or ('qint8' if self.int8 else 'fp32')}"]
-        external = number if flags else 2**32 - 1
+        external = self.written.num_externs if flags else 2**32 - 1
         union: Any = schema.XNNTensorValue(datatype, len(dims), list(dims), constant, external, flags, number)
-        if self.int8:
+        if self.int8 and kind != "fp32":
             union = schema.XNNQuantizedTensorValue(union, scales or schema.PerTensorQuant(SCALE, 0))
         self.written.xvalues.append(schema.XValue(union))
         return number
@@ -163,12 +166,6 @@ class Graph:
 
     def _constant(self, array: NDArray[Any]) -> int:
         data = np.ascontiguousarray(array).tobytes()
-        self.written.constant_data.append(schema.ConstantDataOffset(len(self.constants), len(data)))
+        self.written.constant_data.append(schema.ConstantDataOffset(len(self.constants), len(data), None))
         self.constants.extend(data + bytes(-len(data) % 16))
         return len(self.written.constant_data) - 1
-
-
-def size_bytes(graph: Any, value: int) -> int:
-    """Of a value's memory."""
-    tensor = next(described(entry) for entry in graph.xvalues if described(entry).id_out == value)
-    return math.prod(tensor.dims) * (4 if tensor.datatype.name.endswith("fp32") else 1)

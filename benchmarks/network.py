@@ -206,8 +206,13 @@ def measure(multiplier: float, clip: Clip, threads: int, repetitions: int) -> Re
         )
 
 
-def take_turns(runs: Mapping[Name, Callable[[], Any]], repetitions: int) -> dict[Name, list[float]]:
-    """Milliseconds of each, by name, one after the other within each repetition."""
+def take_turns(
+    runs: Mapping[Name, Callable[[], Any]], repetitions: int, *, twice: bool = False
+) -> dict[Name, list[float]]:
+    """Milliseconds of each, by name, one after the other within each repetition.
+
+    `twice`: each runs twice at its turn, and the second run counts, which finds its own data in the caches.
+    """
     times: dict[Name, list[float]] = {name: [] for name in runs}
     for _ in range(WARM_UP):
         for run in runs.values():
@@ -215,6 +220,8 @@ def take_turns(runs: Mapping[Name, Callable[[], Any]], repetitions: int) -> dict
     with threads_apart():
         for _ in range(repetitions):
             for name, run in runs.items():
+                if twice:
+                    run()
                 began = time.perf_counter()
                 run()
                 times[name].append(1e3 * (time.perf_counter() - began))

@@ -56,7 +56,7 @@ def _convert_once(graph: Any, values: dict[int, Any]) -> None:
     producers, _ = _neighbours(graph)
     for node in graph.xnodes:
         call = node.xnode_union
-        before = producers.get(call.input_id) if kind(call) == "XNNConvert" else None
+        before: Any = producers.get(call.input_id) if kind(call) == "XNNConvert" else None
         if kind(before) != "XNNConvert" or not is_int8(values[call.output_id]):
             continue
         source, result = values[before.input_id], values[call.output_id]
@@ -102,7 +102,7 @@ def _without_views(graph: Any, values: dict[int, Any]) -> None:
     idle = []
     for node in graph.xnodes:
         call = node.xnode_union
-        before = producers.get(call.input1_id) if _is_pointwise(call) else None
+        before: Any = producers.get(call.input1_id) if _is_pointwise(call) else None
         after = readers.get(call.output_id, []) if before else []
         if kind(before) != "XNNStaticReshape" or [kind(reader) for reader in after] != ["XNNStaticReshape"]:
             continue

@@ -20,6 +20,7 @@ from d3d_edge import target
 from d3d_edge.errors import MissingDependency
 from d3d_edge.models.layers import StackedConv, clip_view
 from d3d_edge.quantize import pt2e
+from d3d_edge.quantize.scheme import Scheme
 from d3d_edge.runtimes import executorch, quick_lowering, xnnpack_bytes, xnnpack_fusion
 from tests import networks
 
@@ -76,19 +77,34 @@ class Stem(nn.Module):
         super().__init__()
         self.stem = StackedConv(3, 8, (3, 7), 2)
         self.logits = nn.Conv2d(8, networks.CLASSES, 1)
+        self.register_buffer("scale", torch.full((1, 1, 1, 1), networks.SCALE), persistent=False)
+        self.register_buffer("offset", torch.full((1, 1, 1, 1), networks.OFFSET), persistent=False)
 
     def forward(self, clip: Tensor) -> Tensor:
-        frames = (clip.float() * networks.SCALE + networks.OFFSET).permute(0, 3, 1, 2)
+        frames = (clip.float() * self.scale + self.offset).permute(0, 3, 1, 2)  # type: ignore[operator]
         pooled = clip_view(self.stem(frames), 1).mean((2, 3), keepdim=True)
         return self.logits(pooled).flatten(1)
 
 
+def _stem(scheme: Scheme) -> ExportedProgram:
+    torch.manual_seed(0)
+    graph = pt2e.prepare(Stem().eval(), networks.clip(), scheme=scheme, observer="minmax", qat=False)
+    pt2e.calibrate(graph, [all_bytes(), *(networks.clip(seed) for seed in range(3))])
+    return pt2e.convert(graph, networks.clip())
+
+
 @functools.cache
 def stem() -> ExportedProgram:
-    torch.manual_seed(0)
-    graph = pt2e.prepare(Stem().eval(), networks.clip(), scheme="affine", observer="minmax", qat=False)
-    pt2e.calibrate(graph, [networks.clip(seed) for seed in range(3)])
-    return pt2e.convert(graph, networks.clip())
+    return _stem("affine")
+
+
+@functools.cache
+def symmetric_stem() -> ExportedProgram:
+    return _stem("symmetric")
+
+
+def all_bytes() -> Tensor:
+    return torch.from_numpy(np.resize(np.arange(256, dtype=np.uint8), networks.clip().shape))
 
 
 @pytest.mark.parametrize("make", [networks.quantized, affine, networks.float_program])
@@ -108,18 +124,41 @@ def test_lowering_quickly_changes_no_byte(
     assert (tmp_path / executorch.MODEL).read_bytes() == lowered(make).path.read_bytes()
 
 
-def test_bytes_are_turned_into_floats_inside_the_delegate(
-    lowered: Lower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("make", [networks.float_program, networks.quantized, stem, symmetric_stem])
+def test_bytes_are_normalised_inside_the_delegate(
+    make: Make, lowered: Lower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clip = np.resize(np.arange(256, dtype=np.uint8), networks.clip().shape)
+    delegated = lowered(make)
     monkeypatch.setattr(xnnpack_bytes, "with_bytes_quantized", lambda program: program)
-    outside = executorch.RUNTIME.lower(networks.float_program(), tmp_path, ANDROID, precision="float32").facts
+    outside = executorch.RUNTIME.lower(make(), tmp_path, ANDROID, precision="float32").facts
     assert "_to_dim_order_copy" in str(outside["undelegated_names"])
     with (
-        executorch.ExecuTorchRunner(lowered(networks.float_program).path, 1) as inside,
-        executorch.ExecuTorchRunner(tmp_path / executorch.MODEL, 1) as converted,
+        executorch.ExecuTorchRunner(delegated.path, 1) as inside,
+        executorch.ExecuTorchRunner(tmp_path / executorch.MODEL, 0) as converted,
     ):
-        np.testing.assert_array_equal(inside.run(clip), converted.run(clip))
+        for clip in (all_bytes(), networks.clip()):
+            np.testing.assert_array_equal(inside.run(clip.numpy()), converted.run(clip.numpy()))
+
+
+@pytest.mark.parametrize("make", [stem, symmetric_stem])
+def test_int8_frames_are_never_floats(make: Make, lowered: Lower) -> None:
+    kinds = lowered(make).kinds
+    assert (kinds["XNNMultiply"], kinds["XNNAdd"]) == (0, 1)
+    assert kinds["XNNConvert"] == 3, "bytes and the offset to INT8, and the logits to floats"
+
+
+def test_frames_are_floats_where_int8_could_round_another_way(
+    lowered: Lower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_int8 = lowered(symmetric_stem)
+    monkeypatch.setattr(xnnpack_bytes, "sums_in_int8", lambda *_: False)
+    executorch.RUNTIME.lower(symmetric_stem(), tmp_path, ANDROID, precision="int8")
+    assert (tmp_path / executorch.MODEL).read_bytes() != in_int8.path.read_bytes()
+    with (
+        executorch.ExecuTorchRunner(in_int8.path, 1) as bytes_,
+        executorch.ExecuTorchRunner(tmp_path / executorch.MODEL, 0) as floats,
+    ):
+        np.testing.assert_array_equal(bytes_.run(all_bytes().numpy()), floats.run(all_bytes().numpy()))
 
 
 def test_what_was_replaced_for_lowering_is_put_back() -> None:
@@ -162,7 +201,7 @@ def test_a_stem_copies_its_frames_once_a_step(lowered: Lower) -> None:
     assert kinds["XNNConvert"] == 3
 
 
-@pytest.mark.parametrize("make", [networks.quantized, affine, stem, networks.float_program])
+@pytest.mark.parametrize("make", [networks.quantized, affine, stem, symmetric_stem, networks.float_program])
 def test_a_small_delegate_gives_the_same_logits(
     make: Make, lowered: Lower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

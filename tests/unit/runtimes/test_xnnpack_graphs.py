@@ -1,0 +1,98 @@
+"""What is left out of a delegate changes no value, shown by XNNPACK itself."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("executorch")
+
+from benchmarks.graphs import Graph
+from benchmarks.xnnpack import Part
+from d3d_edge.models.recogniser import OFFSET, SCALE
+from d3d_edge.runtimes import xnnpack_fusion
+from d3d_edge.runtimes.xnnpack_bytes import sums_in_int8
+
+HALF_STEP = float(torch.tensor(-OFFSET / 127).half())
+
+
+def kernel(outputs: int, inputs: int, size: int = 1) -> Any:
+    return np.random.default_rng(0).normal(0, 0.3, (outputs, inputs, size, size)).astype(np.float32)
+
+
+def pointwise(graph: Graph, x: int) -> int:
+    return graph.convolve(x, kernel(5, 3), None)
+
+
+def outputs(graph: Any, constants: bytes) -> list[Any]:
+    with Part(graph, constants, graph.xnodes) as part:
+        for taken in part.inputs:
+            part.arrays[taken][:] = np.random.default_rng(1).integers(0, 256, part.arrays[taken].shape)
+        part.run()
+        return [part.arrays[value].copy() for value in part.outputs]
+
+
+def fused(graph: Graph) -> list[str]:
+    """The kinds of nodes that fusing leaves, all outputs being the same."""
+    after = copy.deepcopy(graph.written)
+    xnnpack_fusion.fuse(after)
+    for one, other in zip(outputs(graph.written, graph.constants), outputs(after, graph.constants), strict=True):
+        np.testing.assert_array_equal(one, other)
+    return [type(node.xnode_union).__name__.removeprefix("XNN") for node in after.xnodes]
+
+
+def viewed(size: int = 1, back: tuple[int, int, int] = (1, 2, 12)) -> Graph:
+    """A convolution of frames between two views, as a clip is what comes and goes; frames have another reader."""
+    graph = Graph(int8=True)
+    pads = ((size // 2, size // 2), (size // 2, size // 2))
+    frames = graph.view(graph.pool(graph.input(1, 2, 12, 3), (1, 1), ((0, 0), (0, 0))), 2, 4, 3, 3)
+    graph.output(graph.pool(frames, (3, 3), ((1, 1), (1, 1))))
+    clip = graph.view(graph.convolve(frames, kernel(5, 3, size), None, pads=pads), *back, 5)
+    graph.output(graph.both("Multiply", clip, graph.mean(clip)))
+    return graph
+
+
+def test_a_1x1_convolution_needs_no_view_and_no_view_back() -> None:
+    assert fused(viewed()).count("StaticReshape") == 1, "that of the frames' other reader"
+
+
+@pytest.mark.parametrize("graph", [viewed(3), viewed(back=(1, 8, 3))], ids=["3x3", "another view"])
+def test_a_view_that_a_convolution_needs_stays(graph: Graph) -> None:
+    assert fused(graph).count("StaticReshape") == 2
+
+
+def test_bytes_are_summed_in_int8_with_the_offset_of_the_deployed_network() -> None:
+    assert sums_in_int8(SCALE, OFFSET, HALF_STEP)
+
+
+@pytest.mark.parametrize(
+    ("offset", "step"),
+    [(OFFSET, SCALE), (OFFSET, 2.0**-20), (OFFSET, 16.0)],
+    ids=["ties", "scales too far apart", "scales too far apart the other way"],
+)
+def test_bytes_are_not_summed_in_int8_where_xnnpack_could_round_another_way(offset: float, step: float) -> None:
+    assert not sums_in_int8(SCALE, offset, step)
+
+
+def test_where_bytes_are_summed_in_int8_floats_are_rounded_the_same_way() -> None:
+    """XNNPACK's sum: factors of 20 bits, and a shift that rounds half up."""
+    random, taken = np.random.default_rng(0), 0
+    byte = np.arange(256, dtype=np.int64)
+    for _ in range(400):
+        scale, step = random.uniform(0.002, 0.03), float(np.float16(random.uniform(0.004, 0.03)))
+        offset = -scale * random.uniform(60, 190)
+        if not sums_in_int8(scale, offset, step):
+            continue
+        taken += 1
+        floats = np.float32(byte) * np.float32(scale) + np.float32(offset)
+        expected = np.clip(np.rint(floats * (np.float32(1) / np.float32(step))), -128, 127)
+        ratios = np.array([np.float32(scale) / np.float32(step), np.float32(-offset / 127) / np.float32(step)])
+        shift = 20 - (int(np.frexp(ratios.max())[1]) - 1)
+        factors = np.rint(ratios * 2.0**shift).astype(np.int64)
+        sums = byte * factors[0] - 127 * factors[1] + (1 << (shift - 1))
+        np.testing.assert_array_equal(np.clip(sums >> shift, -128, 127), expected)
+    assert taken > 20
