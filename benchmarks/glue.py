@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from benchmarks.network import Clip, arguments_of, networks, pte, take_turns
+from benchmarks.network import Clip, arguments_of, networks, pte
+from benchmarks.turns import take_turns
 from benchmarks.xnnpack import Part
 from d3d_edge.cli.tables import columns
 from d3d_edge.files import write_json
@@ -124,7 +125,7 @@ def measure(multiplier: float, clip: Clip, threads: int, repetitions: int) -> Re
             return stack.enter_context(Part(found.graph, found.constants, chosen, profiled=profiled))
 
         whole, observed = part(nodes), part(nodes, profiled=True)
-        alone = [part([node]) for node in nodes if _name(node) == "Conv2d"]
+        alone = [part([node]) for node in nodes if name_of(node) == "Conv2d"]
         profiles: list[list[int]] = []
 
         def convolutions() -> None:
@@ -155,7 +156,7 @@ def measure(multiplier: float, clip: Clip, threads: int, repetitions: int) -> Re
             convolutions=len(alone),
             ratio=float(np.median(np.divide(times[NETWORK], times[CONVOLUTIONS]))),
             xnnpack_ratio=float(np.median(np.divide(times[XNNPACK], times[CONVOLUTIONS]))),
-            kinds=kinds([_name(node) for node in nodes], np.median(profiles[-repetitions:], axis=0)),
+            kinds=kinds([name_of(node) for node in nodes], np.median(profiles[-repetitions:], axis=0)),
         )
 
 
@@ -184,7 +185,8 @@ def _last(places: range, names: list[str]) -> int:
     return next((place for place in reversed(places) if names[place] == "Conv2d"), 0)
 
 
-def _name(node: Any) -> str:
+def name_of(node: Any) -> str:
+    """What XNNPACK calls a node's operator."""
     return type(node.xnode_union).__name__.removeprefix("XNN")
 
 

@@ -7,16 +7,13 @@ within each repetition, so that whatever else the machine does falls on all of t
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks.conv3d import Conv3dS3DG
 from benchmarks.train_step import RELATIVE_TOLERANCE, Times
+from benchmarks.turns import take_turns
 from d3d_edge import target
 from d3d_edge.cli.tables import columns
 from d3d_edge.files import write_json
@@ -39,11 +37,9 @@ from d3d_edge.schema import Schema
 
 CLASSES = 10
 WIDTHS = (1.0, 0.5, 0.25)
-WARM_UP = 3
 CONV3D, CONV3D_LAST = "PyTorch Conv3d", "PyTorch, channels last"
 ORT, ORT_INT8 = "ONNX Runtime Conv3d", "ONNX Runtime INT8"
 PTE, PTE_INT8 = ".pte", ".pte INT8"
-Name = TypeVar("Name", bound=Hashable)
 
 
 class Clip(NamedTuple):
@@ -204,52 +200,6 @@ def measure(multiplier: float, clip: Clip, threads: int, repetitions: int) -> Re
                 name: np.median(np.divide(row, times[PTE_INT8])) for name, row in times.items() if name != PTE_INT8
             },
         )
-
-
-def take_turns(
-    runs: Mapping[Name, Callable[[], Any]], repetitions: int, *, twice: bool = False
-) -> dict[Name, list[float]]:
-    """Milliseconds of each, by name, one after the other within each repetition.
-
-    `twice`: each runs twice at its turn, and the second run counts, which finds its own data in the caches.
-    """
-    times: dict[Name, list[float]] = {name: [] for name in runs}
-    for _ in range(WARM_UP):
-        for run in runs.values():
-            run()
-    with threads_apart():
-        for _ in range(repetitions):
-            for name, run in runs.items():
-                if twice:
-                    run()
-                began = time.perf_counter()
-                run()
-                times[name].append(1e3 * (time.perf_counter() - began))
-    return times
-
-
-@contextmanager
-def threads_apart() -> Iterator[None]:
-    """Within, this thread has a core that none of the process's other threads may use, if there are two.
-
-    Linux at times leaves both threads of a pool on one core, for a second and longer: then all takes as long as on one.
-    """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if len(cores) < 2:
-        yield
-        return
-    try:
-        _keep_on(cores[:1], cores[1:])
-        yield
-    finally:
-        _keep_on(cores, cores)
-
-
-def _keep_on(own: list[int], others: list[int]) -> None:
-    this = threading.get_native_id()
-    for thread in map(int, os.listdir("/proc/self/task")):
-        with suppress(ProcessLookupError):  # It has ended meanwhile.
-            os.sched_setaffinity(thread, own if thread == this else others)
 
 
 def clip_from_text(text: str) -> Clip:

@@ -19,7 +19,8 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from benchmarks.network import CLASSES, pte, take_turns
+from benchmarks.network import CLASSES, pte
+from benchmarks.turns import take_turns
 from d3d_edge.cli.tables import columns
 from d3d_edge.files import write_json
 from d3d_edge.models.build import network

@@ -15,30 +15,28 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
-import torch
 from rich.console import Console
-from torch import Tensor, nn
 
-from benchmarks.glue import GOAL, Lowered, lowered
+from benchmarks.chain import CHANNELS, LINKS, chain, file_of
+from benchmarks.glue import GOAL, Lowered, lowered, name_of
 from benchmarks.graphs import Graph
-from benchmarks.network import Clip, arguments_of, take_turns
+from benchmarks.network import Clip, arguments_of
+from benchmarks.turns import take_turns
 from benchmarks.xnnpack import Part, described, reads, use_threads
-from d3d_edge import target
 from d3d_edge.cli.tables import columns
 from d3d_edge.files import write_json
 from d3d_edge.pipeline.environment import environment
-from d3d_edge.quantize import pt2e
 from d3d_edge.report import Environment
-from d3d_edge.runtimes.executorch import RUNTIME, ExecuTorchRunner
+from d3d_edge.runtimes.executorch import ExecuTorchRunner
 from d3d_edge.schema import Schema
 
 LENGTHS = (1, 10, 100, 300)
-CHANNELS = 16
-"""Of a tiny operator's one position: the fewest that a layer of S3D-G has."""
 RUN, PREPARE, FILE = "run", "find shapes", ".pte"
+PRODUCT = 8 * 28 * 28 * 48
+"""Numbers of the first gated layer of width 0.25 at 16x112x112."""
+GATES = (16, 48, 3072)
 PASSES = {
     "gates: product": ("Multiply",),
     "gates: mean": ("GlobalAvgPooling2d",),
@@ -97,58 +95,12 @@ class Figures(Schema):
     """The chains, all widths, and the machine."""
 
     environment: Environment
+    products_us: dict[int, float]
+    """Of `PRODUCT` numbers with a gate, by its channels; 0 is a copy of as many bytes."""
     call_us: float
     """What a run of XNNPACK costs beyond its operators."""
     chains: dict[str, Operator]
     results: tuple[Result, ...]
-
-
-class Stub(nn.Module):
-    """Takes and gives what a chain does."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Float [1, 1, 1, C] to the same shape."""
-        return torch.sigmoid(x)
-
-
-def _convolution(graph: Graph, x: int) -> int:
-    return graph.convolve(x, np.eye(CHANNELS, dtype=np.float32)[..., None, None], None)
-
-
-LINKS: dict[str, Callable[[Graph, int], int]] = {
-    "StaticReshape": lambda graph, x: graph.view(x, 1, 1, 1, CHANNELS),
-    "GlobalAvgPooling2d": lambda graph, x: graph.mean(x),
-    "Multiply": lambda graph, x: graph.both("Multiply", x, x),
-    "MaxPooling2d": lambda graph, x: graph.pool(x, (3, 1), ((1, 1), (0, 0))),
-    "Conv2d": _convolution,
-}
-"""Tiny operators, by their names in XNNPACK. Not sigmoids: a chain of forty INT8 ones damages its memory."""
-
-
-def chain(link: Callable[[Graph, int], int], length: int) -> Graph:
-    """Floats to INT8, `length` operators, and back."""
-    graph = Graph(int8=True)
-    x = graph.convert(graph.input(1, 1, 1, CHANNELS, kind="fp32"), to_float=False)
-    for _ in range(length):
-        x = link(graph, x)
-    graph.output(graph.convert(x, to_float=True))
-    return graph
-
-
-def file_of(graph: Graph, folder: Path) -> Path:
-    """A `.pte` of a graph that was written by hand, with the input and the output of `Stub`."""
-    from executorch.backends.xnnpack import xnnpack_preprocess
-
-    serialize = xnnpack_preprocess.serialize_xnnpack_binary
-
-    def serialize_by_hand(_: Any, __: Any) -> bytes:
-        written: bytes = serialize(graph.written, graph.constants)
-        return written
-
-    program = pt2e.export_float(Stub(), torch.zeros(1, 1, 1, CHANNELS))
-    folder.mkdir()
-    with mock.patch.object(xnnpack_preprocess, "serialize_xnnpack_binary", serialize_by_hand):
-        return folder / RUNTIME.lower(program, folder, target.load("android"), precision="float32").model
 
 
 def chains(repetitions: int) -> tuple[dict[str, Operator], float]:
@@ -180,6 +132,21 @@ def chains(repetitions: int) -> tuple[dict[str, Operator], float]:
     return costs, min(line_us(name, RUN)[1] for name in LINKS)
 
 
+def products(repetitions: int) -> dict[int, float]:
+    """Time the same product with gates of few and of many channels, and a copy."""
+    with ExitStack() as stack:
+        runs: dict[int, Callable[[], Any]] = {}
+        for channels in GATES:
+            graph = Graph(int8=True)
+            x = graph.input(1, 1, PRODUCT // channels, channels)
+            graph.output(graph.both("Multiply", x, graph.input(1, 1, 1, channels)))
+            runs[channels] = stack.enter_context(Part(graph.written, b"", graph.written.xnodes)).run
+        copied = _copy(PRODUCT).written
+        runs[0] = stack.enter_context(Part(copied, b"", copied.xnodes)).run
+        times = take_turns(runs, repetitions, twice=True)
+    return {channels: 1e3 * float(np.median(row)) for channels, row in times.items()}
+
+
 def measure(
     multiplier: float, clip: Clip, threads: int, repetitions: int, costs: dict[str, Operator], call_us: float
 ) -> Result:
@@ -192,7 +159,7 @@ def measure(
         whole = stack.enter_context(Part(found.graph, found.constants, nodes))
 
         def alone(*kinds: str) -> Callable[[], None]:
-            chosen = [node for node in nodes if _name(node) in kinds]
+            chosen = [node for node in nodes if name_of(node) in kinds]
             return _each([stack.enter_context(Part(found.graph, found.constants, [node])) for node in chosen])
 
         def copied(sizes: list[int]) -> Callable[[], None]:
@@ -204,7 +171,7 @@ def measure(
         runs |= {f"copy {name}": copied(_sizes(found, kinds)) for name, kinds in PASSES.items()}
         runs["input"] = copied([sample.size])
         times = {name: float(np.median(row)) for name, row in take_turns(runs, repetitions, twice=True).items()}
-    counts = Counter(map(_name, nodes))
+    counts = Counter(map(name_of, nodes))
     passes = {}
     for name, kinds in PASSES.items():
         operators = sum(counts[kind] for kind in kinds)
@@ -249,12 +216,8 @@ def _each(parts: list[Part]) -> Callable[[], None]:
 def _sizes(found: Lowered, kinds: tuple[str, ...]) -> list[int]:
     """Of each operator of some kinds, the largest value that it reads or writes, in numbers."""
     sizes = {described(value).id_out: math.prod(described(value).dims) for value in found.graph.xvalues}
-    calls = [node.xnode_union for node in found.graph.xnodes if _name(node) in kinds]
+    calls = [node.xnode_union for node in found.graph.xnodes if name_of(node) in kinds]
     return [max(sizes.get(value, 0) for value in (*reads(call), call.output_id)) for call in calls]
-
-
-def _name(node: Any) -> str:
-    return type(node.xnode_union).__name__.removeprefix("XNN")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -263,25 +226,32 @@ def main(arguments: list[str] | None = None) -> None:
     started = datetime.now(UTC)
     use_threads(wanted.threads)
     costs, call_us = chains(wanted.repetitions)
-    _print_chains(costs, call_us)
+    gates = products(wanted.repetitions)
+    _print_chains(costs, call_us, gates)
     results = []
     for width in wanted.widths:
         results.append(measure(width, wanted.clip, wanted.threads, wanted.repetitions, costs, call_us))
         _print(results[-1])
     figures = Figures(
-        environment=environment(started, ["executorch"]), call_us=call_us, chains=costs, results=tuple(results)
+        environment=environment(started, ["executorch"]),
+        products_us=gates,
+        call_us=call_us,
+        chains=costs,
+        results=tuple(results),
     )
     if wanted.out:
         write_json(wanted.out, figures.model_dump(mode="json"))
 
 
-def _print_chains(costs: dict[str, Operator], call_us: float) -> None:
+def _print_chains(costs: dict[str, Operator], call_us: float, gates: dict[int, float]) -> None:
     table = columns(("microseconds of one tiny operator more",), ("XNNPACK", "its shapes", ".pte"))
     for name, cost in costs.items():
         table.add_row(name, f"{cost.run_us:.2f}", f"{cost.prepare_us:.2f}", f"{cost.file_us:.2f}")
     console = Console(soft_wrap=True)
     console.print(table)
     console.print(f"a run of none: {call_us:.2f}")
+    named = ", ".join(f"of {channels} channels {time_us:.1f}" for channels, time_us in gates.items() if channels)
+    console.print(f"a product of {PRODUCT} bytes with a gate {named}; a copy of them {gates[0]:.1f}")
 
 
 def _print(result: Result) -> None:
@@ -293,7 +263,7 @@ def _print(result: Result) -> None:
     for name, entry in result.passes.items():
         table.add_row(f"{name}, alone", str(entry.operators), f"{entry.ms:.2f}", f"{entry.copy_ms:.2f}")
     table.add_row("finding all shapes", str(result.operators), f"{result.prepare_ms:.2f}", "")
-    table.add_row("copying the clip", "1", f"{result.input_ms:.2f}", f"{result.input_ms:.2f}")
+    table.add_row("copying the clip", "1", f"{result.input_ms:.2f}", "")
     others = str(result.operators - result.convolutions)
     table.add_row("all but convolutions, beyond their work", others, f"{result.fixed_ms:.2f}", "")
     console.print(table)

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.network import WARM_UP
+from benchmarks.turns import WARM_UP
 from d3d_edge import manifest, recipe, runtimes
 from d3d_edge.bundle import GOLDEN_CLIPS, Bundle
 from d3d_edge.cli import options

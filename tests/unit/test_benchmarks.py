@@ -320,7 +320,7 @@ def test_a_graph_computes_the_same_in_xnnpack_alone(tmp_path: Path) -> None:
         xnnpack.Part(graph, constants, graph.xnodes) as whole,
     ):
         # ExecuTorch passes numbers of the graph to the delegate, in the order in which they are used.
-        for taken, given in zip(whole.inputs, (clip, np.float32(SCALE), np.float32(OFFSET)), strict=True):
+        for taken, given in zip(whole.inputs, (clip, np.float32(OFFSET)), strict=True):
             whole.arrays[taken][: given.size] = given.ravel()
         whole.run()
         (logits,) = whole.outputs

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import network, temporal, wall, xnnpack
+from benchmarks import chain, forms, glue, network, temporal, turns, wall, xnnpack
 from benchmarks.dialects import Eager
+from benchmarks.forms import CONVOLUTIONS, POOLS, STRIDED, Form, Layer, Weights
 from benchmarks.graphs import Graph
-from benchmarks.temporal import CONVOLUTIONS, POOLS, RUNTIMES, STRIDED, Form, Layer, Weights
+from benchmarks.temporal import RUNTIMES
 from d3d_edge import target
 from d3d_edge.runtimes import Precision
 from tests import networks
@@ -59,16 +60,16 @@ def test_every_form_is_the_pool_over_space_and_time(form: Form) -> None:
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("forms", [CONVOLUTIONS, POOLS], ids=["convolutions", "pools"])
-def test_a_runtime_gives_the_same_in_every_form(runtime: str, forms: tuple[Form, ...]) -> None:
-    layer = LAYER if forms is CONVOLUTIONS else POOL
-    x = clip_of(layer, forms[0]).float().numpy()
+@pytest.mark.parametrize("chosen", [CONVOLUTIONS, POOLS], ids=["convolutions", "pools"])
+def test_a_runtime_gives_the_same_in_every_form(runtime: str, chosen: tuple[Form, ...]) -> None:
+    layer = LAYER if chosen is CONVOLUTIONS else POOL
+    x = clip_of(layer, chosen[0]).float().numpy()
     weights = Weights(layer)
     with ExitStack() as stack:
         results = [
             temporal.prepared(runtime, form, layer, x, weights, 1, stack)[1]
-            for form in forms
-            if temporal.exact(form, runtime)
+            for form in chosen
+            if forms.exact(form, runtime)
         ]
     assert results[0].std() > 0
     for result in results[1:]:
@@ -80,14 +81,14 @@ def test_a_runtime_gives_the_same_in_every_form(runtime: str, forms: tuple[Form,
 
 def test_int8_sums_of_1x1_convolutions_are_another_function() -> None:
     """Each is rounded, and cut off at the ends of INT8: why it is not among the exact forms."""
-    x, weights = clip_of(LAYER, temporal.summed).float().numpy(), Weights(LAYER)
+    x, weights = clip_of(LAYER, forms.summed).float().numpy(), Weights(LAYER)
     with ExitStack() as stack:
         first, other = (
             temporal.prepared("XNNPACK INT8", form, LAYER, x, weights, 1, stack)[1]
-            for form in (temporal.column, temporal.summed)
+            for form in (forms.column, forms.summed)
         )
     assert (first != other).any()
-    assert not temporal.exact(temporal.summed, "XNNPACK INT8")
+    assert not forms.exact(forms.summed, "XNNPACK INT8")
 
 
 def test_the_layers_timed_are_those_of_the_network() -> None:
@@ -102,7 +103,7 @@ def test_forms_that_are_not_one_layer_are_not_timed(monkeypatch: pytest.MonkeyPa
     def wrong(ops: Any, x: Any, layer: Layer, weights: Weights) -> Any:
         return ops.convolve(x, weights.each[0], weights.bias)
 
-    family = temporal.Family("any", {LAYER: 1}, (temporal.column, wrong))
+    family = temporal.Family("any", {LAYER: 1}, (forms.column, wrong))
     monkeypatch.setattr(temporal, "families", lambda *_: (family,))
     with pytest.raises(SystemExit, match="wrong differs"):
         temporal.measure(1.0, network.Clip(1, 1, 1), 1, 1, ["PyTorch FP32"])
@@ -111,7 +112,7 @@ def test_forms_that_are_not_one_layer_are_not_timed(monkeypatch: pytest.MonkeyPa
 def test_temporal_tells_each_form_in_parts_of_the_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    family = temporal.Family("convolutions", {LAYER: 3}, (temporal.column, temporal.summed))
+    family = temporal.Family("convolutions", {LAYER: 3}, (forms.column, forms.summed))
     monkeypatch.setattr(temporal, "families", lambda *_: (family,))
     out = tmp_path / "figures.json"
     temporal.main(["0.25", "--threads", "1", "--repetitions", "2", "--out", str(out)])
@@ -119,26 +120,26 @@ def test_temporal_tells_each_form_in_parts_of_the_first(
     assert result["layers"] == {"convolutions": 3}
     times = result["times"]["convolutions"]
     assert list(times) == list(RUNTIMES)
-    assert {runtime for runtime, forms in times.items() if "summed" in forms} == {r for r in RUNTIMES if "FP32" in r}
-    assert all(forms["column"]["ratio"] == 1 for forms in times.values())
+    assert {runtime for runtime, row in times.items() if "summed" in row} == {r for r in RUNTIMES if "FP32" in r}
+    assert all(row["column"]["ratio"] == 1 for row in times.values())
     assert "3 convolutions" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", wall.LINKS)
+@pytest.mark.parametrize("name", chain.LINKS)
 def test_a_chain_keeps_what_it_is_given_in_xnnpack_and_in_a_file(name: str, tmp_path: Path) -> None:
     """All links give what they take for ones, but for the product by itself."""
     executorch = pytest.importorskip("d3d_edge.runtimes.executorch")
     length = 2 if name == "Multiply" else 3
-    graph = wall.chain(wall.LINKS[name], length)
+    graph = chain.chain(chain.LINKS[name], length)
     assert len(graph.written.xnodes) == length + 2
-    sample = np.ones((1, 1, 1, wall.CHANNELS), np.float32)
+    sample = np.ones((1, 1, 1, chain.CHANNELS), np.float32)
     with (
-        executorch.ExecuTorchRunner(wall.file_of(graph, tmp_path / "chain"), 0) as runner,
+        executorch.ExecuTorchRunner(chain.file_of(graph, tmp_path / "chain"), 0) as runner,
         xnnpack.Part(graph.written, bytes(graph.constants), graph.written.xnodes) as part,
     ):
-        part.arrays[part.inputs[0]][: wall.CHANNELS] = 1
+        part.arrays[part.inputs[0]][: chain.CHANNELS] = 1
         part.run()
-        written = part.arrays[part.outputs[0]][: wall.CHANNELS]
+        written = part.arrays[part.outputs[0]][: chain.CHANNELS]
         np.testing.assert_allclose(written, 1, atol=1 / 32)
         np.testing.assert_array_equal(runner.run(sample).ravel(), written)
 
@@ -155,12 +156,13 @@ def test_wall_sets_passes_beside_copies(
 
     monkeypatch.setattr("benchmarks.glue.pte", small)
     monkeypatch.setattr(wall, "LENGTHS", (1, 2))
-    monkeypatch.setattr(wall, "LINKS", {"Conv2d": wall.LINKS["Conv2d"]})
+    monkeypatch.setattr(wall, "LINKS", {"Conv2d": chain.LINKS["Conv2d"]})
     out = tmp_path / "figures.json"
     size = "x".join(map(str, networks.clip().shape[:3]))
     wall.main(["0.25", "--clip", size, "--threads", "1", "--repetitions", "2", "--out", str(out)])
     figures = json.loads(out.read_text())
     assert list(figures["chains"]) == ["Conv2d"]
+    assert list(figures["products_us"]) == ["16", "48", "3072", "0"]
     (result,) = figures["results"]
     assert result["convolutions"] == 6
     assert result["passes"]["gates: product"]["operators"] == 1
@@ -173,7 +175,7 @@ def test_a_pass_is_set_beside_a_copy_of_the_largest_value_that_it_touches() -> N
     graph = Graph(int8=True)
     x = graph.input(1, 4, 5, 2)
     graph.output(graph.pool(graph.join([x, x]), (2, 1), ((0, 0), (0, 0))))
-    found = wall.Lowered(Path(), graph.written, b"")
+    found = glue.Lowered(Path(), graph.written, b"")
     assert wall._sizes(found, ("Concatenate2", "MaxPooling2d")) == [80, 80]
 
 
@@ -184,7 +186,7 @@ def test_the_thread_that_times_shares_its_core_with_no_other() -> None:
         pytest.skip("one core only")
     other = threading.Thread(target=lambda: (go.wait(10), seen.update(other=os.sched_getaffinity(0))))
     other.start()
-    with network.threads_apart():
+    with turns.threads_apart():
         seen["own"] = os.sched_getaffinity(0)
         go.set()
         other.join()
@@ -196,6 +198,6 @@ def test_the_thread_that_times_shares_its_core_with_no_other() -> None:
 def test_twice_counts_the_second_run_of_each() -> None:
     ran: list[str] = []
     runs = {name: lambda name=name: ran.append(name) for name in "ab"}  # type: ignore[misc]
-    times = network.take_turns(runs, 2, twice=True)
-    assert ran[2 * network.WARM_UP :] == [*"aabb"] * 2
+    times = turns.take_turns(runs, 2, twice=True)
+    assert ran[2 * turns.WARM_UP :] == [*"aabb"] * 2
     assert [len(row) for row in times.values()] == [2, 2]
