@@ -20,7 +20,7 @@ from benchmarks.conv3d import Conv3dS3DG
 from d3d_edge import recipe, target
 from d3d_edge.evaluation import Evaluation, System
 from d3d_edge.manifest import Clip, Manifest
-from d3d_edge.models.recogniser import OFFSET, SCALE, Recogniser
+from d3d_edge.models.recogniser import OFFSET, Recogniser
 from d3d_edge.models.s3dg import S3DG
 from d3d_edge.pipeline.data import RunData
 from d3d_edge.recipe import Recipe
