@@ -134,7 +134,7 @@ class ExecuTorch:
 
 
 class ExecuTorchRunner:
-    """A loaded .pte file; see `d3d_edge.runner.Runner`."""
+    """A loaded .pte file; see `d3d_edge.runner.Runner`. Those that are open at a time must have as many threads."""
 
     where = Where.HOST_RUNTIME
 
@@ -142,7 +142,8 @@ class ExecuTorchRunner:
         with _quiet(), _native_notes():
             library = import_module(executorch_checks.LIBRARY)
             executorch_checks.kernels()
-            if threads:
+            # All models share one pool, and those that are open would go on with one that is no more.
+            if threads not in (0, library._threadpool_get_thread_count()):
                 library._unsafe_reset_threadpool(threads)
             self.threads: int = library._threadpool_get_thread_count()
             try:

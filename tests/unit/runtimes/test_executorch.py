@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,7 +22,7 @@ from d3d_edge.errors import MissingDependency
 from d3d_edge.models.layers import StackedConv, clip_view
 from d3d_edge.quantize import pt2e
 from d3d_edge.quantize.scheme import Scheme
-from d3d_edge.runtimes import executorch, quick_lowering, xnnpack_bytes, xnnpack_fusion
+from d3d_edge.runtimes import executorch, executorch_checks, quick_lowering, xnnpack_bytes, xnnpack_fusion
 from tests import networks
 
 pytest.importorskip("executorch")
@@ -213,3 +214,18 @@ def test_a_small_delegate_gives_the_same_logits(
     whole = executorch.RUNTIME.lower(make(), tmp_path, ANDROID, precision="int8").facts
     np.testing.assert_array_equal(logits(lowered(make).path), logits(tmp_path / executorch.MODEL))
     assert int(lowered(make).facts["size_bytes"]) < int(whole["size_bytes"])
+
+
+def test_models_that_are_open_together_keep_their_pool_of_threads(
+    lowered: Lower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = lowered(networks.quantized).path
+    clip = networks.clip().numpy()
+    with executorch.ExecuTorchRunner(path, 2) as first:
+        expected = first.run(clip)
+        library = importlib.import_module(executorch_checks.LIBRARY)
+        monkeypatch.setattr(library, "_unsafe_reset_threadpool", lambda threads: pytest.fail("the pool was replaced"))
+        with executorch.ExecuTorchRunner(path, 2) as second:
+            assert (first.threads, second.threads) == (2, 2)
+            np.testing.assert_array_equal(second.run(clip), expected)
+        np.testing.assert_array_equal(first.run(clip), expected)
