@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from d3d_edge.errors import DataError
 from d3d_edge.files import write_json
@@ -183,6 +183,8 @@ class SkippedClip(Schema):
 
 class Report(Schema):
     """report.json; its JSON Schema is in docs/report.schema.json."""
+
+    model_config = ConfigDict(json_schema_extra={"$schema": "https://json-schema.org/draft/2020-12/schema"})
 
     format: Literal["d3d-edge report"] = "d3d-edge report"
     format_version: Literal[1] = 1

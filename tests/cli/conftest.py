@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,7 +17,9 @@ from filelock import FileLock
 from d3d_edge.cli import main
 from d3d_edge.files import atomic_folder
 from d3d_edge.progress import Silent
+from d3d_edge.report import Report
 from d3d_edge.video import rendered
+from tests import published
 
 # Small enough for seconds, whole enough for every stage: narrow, four frames of 32x32, two epochs each.
 TINY = """
@@ -46,14 +49,26 @@ D3DEdge = Callable[..., Result]
 
 
 @pytest.fixture
-def d3d_edge(capfd: pytest.CaptureFixture[str]) -> D3DEdge:
-    """Run a command in this process; everything it or a library prints is captured."""
+def d3d_edge(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> D3DEdge:
+    """Run a command in this process; everything it or a library prints is captured.
+
+    Every report that it writes or prints has to keep to the published schema.
+    """
+    write = Report.write
+
+    def write_checked(report: Report, path: Path) -> None:
+        write(report, path)
+        published.check(json.loads(path.read_text(encoding="utf-8")))
+
+    monkeypatch.setattr(Report, "write", write_checked)
 
     def run(*words: object) -> Result:
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
             main([str(word) for word in words])
         out, err = capfd.readouterr()
+        if '"format": "d3d-edge report"' in out:
+            published.check(json.loads(out))
         code = ended.value.code
         return Result(code if isinstance(code, int) else 0 if code is None else 1, out, err)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from d3d_edge.report import Report
 from tests.cli.conftest import TINY, D3DEdge
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,12 +70,6 @@ def test_the_commands_by_hand(
         if words[:2] == ["recipes", "cp"]:
             # From here on the smaller network with the fewer epochs of `made`.
             (tmp_path / words[3]).write_text(TINY)
-
-
-def test_the_schema_in_the_docs_is_that_of_the_code() -> None:
-    import json
-
-    assert json.loads((ROOT / "docs" / "report.schema.json").read_text()) == Report.model_json_schema()
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)\)", README))
