@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from d3d_edge.models.layers import BATCH_NORM_EPS, pads
+from d3d_edge.models.layers import BATCH_NORM_EPS
 from d3d_edge.models.s3dg import END_POINTS, MIN_DEPTH, MIXED, POOLS
+from d3d_edge.models.views import pads
 
 Triple = tuple[int, int, int]
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from d3d_edge.models.layers import pads
+from d3d_edge.models.views import pads
 
 
 class Layer(NamedTuple):

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from d3d_edge.models.layers import SeparableConv, SpatialConv, clip_view
+from d3d_edge.models.layers import SeparableConv, SpatialConv
 from d3d_edge.models.pools import MaxPool
 from d3d_edge.models.recogniser import OFFSET, SCALE
+from d3d_edge.models.views import clip_view
 from d3d_edge.quantize import pt2e
 from d3d_edge.quantize.scheme import Observer, Scheme
 

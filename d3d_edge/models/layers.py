@@ -2,80 +2,24 @@
 
 Nothing here knows a layer name or a channel count of any particular network.
 
-An activation has two views of the same channels-last bytes, and no tensor ever has five axes:
-
-* the frame view, float [N*T, C, H, W], on which a (1, k, k) kernel is a k x k one;
-* the clip view, float [N, C, T, H*W], on which a (k, 1, 1) kernel is a k x 1 one.
-
-N is the number of clips and T of frames in each. A 1x1 convolution may take either view.
+No tensor ever has five axes: an activation is seen as frames or as clips, see `models.views`.
 A checkpoint with five axes loads by squeezing one: a (1, k, k) kernel is [O, I, k, k], a (k, 1, 1) kernel is
 [O, I, k, 1]. The exception is `StackedConv`, whose taps in time lie along the input channels.
 """
-
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-BLOCK = 2
-"""Pixels along each side of a block, and the stride of a convolution that can read blocks."""
-
-BLOCK_KERNEL_MIN = 5
-"""Smallest kernel that reads blocks, for inputs of few channels: 7x7 is what was measured, 3x3 gains little."""
-
-BLOCK_CHANNELS_MAX = 4
-"""Most channels of what reads blocks: pixels and flow. Wider inputs fill the kernels' vectors as they are."""
+from d3d_edge.models import blocks
+from d3d_edge.models.blocks import Blocks
+from d3d_edge.models.views import Padding, clip_view, frame_view, pad, pads, shaped
 
 BATCH_NORM_EPS = 1e-3
 """slim, `s3dg_arg_scope(batch_norm_epsilon)`."""
 
 INIT_STD = 0.01
 """slim, the truncated normal of gates and classifier."""
-
-Padding = Literal["same", "symmetric"]
-"""`same`: TensorFlow's SAME, whose odd element goes after. `symmetric`: PyTorch's (k - 1) // 2 on each side."""
-
-
-def clip_view(frames: Tensor, clips: int) -> Tensor:
-    """Frame view [N*T, C, H, W] to clip view [N, C, T, H*W], for N = `clips`.
-
-    Nothing moves where the frames are channels-last; otherwise they are copied, and are so from then on.
-    Raises ValueError where the frames do not divide into clips of equal length.
-    """
-    rows, channels, height, width = frames.shape
-    if clips < 1 or rows % clips:
-        raise ValueError(f"{rows} frames do not divide into {clips} clips of equal length")
-    shape = (clips, rows // clips, height * width, channels)
-    return _view(frames.permute(0, 2, 3, 1), shape).permute(0, 3, 1, 2)
-
-
-def frame_view(clip: Tensor, height: int, width: int) -> Tensor:
-    """Clip view [N, C, T, H*W] to frame view [N*T, C, H, W], the inverse of `clip_view`."""
-    clips, channels, time, _ = clip.shape
-    shape = (clips * time, height, width, channels)
-    return _view(clip.permute(0, 2, 3, 1), shape).permute(0, 3, 1, 2)
-
-
-def _view(x: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
-    # A reshape would always do, but it is exported as aten.reshape, which quantizers do not know to be free.
-    return x.view(shape) if x.is_contiguous() else x.reshape(shape)
-
-
-def pads(padding: Padding, size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Elements to add before and after an axis of `size` elements."""
-    if padding == "symmetric":
-        return (kernel - 1) // 2, (kernel - 1) // 2
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
-
-
-def pad(x: Tensor, padding: Padding, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
-    """Zero-pad float [B, C, H, W] to [B, C, H', W'] as a convolution with these arguments needs."""
-    top, bottom = pads(padding, x.shape[2], kernel[0], stride[0])
-    left, right = pads(padding, x.shape[3], kernel[1], stride[1])
-    # Padding the permuted tensor keeps the result channels-last whatever the number of channels.
-    return F.pad(x.permute(0, 2, 3, 1), (0, 0, left, right, top, bottom)).permute(0, 3, 1, 2)
 
 
 def conv2d(
@@ -151,65 +95,29 @@ class SpatialConv(_Conv):
         self.bn = nn.BatchNorm2d(outputs, eps=BATCH_NORM_EPS, momentum=momentum)
         self.bn.weight.requires_grad_(scale)
         self.taps = 1
-        self.block_kernel = self.lead = 0
+        self.blocks: Blocks | None = None
 
     def forward(self, frames: Tensor) -> Tensor:
         """Float [B, I, H, W] to [B, O, H', W']."""
-        return F.relu(self.bn(self.convolve(self.blocks(frames))))
+        return F.relu(self.bn(self.convolve(self._read(frames, 1))))
 
     def read_blocks(self) -> None:
-        """Become, if this is a large kernel of stride 2 on few channels, the same function of blocks of 2x2 pixels.
+        """Become, where that pays, the same function of blocks of pixels: see `models.blocks`.
 
-        A 7x7 kernel on 3 channels is then a 4x4 one of stride 1 on 12, its eighth row and column zero. The sums are the
-        same; only, kernels written for vectors of channels waste most of a vector on 3. For what is
-        deployed: the weights of a state dict no longer fit.
+        For what is deployed: the weights of a state dict no longer fit.
         """
-        size, taps = self.conv.kernel_size[0], self.taps
-        channels = self.conv.in_channels // taps
-        if self.conv.stride[0] != BLOCK or size < BLOCK_KERNEL_MIN or channels > BLOCK_CHANNELS_MAX:
+        size, stride, channels = self.conv.kernel_size[0], self.conv.stride[0], self.conv.in_channels // self.taps
+        if not blocks.pay(size, stride, channels):
             return
-        # Zeros before the kernel, so that it begins where a block does in frames of even size.
-        lead = pads(self.padding, BLOCK * size, size, BLOCK)[0] % BLOCK
-        side = -(-(lead + size) // BLOCK)
-        weight = F.pad(self.conv.weight.detach(), 2 * (lead, side * BLOCK - size - lead))
-        weight = weight.reshape(-1, taps, channels, side, BLOCK, side, BLOCK).permute(0, 6, 2, 1, 4, 3, 5)
-        weight = weight.reshape(-1, channels, BLOCK, taps, BLOCK, side, side).permute(0, 1, 3, 4, 2, 5, 6)
-        weight = weight.reshape(len(weight), -1, side, side)
-        self.conv = nn.Conv2d(weight.shape[1], len(weight), side, bias=False)
-        self.conv.weight = nn.Parameter(weight.contiguous())
-        self.pad_apart, self.block_kernel, self.lead = False, size, lead
+        self.blocks = Blocks(self.padding, size, self.taps)
+        weight = self.blocks.weight(self.conv.weight.detach())
+        self.conv = nn.Conv2d(weight.shape[1], len(weight), self.blocks.side, bias=False)
+        self.conv.weight = nn.Parameter(weight)
+        self.pad_apart = False
 
-    def blocks(self, frames: Tensor, clips: int = 1) -> Tensor:
-        """What `convolve` reads: `frames` as they are, or with the pixels of each block as channels, and padded.
-
-        Float [N*T, C, H, W] to [N*T', 4*k_t*C, H'', W'']. Of a block of k_t frames, axis 1 has two values of every row,
-        then the next two: a matrix of pairs is transposed, which moves many at a time.
-        """
-        if not self.block_kernel:
-            return self._stack(frames, clips)
-        (top, bottom), (left, right) = (self._alignment(size) for size in frames.shape[2:])
-        x = frames.permute(0, 2, 3, 1)
-        if any((top, bottom, left, right)):
-            x = F.pad(x, (0, 0, left, right, top, bottom))
-        rows, height, width, channels = x.shape
-        down, across = height // BLOCK, width // BLOCK
-        x = self._seen(_view(x, (clips, rows // clips, down, BLOCK * width * channels)))
-        steps = x.shape[1]
-        pairs = _view(x, (clips * steps * down, self.taps * BLOCK, across * channels, BLOCK))
-        x = pairs.permute(0, 2, 1, 3).clone(memory_format=torch.contiguous_format)
-        x = x.view(clips * steps, down, across, self.conv.in_channels)
-        around: list[int] = []
-        for size, there in ((frames.shape[3], across), (frames.shape[2], down)):
-            before, after = pads(self.padding, size, self.block_kernel, BLOCK)
-            outputs = (before + size + after - self.block_kernel) // BLOCK + 1
-            front = (before + self.lead) // BLOCK
-            around += [front, outputs - 1 + self.conv.kernel_size[0] - front - there]
-        return F.pad(x, (0, 0, *around)).permute(0, 3, 1, 2)
-
-    def _alignment(self, size: int) -> tuple[int, int]:
-        """Pixels to add before and after an axis for blocks to begin where the kernel does, and to be whole."""
-        before = (pads(self.padding, size, self.block_kernel, BLOCK)[0] + self.lead) % BLOCK
-        return before, (before + size) % BLOCK
+    def _read(self, frames: Tensor, clips: int) -> Tensor:
+        """What `convolve` takes: the frames that each output sees, as channels; their blocks, where it reads those."""
+        return self.blocks.of(frames, clips, self._seen) if self.blocks else self._stack(frames, clips)
 
     def _stack(self, frames: Tensor, clips: int) -> Tensor:
         """The frames that each output sees, as channels: here one, so nothing is done."""
@@ -243,7 +151,7 @@ class StackedConv(SpatialConv):
 
     def forward(self, frames: Tensor, clips: int = 1) -> Tensor:
         """Float [N*T, I, H, W] to [N*T', O, H', W']."""
-        return F.relu(self.bn(self.convolve(self.blocks(frames, clips))))
+        return F.relu(self.bn(self.convolve(self._read(frames, clips))))
 
     def _stack(self, frames: Tensor, clips: int) -> Tensor:
         """Float [N*T, C, H, W] to [N*T', k_t*C, H, W], row t holding the k_t frames that output t sees."""
@@ -260,9 +168,9 @@ class StackedConv(SpatialConv):
         rows = steps + (self.taps - 1) // stride
         # Whole rows are padded as such: XNNPACK copies a view that several slices read.
         frames = stride if before % stride == time % stride == 0 else 1
-        x = _view(x, (clips, time // frames, frames * area, values))
+        x = shaped(x, (clips, time // frames, frames * area, values))
         x = F.pad(x, (0, 0, 0, 0, before // frames, (rows * stride - before - time) // frames))
-        x = _view(x, (clips, rows, stride * area, values))
+        x = shaped(x, (clips, rows, stride * area, values))
         seen = [x.narrow(1, d // stride, steps).narrow(2, d % stride * area, area) for d in range(self.taps)]
         return torch.cat(seen, dim=3) if len(seen) > 1 else seen[0]
 

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from d3d_edge.models.layers import Padding, clip_view, frame_view, pads
+from d3d_edge.models.views import Padding, clip_view, frame_view, pads
 
 
 def _max_pool(x: Tensor, padding: Padding, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from d3d_edge.models import joined
-from d3d_edge.models.layers import Padding, SeparableConv, SpatialConv, StackedConv, clip_view, conv2d, frame_view
+from d3d_edge.models.layers import SeparableConv, SpatialConv, StackedConv, conv2d
 from d3d_edge.models.pools import MaxPool, sliding_mean
+from d3d_edge.models.views import Padding, clip_view, frame_view
 
 Stem = Literal["conv3d_k1", "conv3d_k3", "conv3d_k5", "conv3d_k7", "separable"]
 """Slim's full convolution over k frames, or torchvision's 1x7x7 followed by 7x1x1."""

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d3d_edge.models import S3DG, count
-from d3d_edge.models.layers import SeparableConv, clip_view
+from d3d_edge.models.layers import SeparableConv
+from d3d_edge.models.views import clip_view
 from d3d_edge.pipeline import models
 
 

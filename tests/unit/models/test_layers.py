@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from d3d_edge.models import layers
-from d3d_edge.models.layers import Padding, SelfGating, SeparableConv, SpatialConv, StackedConv, TemporalConv
+from d3d_edge.models import views
+from d3d_edge.models.layers import SelfGating, SeparableConv, SpatialConv, StackedConv, TemporalConv
 from d3d_edge.models.pools import MaxPool
+from d3d_edge.models.views import Padding
 from tests.unit.models import reference
 
 TOLERANCE = 1e-9
@@ -57,11 +58,11 @@ def check(layer: nn.Module, frames: Tensor, clips: int, expected: Tensor) -> Non
 @SIZES
 def test_views_are_the_same_bytes(size: tuple[int, int, int], clips: int) -> None:
     frames = clip(clips, 3, size)
-    view = layers.clip_view(frames, clips)
+    view = views.clip_view(frames, clips)
     expected = reference.clips_from_frames(frames, clips).flatten(3)
     assert torch.equal(view, expected)
     assert view.data_ptr() == frames.data_ptr()
-    back = layers.frame_view(view, *size[1:])
+    back = views.frame_view(view, *size[1:])
     assert torch.equal(back, frames)
     assert back.data_ptr() == frames.data_ptr()
 
@@ -69,12 +70,12 @@ def test_views_are_the_same_bytes(size: tuple[int, int, int], clips: int) -> Non
 @pytest.mark.parametrize("clips", [0, 3, 16])
 def test_clips_of_unequal_length_are_refused(clips: int) -> None:
     with pytest.raises(ValueError, match=f"8 frames do not divide into {clips} clips"):
-        layers.clip_view(torch.zeros(8, 3, 4, 4), clips)
+        views.clip_view(torch.zeros(8, 3, 4, 4), clips)
 
 
 @given(size=st.integers(1, 300), kernel=st.integers(1, 9), stride=st.integers(1, 4))
 def test_same_padding_keeps_every_stride_th_position(size: int, kernel: int, stride: int) -> None:
-    before, after = layers.pads("same", size, kernel, stride)
+    before, after = views.pads("same", size, kernel, stride)
     assert after - before in (0, 1)
     steps = (size + before + after - kernel) // stride + 1
     assert steps == -(-size // stride) or kernel < stride

@@ -20,9 +20,10 @@ from d3d_edge.bundle import Bundle, BundleManifest
 from d3d_edge.clip import ClipSpec
 from d3d_edge.errors import BundleError, DataError, LoweringError, RecipeError
 from d3d_edge.files import sha256_of_file
-from d3d_edge.models.layers import SeparableConv, StackedConv, clip_view
+from d3d_edge.models.layers import SeparableConv, StackedConv
 from d3d_edge.models.pools import MaxPool
 from d3d_edge.models.recogniser import OFFSET, SCALE
+from d3d_edge.models.views import clip_view
 from d3d_edge.quantize import pt2e
 from d3d_edge.runner import TensorSpec, Where
 from d3d_edge.runtimes import Lowered, coreml

@@ -19,7 +19,8 @@ from torch.export import ExportedProgram
 
 from d3d_edge import target
 from d3d_edge.errors import MissingDependency
-from d3d_edge.models.layers import StackedConv, clip_view
+from d3d_edge.models.layers import StackedConv
+from d3d_edge.models.views import clip_view
 from d3d_edge.quantize import pt2e
 from d3d_edge.quantize.scheme import Scheme
 from d3d_edge.runtimes import executorch, executorch_checks, quick_lowering, xnnpack_bytes, xnnpack_fusion
