@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,7 +22,7 @@ KINDS = ("local", "ssh", "adb", "ios")
 
 def reach(kind: str, request: pytest.FixtureRequest, root: Path, patch: pytest.MonkeyPatch) -> tuple[str, Path]:
     """What `--device` calls a device of that kind, and its folder, in which `venv` is the running Python's."""
-    root.mkdir()
+    root.mkdir(exist_ok=True)
     folder = {"adb": root / "d3d-edge", "ios": root / "Documents"}.get(kind, root)
     folder.mkdir(exist_ok=True)
     (folder / "venv").symlink_to(sys.prefix)
@@ -38,6 +40,56 @@ def reach(kind: str, request: pytest.FixtureRequest, root: Path, patch: pytest.M
         patch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
         patch.setenv("FAKE_DEVICE", str(root))
     return name, folder
+
+
+class Disk:
+    """A small file system of its own at `folder`, which can be filled and made larger."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def fill(self) -> None:
+        """Take all that is left."""
+        with (self.folder / "filler").open("ab") as filler:
+            free = os.statvfs(self.folder)
+            os.posix_fallocate(filler.fileno(), filler.tell() or 0, free.f_bavail * free.f_frsize)
+
+    def empty(self) -> None:
+        """Give it back."""
+        (self.folder / "filler").unlink()
+
+    def grow(self, size: str) -> None:
+        """Make it as large as that."""
+        subprocess.run(["mount", "-o", f"remount,size={size}", self.folder], check=True)
+
+    def files(self) -> list[str]:
+        """All files but the filler."""
+        found = [path for path in self.folder.rglob("*") if path.is_file() and not path.is_symlink()]
+        return sorted(str(path.relative_to(self.folder)) for path in found if path.name != "filler")
+
+    def processes(self) -> list[int]:
+        """Those that work in it."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if (process / "cwd").resolve().is_relative_to(self.folder):
+                    found.append(int(process.name))
+        return found
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Disk]:
+    """A tmpfs of that size at `folder`, which is made. Skips the test where this user may not mount one."""
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=False, capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield Disk(folder)
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def build_android_bench(folder: Path) -> None:

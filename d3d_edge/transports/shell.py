@@ -55,7 +55,8 @@ class ShellDevice(ABC):
     def push(self, files: Sequence[File]) -> int:
         """See `Transport.push`. Both before and after, the device says what it has, by SHA-256.
 
-        A file gets its name when all of it is there: what another run reads is never written to.
+        A file gets its name when all of it is there: what another run reads is never written to. Where one cannot be
+        copied, what was copied of it and of the others is deleted, which makes room for them the next time.
         """
         there = self._hashes(files)
         missing = [file for file in files if there.get(file.name) != file.sha256]
@@ -63,16 +64,15 @@ class ShellDevice(ABC):
         if not missing:
             return 0
         self._make_room(missing, sum(sizes.values()))
-        for file in missing:
-            done = self._call(
-                self.copy_there(file.path, f"{self._folder}/{file.name}{_PARTIAL}"),
-                timeout_s=max(ANSWER_S, sizes[file.name] / SLOWEST_BYTES_PER_S),
-            )
-            if done.returncode:
-                if self._free_bytes() < sizes[file.name]:  # scp says "Failure" of it, and no more
-                    raise self._full("its disk is full")
-                raise self._failed(f"cannot copy {file.path.name} there", done)
         whole = [shlex.quote(file.name) for file in missing]
+        try:
+            for file in missing:
+                self._copy(file, sizes[file.name])
+        except BaseException:
+            with suppress(DeviceError):  # of a device that is gone, the first error says more
+                partial = " ".join(f"{name}{_PARTIAL}" for name in whole)
+                self._call(self._there(f"rm -f {partial}"), timeout_s=ANSWER_S)
+            raise
         arrived = self._hashes(missing, first="".join(f"mv -f {name}{_PARTIAL} {name}; " for name in whole))
         if damaged := [file for file in missing if arrived.get(file.name) != file.sha256]:
             raise DeviceError(
@@ -80,6 +80,17 @@ class ShellDevice(ABC):
                 hint="run the same command again; if it stays so, the device's storage is failing",
             )
         return sum(sizes.values())
+
+    def _copy(self, file: File, size_bytes: int) -> None:
+        """Copy a file beside its place."""
+        done = self._call(
+            self.copy_there(file.path, f"{self._folder}/{file.name}{_PARTIAL}"),
+            timeout_s=max(ANSWER_S, size_bytes / SLOWEST_BYTES_PER_S),
+        )
+        if done.returncode:
+            if self._free_bytes() < size_bytes:  # scp says "Failure" of it, and no more
+                raise self._full("its disk is full")
+            raise self._failed(f"cannot copy {file.path.name} there", done)
 
     def _hashes(self, files: Sequence[File], first: str = "") -> dict[str, str]:
         """SHA-256 by name, of those of `files` that the device has, after the script `first`."""
@@ -111,7 +122,10 @@ class ShellDevice(ABC):
         folders = " ".join(sorted({shlex.quote(str(Path(file.name).parent)) for file in files}))
         free_bytes = self._free_bytes(first=f"mkdir -p {folders} && ")
         if needed + SPARE_BYTES > free_bytes:
-            raise self._full(f"{needed / 1e6:.0f} MB are to be copied, {free_bytes / 1e6:.0f} MB are free")
+            raise self._full(
+                f"{needed / 1e6:.1f} MB are to be copied and {SPARE_BYTES / 1e6:.0f} MB to stay free, "
+                f"{free_bytes / 1e6:.1f} MB are free"
+            )
 
     def _free_bytes(self, first: str = "") -> int:
         """Room in the device's folder, after the script `first`."""

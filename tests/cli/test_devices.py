@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from d3d_edge.report import Report
-from tests.cli.conftest import D3DEdge, alone, once
-from tests.devices import build_android_bench, call_android_bench, reach
+from tests.cli.conftest import D3DEdge, Result, alone, once
+from tests.devices import build_android_bench, call_android_bench, reach, small_disk
 
 
 @pytest.fixture
@@ -71,6 +72,35 @@ def test_what_cannot_be_run_is_said_in_one_line(
         assert (done.code, done.out) == (code, "")
         assert message in done.err
         assert len(done.err.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_device_whose_disk_is_full_is_one_line_and_works_once_there_is_room(
+    made: Path, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, d3d_edge: D3DEdge
+) -> None:
+    with small_disk(tmp_path / "device", "256k") as disk:
+        name, _ = reach("ssh", request, disk.folder, monkeypatch)
+
+        def timed() -> Result:
+            return d3d_edge("benchmark", made / "bundles" / "jetson", "--runs", 2, "--device", name)
+
+        def refused(said: str) -> None:
+            done = timed()
+            assert (done.code, done.out) == (7, "")
+            (line,) = done.err.strip().splitlines()
+            assert f"{name}: {said}" in line
+            assert disk.processes() == []
+
+        refused("not enough room: ")
+        assert disk.files() == []
+        disk.grow("64m")
+        assert timed().code == 0
+        # All is there, so nothing has to be sent, and the runner itself finds that it cannot write.
+        disk.fill()
+        refused(f"{disk.folder}: No space left on device")
+        disk.empty()
+        done = timed()
+        assert done.code == 0, done.err
 
 
 @pytest.mark.slow
@@ -229,3 +259,27 @@ def test_the_bench_program_says_what_is_wrong(
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert json.loads(done.stdout.splitlines()[-1]) == {"event": "error", "kind": kind, "message": message}
+
+
+@pytest.mark.slow
+def test_the_bench_program_on_a_full_disk_ends_and_works_once_there_is_room(
+    bench: Path, made: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "pack").write_bytes(np.load(made / "bundles" / "android" / "golden" / "clips.npy").tobytes())
+    words = ["--protocol", "1", "--model", made / "bundles" / "android" / "model.pte", "--shape", "4,32,32,3"]
+    words += ["--classes", "10", "--clips", "pack=2", "--runs", "1", "--out", "disk/job"]
+
+    def said() -> dict[str, str]:
+        done = subprocess.run(
+            [sys.executable, bench, *words], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+        )
+        event = json.loads(done.stdout.splitlines()[-1])
+        assert done.returncode == (event["event"] == "error")
+        return dict(event)
+
+    with small_disk(tmp_path / "disk", "256k") as disk:
+        disk.fill()
+        event = said()
+        assert (event["kind"], event["message"].partition(": ")[2]) == ("disk_full", "No space left on device")
+        disk.empty()
+        assert said() == {"event": "done"}

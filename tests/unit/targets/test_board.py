@@ -12,6 +12,7 @@ import pytest
 
 from d3d_edge import resources
 from d3d_edge.timing import Conditions
+from tests.devices import small_disk
 
 # Names and numbers as an Orin Nano gives them.
 FILES = {
@@ -161,6 +162,25 @@ def test_an_engine_whose_building_fails_leaves_nothing(
     with pytest.raises(runner.errors.RunnerError, match=r"^TensorRT cannot build the engine: no tactic$"):
         runner.tensorrt.prepare(Path("a.onnx"))
     assert not list(Path().glob("engines/*"))
+
+
+def test_an_engine_that_the_disk_has_no_room_for_leaves_nothing_and_is_built_once_there_is(
+    runner: Any, built: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = bytes(2**20)
+    monkeypatch.setattr(runner.tensorrt, "_build", lambda path: built.append(path) or engine)
+    with small_disk(tmp_path / "disk", "256k") as disk:
+        monkeypatch.chdir(disk.folder)
+        Path("a.onnx").write_bytes(b"a")
+        with pytest.raises(OSError, match="No space left on device") as full:
+            runner.tensorrt.prepare(Path("a.onnx"))
+        told = runner.errors.of_os_error(full.value)  # as the runner does
+        assert (told.kind, str(told)) == ("disk_full", f"{disk.folder}: No space left on device")
+        assert disk.files() == ["a.onnx"]
+        disk.grow("4m")
+        runner.tensorrt.prepare(Path("a.onnx"))
+        assert runner.tensorrt.engine_path(Path("a.onnx")).read_bytes() == engine
+        monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize(

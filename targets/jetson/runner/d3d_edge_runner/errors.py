@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 
 class RunnerError(Exception):
@@ -14,6 +15,6 @@ class RunnerError(Exception):
 
 
 def of_os_error(error: OSError) -> RunnerError:
-    """A failed read or write, as the protocol names it."""
+    """A failed read or write, as the protocol names it; by the folder where Python names no file, as of a write."""
     kind = "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "storage"
-    return RunnerError(kind, "{}: {}".format(error.filename or "results", error.strerror or error))
+    return RunnerError(kind, f"{error.filename or os.getcwd()}: {error.strerror or error}")
