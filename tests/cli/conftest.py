@@ -36,6 +36,9 @@ export: {golden_clips: 2}
 gates: {top1_drop_points_max: 100, agreement_min: 0, size_bytes_max: 4000000}
 """
 
+TARGETS = ("android", "ios", "jetson")
+"""For which `made` has bundles."""
+
 
 class Result(NamedTuple):
     """What a command did."""

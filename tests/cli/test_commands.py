@@ -12,11 +12,8 @@ import pytest
 from d3d_edge.bundle import Bundle
 from d3d_edge.evaluation import Evaluation
 from d3d_edge.report import Report
-from d3d_edge.runner import Where
-from d3d_edge.timing import Conditions
-from tests.cli.conftest import D3DEdge, Result, with_references
+from tests.cli.conftest import TARGETS, D3DEdge, Result, with_references
 
-TARGETS = ("android", "ios", "jetson")
 NO_BASELINE = "baselines.spatial=null"
 
 
@@ -95,91 +92,6 @@ def test_bundles_say_where_they_come_from(made: Path) -> None:
         assert {"labels.txt", "recipe.yaml", "golden/clips.npy", "golden/logits.npy"} <= set(bundle.files)
 
 
-def test_validate_measures_every_bundle_against_the_same_references(
-    made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
-) -> None:
-    bundles = [made / "bundles" / name for name in TARGETS]
-    result = d3d_edge("validate", *bundles, "--data", clips, "--out", tmp_path)
-    assert result.code == 0, result.err
-    report = Report.read(tmp_path / "report.json")
-    rows = {row.name: row for row in report.rows}
-    assert list(rows) == ["float student", "quantized graph", *TARGETS]
-    assert {row.clips for row in report.rows} == {10}
-    assert rows["android"].where == rows["jetson"].where == Where.HOST_RUNTIME
-    assert rows["ios"].where in (Where.REFERENCE_INTERPRETER, Where.HOST_RUNTIME)
-    for name in TARGETS:
-        row = rows[name]
-        assert row.logit_difference_max is not None
-        assert row.logit_step is not None
-        assert row.logit_difference_max <= row.logit_step * 1.001
-        assert row.golden_difference_max is not None
-        assert row.golden_difference_max <= row.logit_step * 1.001
-        assert name in result.out
-    assert not report.notes
-    assert len(report.clips) == 10
-    assert all((clips / clip.key).is_file() for clip in report.clips)
-    for row in report.rows:
-        assert row.answers is not None
-        right = [clip.label == answer for clip, answer in zip(report.clips, row.answers.predicted, strict=True)]
-        assert sum(right) / 10 == row.top1
-        assert sum(slice_.right for slice_ in row.classes) == sum(right)
-        assert (row.paired is None) == (row.role == "float")
-        assert (row.samples is None) == (row.where == Where.REFERENCE_INTERPRETER)
-    assert {gate.verdict for gate in report.gates} == {"pass"}
-    assert (tmp_path / "report.txt").read_text().count("%") > 10
-
-
-def test_validate_prints_the_report_as_json(bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
-    result = d3d_edge("validate", bundle_copy, "--data", clips, "--out", tmp_path, "--json")
-    assert json.loads(result.out) == json.loads((tmp_path / "report.json").read_text())
-
-
-def test_a_missed_gate_still_writes_the_report_and_exits_4(
-    bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
-) -> None:
-    bundle = Bundle.open(bundle_copy)
-
-    def strict(folder: Path) -> None:
-        shutil.copytree(made_of, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
-        recipe = folder / "recipe.yaml"
-        lines = [
-            "  size_bytes_max: 1000" if "size_bytes_max" in line else line for line in recipe.read_text().split("\n")
-        ]
-        recipe.write_text("\n".join(lines))
-
-    made_of = bundle_copy.rename(tmp_path / "before")
-    description = {key: value for key, value in dict(bundle.manifest).items() if key != "files"}
-    from d3d_edge.bundle import Description
-
-    Bundle.write(bundle_copy, Description(**description), strict)
-    result = d3d_edge("validate", bundle_copy, "--data", clips)
-    assert result.code == 4
-    assert "size_bytes_max" in result.err
-    report = Report.read(tmp_path / "report.json")
-    assert [gate.name for gate in report.failed_gates] == ["size_bytes_max"]
-    # Alone, without the references beside it, the bundle cannot be compared, and that is said, not passed.
-    assert {gate.verdict for gate in report.gates if gate.name != "size_bytes_max"} == {"not measured"}
-
-
-def test_data_that_was_not_trained_on_is_noted(
-    bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
-) -> None:
-    other = Path(shutil.copytree(clips, tmp_path / "other"))
-    next(iter(sorted(other.rglob("*.mp4")))).unlink()
-    result = d3d_edge("validate", bundle_copy, "--data", other, "--out", tmp_path)
-    assert result.code == 0, result.err
-    assert "may have been trained on" in Report.read(tmp_path / "report.json").notes[0]
-
-
-def test_moving_the_data_does_not_change_the_split(
-    bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
-) -> None:
-    moved = Path(shutil.copytree(clips, tmp_path / "elsewhere" / "clips"))
-    result = d3d_edge("validate", bundle_copy, "--data", moved, "--out", tmp_path)
-    assert result.code == 0, result.err
-    assert not Report.read(tmp_path / "report.json").notes
-
-
 @pytest.mark.slow
 def test_the_int8_pte_is_at_most_0_3_of_the_float_one(made: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
     out = with_references(made, tmp_path)
@@ -241,59 +153,6 @@ def test_a_student_learns_from_what_the_recipe_says(
     trained = d3d_edge("distill", recipe_file, "--data", clips, "--out", tmp_path / "run", *common, *options)
     assert trained.code == 0, trained.err
     assert d3d_edge("evaluate", tmp_path / "run", *common).code == 0
-
-
-def test_benchmark(made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
-    video, out = next(clips.rglob("*.mp4")), tmp_path / "before.json"
-    more = ("--runs", 20, "--rounds", 4, "--video", video, "--memory", "--out", out)
-    result = d3d_edge("benchmark", made / "bundles" / "android", *more, "--json")
-    assert result.code == 0, result.err
-    report = Report.model_validate_json(result.out)
-    assert report == Report.read(out)
-    (row,) = report.rows
-    assert (row.target, row.where) == ("android", Where.HOST_RUNTIME)
-    assert row.samples is not None
-    assert row.latency is not None
-    assert (len(row.samples.network_ms), row.samples.rounds) == (20, 4)
-    assert row.latency.end_to_end is not None
-    assert row.latency.end_to_end.latency_ms_p50 > row.latency.latency_ms_min
-    assert 0 < (row.latency.memory_peak_bytes or 0) < 1e9
-
-
-def test_a_benchmark_for_people(made: Path, d3d_edge: D3DEdge) -> None:
-    bundles = [made / "bundles" / name for name in ("android", "jetson")]
-    result = d3d_edge("benchmark", *bundles, "--runs", 2, "--sustained", 0.001)
-    assert result.code == 0, result.err
-    assert result.out.count("host runtime") == result.out.count("too short to tell") == 2
-    assert max(map(len, result.out.split("android by")[0].splitlines())) <= 80
-
-
-def test_report_compare(made: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
-    before, after = tmp_path / "before.json", tmp_path / "after.json"
-    timed = d3d_edge("benchmark", made / "bundles" / "android", "--runs", 20, "--rounds", 4, "--json")
-    report = Report.model_validate_json(timed.out)
-    (row,) = report.rows
-    assert row.samples is not None
-
-    def taking(factor: float) -> Report:
-        """As on a machine that had nothing else to do."""
-        times = {"network_ms": tuple(factor * time for time in row.samples.network_ms)} if row.samples else {}
-        quiet = {"environment_before": Conditions(), "environment_after": Conditions()}
-        samples = row.samples.model_copy(update={**times, **quiet}) if row.samples else None
-        return report.model_copy(update={"rows": (row.model_copy(update={"samples": samples}),)})
-
-    taking(1.0).write(before)
-    taking(99.0).write(after)
-    same = d3d_edge("report", "compare", before, before, "--bound", 0)
-    assert same.code == 0
-    assert "within noise" in same.out
-    assert d3d_edge("report", "compare", before, after).code == 0
-    result = d3d_edge("report", "compare", before, after, "--bound", 50)
-    assert result.code == 4
-    assert "latency_ms_p50 +9800.0%, slower" in result.err
-    faster = d3d_edge("report", "compare", after, before, "--bound", 50, "--json")
-    assert faster.code == 0
-    assert [change["verdict"] for change in json.loads(faster.out)["changes"]] == ["faster", "same"]
 
 
 @pytest.mark.parametrize("name", [*TARGETS, "reference-int8", "reference-float32"])

@@ -1,4 +1,4 @@
-"""Phones alone: which one is meant, and one that fails. Stand-ins answer as adb and devicectl do; adb is itself, too."""
+"""Phones alone: which one is meant, and one that fails. Stand-ins answer as adb and devicectl do; adb is real, too."""
 
 from __future__ import annotations
 

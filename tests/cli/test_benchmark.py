@@ -1,0 +1,64 @@
+"""`benchmark`, for people and as JSON, and `report compare`, which sets two of its reports against each other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from d3d_edge.report import Report
+from d3d_edge.runner import Where
+from d3d_edge.timing import Conditions
+from tests.cli.conftest import D3DEdge
+
+
+def test_benchmark(made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
+    video, out = next(clips.rglob("*.mp4")), tmp_path / "before.json"
+    more = ("--runs", 20, "--rounds", 4, "--video", video, "--memory", "--out", out)
+    result = d3d_edge("benchmark", made / "bundles" / "android", *more, "--json")
+    assert result.code == 0, result.err
+    report = Report.model_validate_json(result.out)
+    assert report == Report.read(out)
+    (row,) = report.rows
+    assert (row.target, row.where) == ("android", Where.HOST_RUNTIME)
+    assert row.samples is not None
+    assert row.latency is not None
+    assert (len(row.samples.network_ms), row.samples.rounds) == (20, 4)
+    assert row.latency.end_to_end is not None
+    assert row.latency.end_to_end.latency_ms_p50 > row.latency.latency_ms_min
+    assert 0 < (row.latency.memory_peak_bytes or 0) < 1e9
+
+
+def test_a_benchmark_for_people(made: Path, d3d_edge: D3DEdge) -> None:
+    bundles = [made / "bundles" / name for name in ("android", "jetson")]
+    result = d3d_edge("benchmark", *bundles, "--runs", 2, "--sustained", 0.001)
+    assert result.code == 0, result.err
+    assert result.out.count("host runtime") == result.out.count("too short to tell") == 2
+    assert max(map(len, result.out.split("android by")[0].splitlines())) <= 80
+
+
+def test_report_compare(made: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    timed = d3d_edge("benchmark", made / "bundles" / "android", "--runs", 20, "--rounds", 4, "--json")
+    report = Report.model_validate_json(timed.out)
+    (row,) = report.rows
+    assert row.samples is not None
+
+    def taking(factor: float) -> Report:
+        """As on a machine that had nothing else to do."""
+        times = {"network_ms": tuple(factor * time for time in row.samples.network_ms)} if row.samples else {}
+        quiet = {"environment_before": Conditions(), "environment_after": Conditions()}
+        samples = row.samples.model_copy(update={**times, **quiet}) if row.samples else None
+        return report.model_copy(update={"rows": (row.model_copy(update={"samples": samples}),)})
+
+    taking(1.0).write(before)
+    taking(99.0).write(after)
+    same = d3d_edge("report", "compare", before, before, "--bound", 0)
+    assert same.code == 0
+    assert "within noise" in same.out
+    assert d3d_edge("report", "compare", before, after).code == 0
+    result = d3d_edge("report", "compare", before, after, "--bound", 50)
+    assert result.code == 4
+    assert "latency_ms_p50 +9800.0%, slower" in result.err
+    faster = d3d_edge("report", "compare", after, before, "--bound", 50, "--json")
+    assert faster.code == 0
+    assert [change["verdict"] for change in json.loads(faster.out)["changes"]] == ["faster", "same"]

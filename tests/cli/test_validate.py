@@ -1,0 +1,95 @@
+"""`validate`: what it measures, what it says of data that is not that of training, and how a missed gate ends."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from d3d_edge.bundle import Bundle, Description
+from d3d_edge.report import Report
+from d3d_edge.runner import Where
+from tests.cli.conftest import TARGETS, D3DEdge
+
+
+def test_validate_measures_every_bundle_against_the_same_references(
+    made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    bundles = [made / "bundles" / name for name in TARGETS]
+    result = d3d_edge("validate", *bundles, "--data", clips, "--out", tmp_path)
+    assert result.code == 0, result.err
+    report = Report.read(tmp_path / "report.json")
+    rows = {row.name: row for row in report.rows}
+    assert list(rows) == ["float student", "quantized graph", *TARGETS]
+    assert {row.clips for row in report.rows} == {10}
+    assert rows["android"].where == rows["jetson"].where == Where.HOST_RUNTIME
+    assert rows["ios"].where in (Where.REFERENCE_INTERPRETER, Where.HOST_RUNTIME)
+    for name in TARGETS:
+        row = rows[name]
+        assert row.logit_difference_max is not None
+        assert row.logit_step is not None
+        assert row.logit_difference_max <= row.logit_step * 1.001
+        assert row.golden_difference_max is not None
+        assert row.golden_difference_max <= row.logit_step * 1.001
+        assert name in result.out
+    assert not report.notes
+    assert len(report.clips) == 10
+    assert all((clips / clip.key).is_file() for clip in report.clips)
+    for row in report.rows:
+        assert row.answers is not None
+        right = [clip.label == answer for clip, answer in zip(report.clips, row.answers.predicted, strict=True)]
+        assert sum(right) / 10 == row.top1
+        assert sum(slice_.right for slice_ in row.classes) == sum(right)
+        assert (row.paired is None) == (row.role == "float")
+        assert (row.samples is None) == (row.where == Where.REFERENCE_INTERPRETER)
+    assert {gate.verdict for gate in report.gates} == {"pass"}
+    assert (tmp_path / "report.txt").read_text().count("%") > 10
+
+
+def test_validate_prints_the_report_as_json(bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
+    result = d3d_edge("validate", bundle_copy, "--data", clips, "--out", tmp_path, "--json")
+    assert json.loads(result.out) == json.loads((tmp_path / "report.json").read_text())
+
+
+def test_a_missed_gate_still_writes_the_report_and_exits_4(
+    bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(bundle_copy)
+
+    def strict(folder: Path) -> None:
+        shutil.copytree(made_of, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+        recipe = folder / "recipe.yaml"
+        lines = [
+            "  size_bytes_max: 1000" if "size_bytes_max" in line else line for line in recipe.read_text().split("\n")
+        ]
+        recipe.write_text("\n".join(lines))
+
+    made_of = bundle_copy.rename(tmp_path / "before")
+    description = {key: value for key, value in dict(bundle.manifest).items() if key != "files"}
+    Bundle.write(bundle_copy, Description(**description), strict)
+    result = d3d_edge("validate", bundle_copy, "--data", clips)
+    assert result.code == 4
+    assert "size_bytes_max" in result.err
+    report = Report.read(tmp_path / "report.json")
+    assert [gate.name for gate in report.failed_gates] == ["size_bytes_max"]
+    # Alone, without the references beside it, the bundle cannot be compared, and that is said, not passed.
+    assert {gate.verdict for gate in report.gates if gate.name != "size_bytes_max"} == {"not measured"}
+
+
+def test_data_that_was_not_trained_on_is_noted(
+    bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(clips, tmp_path / "other"))
+    next(iter(sorted(other.rglob("*.mp4")))).unlink()
+    result = d3d_edge("validate", bundle_copy, "--data", other, "--out", tmp_path)
+    assert result.code == 0, result.err
+    assert "may have been trained on" in Report.read(tmp_path / "report.json").notes[0]
+
+
+def test_moving_the_data_does_not_change_the_split(
+    bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    moved = Path(shutil.copytree(clips, tmp_path / "elsewhere" / "clips"))
+    result = d3d_edge("validate", bundle_copy, "--data", moved, "--out", tmp_path)
+    assert result.code == 0, result.err
+    assert not Report.read(tmp_path / "report.json").notes
