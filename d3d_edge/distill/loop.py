@@ -80,7 +80,8 @@ def run(job: Job, folder: Path, fingerprint: str, progress: Progress) -> list[di
 
     The model is moved to the device of this process, and ends with the weights that the recipe keeps. After each epoch
     `folder` holds last.pt, best.pt where top-1 was measured, and the log. A run that was killed goes on after its last
-    finished epoch and ends with the weights of an unbroken run, on the same machine and number of threads.
+    finished epoch and ends with the weights of an unbroken run, on the same machine and number of threads. A checkpoint
+    of another `fingerprint` is told of and deleted.
 
     Under torchrun all processes call this with the same arguments, but for their share of the batches; the main one
     alone evaluates and writes.
@@ -95,7 +96,7 @@ def run(job: Job, folder: Path, fingerprint: str, progress: Progress) -> list[di
     if spec.keep == "best" and job.evaluate is None:
         raise RecipeError(f"{job.title}: keep is 'best', but there are no val clips to choose by", hint="keep: last")
     job.model.to(distributed.device())
-    state = _begin(job, folder, fingerprint)
+    state = _begin(job, folder, fingerprint, progress)
     every = max(1, spec.epochs // _EVALUATIONS)
     total, done = spec.epochs * job.batches_per_epoch, state.epoch * job.batches_per_epoch
     with Log(folder, state.epoch * job.steps_per_epoch) as log, progress.task(job.title, total, done) as task:
@@ -121,13 +122,13 @@ def run(job: Job, folder: Path, fingerprint: str, progress: Progress) -> list[di
     return state.history
 
 
-def _begin(job: Job, folder: Path, fingerprint: str) -> _State:
+def _begin(job: Job, folder: Path, fingerprint: str, progress: Progress) -> _State:
     """The state after the checkpoint in `folder`, or that of a run not begun."""
     optimizer = optimizer_of(job.model, job.spec)
     schedule = schedule_of(optimizer, job.spec, job.spec.epochs * job.steps_per_epoch)
     parameters = [parameter for parameter in job.model.parameters() if parameter.requires_grad]
     epoch, history = 0, list[dict[str, float]]()
-    checkpoint = distributed.from_main(lambda: _found(folder, fingerprint))
+    checkpoint = distributed.from_main(lambda: _found(job, folder, fingerprint, progress))
     if checkpoint is not None:
         epoch, history = checkpoint.epoch, checkpoint.history
         if epoch < job.spec.epochs and checkpoint.processes != distributed.processes():
@@ -145,11 +146,16 @@ def _begin(job: Job, folder: Path, fingerprint: str) -> _State:
     return _State(distributed.parallel(forward), parameters, optimizer, schedule, epoch, history)
 
 
-def _found(folder: Path, fingerprint: str) -> Checkpoint | None:
+def _found(job: Job, folder: Path, fingerprint: str, progress: Progress) -> Checkpoint | None:
     """The checkpoint to go on from. One of something else is deleted, lest its best.pt outlive it."""
     checkpoint = Checkpoint.read(folder)
     if checkpoint is not None and checkpoint.fingerprint == fingerprint:
         return checkpoint
+    if checkpoint is not None:
+        progress.note(
+            f"{job.title}: begins again, since the checkpoint in {folder} is of other data or settings, or of another "
+            "version of the code"
+        )
     discard(folder)
     return None
 

@@ -17,7 +17,7 @@ from d3d_edge.progress import Progress
 from d3d_edge.quantize import pt2e
 from d3d_edge.quantize.scheme import FOLLOWING
 from d3d_edge.recipe import QATSpec
-from d3d_edge.runs import Run
+from d3d_edge.runs import Run, fingerprint
 from d3d_edge.video.cache import CachedClip
 from d3d_edge.video.datasets import Batch
 
@@ -68,7 +68,8 @@ def trained(
         evaluate=held_out_top1 if len(held_out) else None,
         begin_epoch=begin_epoch,
     )
-    loop.run(job, run.folder("quantized"), mark, progress)
+    # A checkpoint fits a graph of the same form only, and a later version may write the same network as another graph.
+    loop.run(job, run.folder("quantized"), fingerprint(mark, pt2e.form(graph)), progress)
     pt2e.transfer(graph, one)
     return one
 

@@ -7,8 +7,8 @@ another function. Folding is exact, is what is deployed, and makes a training st
 statistics to freeze: `freeze_observers` is the whole end phase.
 
 A prepared graph is an ordinary module. `state_dict()` holds weights, observed ranges and whether observers are on, so
-training resumes from a checkpoint by preparing again and loading it. Its clip count is static: train it for N clips,
-then `transfer` to a graph of one.
+training resumes from a checkpoint by preparing again and loading it, if the `form` is the same. Its clip count is
+static: train it for N clips, then `transfer` to a graph of one.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
+from torch.fx.node import map_arg
 from torchao.quantization.pt2e import (
     FakeQuantizeBase,
+    ObserverBase,
     disable_fake_quant,
     disable_observer,
     enable_fake_quant,
@@ -39,7 +41,7 @@ from torchao.quantization.pt2e import (
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 
 from d3d_edge.errors import BundleError
-from d3d_edge.files import atomic_file
+from d3d_edge.files import atomic_file, sha256_of_value
 from d3d_edge.models.layers import SpatialConv
 from d3d_edge.quantize.groups import CONVOLUTIONS
 from d3d_edge.quantize.observer import count_uses
@@ -160,6 +162,25 @@ def _computation(graph: GraphModule) -> list[tuple[str, ...]]:
         for node in graph.graph.nodes
         if node.op in ("call_function", "call_module")
     ]
+
+
+def form(prepared: GraphModule) -> str:
+    """Hash of what `prepared` computes but for weights and ranges: a state dict is of use in graphs of one form only.
+
+    Names and shapes of weights do not tell: two graphs may both read pixels as channels, each in an order of its own.
+    """
+    places = {node: f"%{place}" for place, node in enumerate(prepared.graph.nodes)}
+    steps = [
+        [node.op, str(node.target), str(map_arg(node.args, places.__getitem__)), str(map_arg(node.kwargs, places.get))]
+        for node in prepared.graph.nodes
+    ]
+    weights = [[name, list(value.shape)] for name, value in prepared.named_parameters()]
+    rounding = [
+        [name, *(str(getattr(module, key, None)) for key in ("dtype", "qscheme", "quant_min", "quant_max", "ch_axis"))]
+        for name, module in prepared.named_modules()
+        if isinstance(module, FakeQuantizeBase | ObserverBase)
+    ]
+    return sha256_of_value([steps, weights, rounding])
 
 
 def convert(prepared: GraphModule, sample: Tensor) -> ExportedProgram:

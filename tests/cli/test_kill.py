@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -59,7 +60,23 @@ def test_quantize(made: Path, cache: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "run", run, ignore=shutil.ignore_patterns("quantized"))
     words = ("quantize", run, "--cache", cache)
     kill_when((run / "quantized" / "last.pt").exists, *words)
-    cli(*words)
+    assert "begins again" not in cli(*words).stderr
+    assert_equal_weights(run, made / "run", "quantized")
+
+
+@pytest.mark.slow
+def test_quantize_of_an_older_version(made: Path, cache: Path, tmp_path: Path) -> None:
+    """Its finished stage is kept. Its training, killed before the stage was finished, begins again."""
+    run = tmp_path / "run"
+    shutil.copytree(made / "run", run)
+    words = ("quantize", run, "--cache", cache)
+    # Versions that did not yet know the form of a graph marked a checkpoint by what marks the stage.
+    done, last = run / "quantized" / "done.json", run / "quantized" / "last.pt"
+    checkpoint = torch.load(last, weights_only=True)
+    torch.save(checkpoint | {"fingerprint": json.loads(done.read_text())["fingerprint"]}, last)
+    assert "quantized: finished before" in cli(*words).stderr
+    done.unlink()
+    assert "quantization-aware training: begins again, since the checkpoint in" in cli(*words).stderr
     assert_equal_weights(run, made / "run", "quantized")
 
 

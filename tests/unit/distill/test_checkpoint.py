@@ -71,10 +71,27 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert (tmp_path / "last.pt").stat().st_mtime_ns == before
 
 
-def test_a_checkpoint_of_something_else_is_not_gone_on_with(tmp_path: Path) -> None:
-    loop.run(job(), tmp_path, "mark", Silent())
+class Notes(Silent):
+    """Keeps the lines that are told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.told.append(message)
+
+
+def test_a_checkpoint_of_something_else_is_not_gone_on_with_and_that_is_told(tmp_path: Path) -> None:
+    progress = Notes()
+    loop.run(job(), tmp_path, "mark", progress)
+    loop.run(job(), tmp_path, "mark", progress)
+    assert progress.told == []
     other = job(seed=1)
-    loop.run(other, tmp_path, "another mark", Silent())
+    loop.run(other, tmp_path, "another mark", progress)
+    (told,) = progress.told
+    assert told.startswith(
+        f"test: begins again, since the checkpoint in {tmp_path} is of other data or settings, or of"
+    )
     checkpoint = Checkpoint.read(tmp_path)
     assert checkpoint is not None
     assert checkpoint.fingerprint == "another mark"

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from torchao.quantization.pt2e import FakeQuantizeBase
 
 from d3d_edge.errors import BundleError
+from d3d_edge.models.blocks import Blocks
+from d3d_edge.models.layers import StackedConv
 from d3d_edge.quantize import pt2e
 from d3d_edge.quantize.scheme import Observer, Scheme
 from tests import networks
@@ -150,6 +152,49 @@ def test_training_resumes_from_a_state_dict() -> None:
     train(graph)
     train(again)
     assert torch.allclose(logits(graph, clips), logits(again, clips))
+
+
+class Stem(nn.Module):
+    """The published first layer, which reads blocks of pixels, and the mean of what it finds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = StackedConv(3, 8, (3, 7), 2)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return self.stem((clip.float() / 255).permute(0, 3, 1, 2)).mean((2, 3))
+
+
+def stem(*, scheme: Scheme = "symmetric", observer: Observer = "minmax") -> torch.fx.GraphModule:
+    torch.manual_seed(0)
+    return pt2e.prepare(Stem().eval(), networks.clip(), scheme=scheme, observer=observer, qat=True)
+
+
+def test_the_form_of_a_graph_is_not_changed_by_training() -> None:
+    graph = networks.prepared(qat=True, clips=2)
+    before = pt2e.form(graph)
+    train(graph)
+    pt2e.freeze_observers(graph)
+    assert pt2e.form(graph) == before
+    assert pt2e.form(networks.prepared(qat=True, clips=2)) == before
+
+
+def test_a_graph_whose_channels_have_another_order_has_another_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = stem()
+    weight, of = Blocks.weight, Blocks.of
+    monkeypatch.setattr(Blocks, "weight", lambda self, value: weight(self, value).flip(1))
+    monkeypatch.setattr(Blocks, "of", lambda self, *given: of(self, *given).flip(1))
+    other = stem()
+    torch.testing.assert_close(logits(other, networks.clip()), logits(now, networks.clip()))
+    # Nothing else would tell: the one takes the state of the other without a word, and computes nonsense.
+    assert [(name, value.shape) for name, value in other.named_parameters()] == [
+        (name, value.shape) for name, value in now.named_parameters()
+    ]
+    assert pt2e.form(other) != pt2e.form(now)
+
+
+def test_a_graph_that_rounds_otherwise_has_another_form() -> None:
+    assert len({pt2e.form(stem()), pt2e.form(stem(scheme="affine"))}) == 2
 
 
 def test_transfer_refuses_another_network() -> None:
