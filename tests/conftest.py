@@ -39,6 +39,8 @@ GO_FIRST = (
     "cli/test_prepare.py",
     "cli/test_probe.py",
     "cli/test_devices.py",
+    "cli/test_validate.py",
+    "cli/test_benchmark.py",
     "cli/test_predict.py",
 )
 """Files that take long, in their order. What is not named comes after: no process then ends long before another."""
