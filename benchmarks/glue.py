@@ -10,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -19,13 +18,10 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from benchmarks.network import Clip, arguments_of, networks, pte
+from benchmarks.network import Clip, arguments_of, networks, of_widths, pte
 from benchmarks.turns import take_turns
 from benchmarks.xnnpack import Part
 from d3d_edge.cli.tables import columns
-from d3d_edge.files import write_json
-from d3d_edge.pipeline.environment import environment
-from d3d_edge.report import Environment
 from d3d_edge.runtimes.executorch import ExecuTorchRunner
 from d3d_edge.schema import Schema
 
@@ -70,13 +66,6 @@ class Result(Schema):
     """Network over convolutions: the middle of the ratios within a repetition."""
     xnnpack_ratio: float
     kinds: dict[str, Kind]
-
-
-class Figures(Schema):
-    """All widths, and the machine."""
-
-    environment: Environment
-    results: tuple[Result, ...]
 
 
 class Lowered(NamedTuple):
@@ -193,14 +182,7 @@ def name_of(node: Any) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print tables, and write JSON where asked to."""
     wanted = arguments_of("glue", __doc__, 50, arguments)
-    started = datetime.now(UTC)
-    results = []
-    for width in wanted.widths:
-        results.append(measure(width, wanted.clip, wanted.threads, wanted.repetitions))
-        _print(results[-1])
-    figures = Figures(environment=environment(started, ["executorch"]), results=tuple(results))
-    if wanted.out:
-        write_json(wanted.out, figures.model_dump(mode="json"))
+    of_widths(wanted, measure, _print, ["executorch"])
 
 
 def _print(result: Result) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -30,7 +30,6 @@ from d3d_edge.models.recogniser import OFFSET, SCALE, Recogniser
 from d3d_edge.models.s3dg import S3DG
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.quantize import pt2e
-from d3d_edge.report import Environment
 from d3d_edge.runtimes import Precision
 from d3d_edge.runtimes.executorch import RUNTIME, ExecuTorchRunner
 from d3d_edge.schema import Schema
@@ -40,6 +39,10 @@ WIDTHS = (1.0, 0.5, 0.25)
 CONV3D, CONV3D_LAST = "PyTorch Conv3d", "PyTorch, channels last"
 ORT, ORT_INT8 = "ONNX Runtime Conv3d", "ONNX Runtime INT8"
 PTE, PTE_INT8 = ".pte", ".pte INT8"
+
+
+R = TypeVar("R", bound=Schema)
+"""What is known of one width."""
 
 
 class Clip(NamedTuple):
@@ -69,13 +72,6 @@ class Result(Schema):
     forms: dict[str, Form]
     speed_up: dict[str, float]
     """Of the INT8 `.pte` over each other form: the middle of the ratios within a repetition."""
-
-
-class Figures(Schema):
-    """All widths, and the machine."""
-
-    environment: Environment
-    results: tuple[Result, ...]
 
 
 class FromBytes(nn.Module):
@@ -226,17 +222,28 @@ def arguments_of(
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure, print a table, and write JSON where asked to."""
-    wanted = arguments_of("network", __doc__, 20, arguments)
+def of_widths(
+    wanted: argparse.Namespace,
+    measure: Callable[[float, Clip, int, int], R],
+    show: Callable[[R], None],
+    runtimes: Sequence[str],
+) -> None:
+    """Measure and show one width after the other; write all, and the machine, where asked to."""
     started = datetime.now(UTC)
     results = []
     for width in wanted.widths:
         results.append(measure(width, wanted.clip, wanted.threads, wanted.repetitions))
-        _print(results[-1])
-    figures = Figures(environment=environment(started, ["executorch", "tensorrt"]), results=tuple(results))
+        show(results[-1])
     if wanted.out:
-        write_json(wanted.out, figures.model_dump(mode="json"))
+        where = environment(started, runtimes).model_dump(mode="json")
+        rows = [result.model_dump(mode="json") for result in results]
+        write_json(wanted.out, {"environment": where, "results": rows})
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print a table, and write JSON where asked to."""
+    wanted = arguments_of("network", __doc__, 20, arguments)
+    of_widths(wanted, measure, _print, ["executorch", "tensorrt"])
 
 
 def _print(result: Result) -> None:

@@ -12,7 +12,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,15 +24,12 @@ from torch import nn
 from benchmarks.dialects import Eager, Onnx
 from benchmarks.forms import CONVOLUTIONS, POOLS, STRIDED, Form, Layer, Weights, exact
 from benchmarks.graphs import Graph
-from benchmarks.network import CLASSES, Clip, arguments_of
+from benchmarks.network import CLASSES, Clip, arguments_of, of_widths
 from benchmarks.turns import take_turns
 from benchmarks.xnnpack import Part, use_threads
 from d3d_edge.cli.tables import columns
-from d3d_edge.files import write_json
 from d3d_edge.models.layers import SeparableConv
 from d3d_edge.models.s3dg import S3DG, Mixed, Stem
-from d3d_edge.pipeline.environment import environment
-from d3d_edge.report import Environment
 from d3d_edge.schema import Schema
 
 Array = NDArray[Any]
@@ -110,13 +106,6 @@ class Result(Schema):
     """Of each family."""
     times: dict[str, dict[str, dict[str, Times]]]
     """By family, runtime and form."""
-
-
-class Figures(Schema):
-    """All widths, and the machine."""
-
-    environment: Environment
-    results: tuple[Result, ...]
 
 
 def prepared(runtime: str, form: Form, layer: Layer, x: Array, weights: Weights, threads: int, stack: ExitStack) -> Any:
@@ -197,14 +186,7 @@ def _check(runtime: str, form: Form, result: Array, expected: Array) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print tables, and write JSON where asked to."""
     wanted = arguments_of("temporal", __doc__, 20, arguments)
-    started = datetime.now(UTC)
-    results = []
-    for width in wanted.widths:
-        results.append(measure(width, wanted.clip, wanted.threads, wanted.repetitions))
-        _print(results[-1])
-    figures = Figures(environment=environment(started, ["executorch", "tensorrt"]), results=tuple(results))
-    if wanted.out:
-        write_json(wanted.out, figures.model_dump(mode="json"))
+    of_widths(wanted, measure, _print, ["executorch", "tensorrt"])
 
 
 def _print(result: Result) -> None:

@@ -30,7 +30,7 @@ from d3d_edge.runner import TensorSpec
 from d3d_edge.runs import Run
 from d3d_edge.runtimes import Lowered
 from d3d_edge.target import QUANTIZED, Precision, Target
-from d3d_edge.video.decode import declared_length_s
+from d3d_edge.video.container import declared_length_s
 from d3d_edge.video.preprocess import load_clip
 from d3d_edge.workers import mapper
 

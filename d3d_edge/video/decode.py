@@ -6,10 +6,8 @@ Rotation metadata is honoured (OpenCV's auto-rotation), so that a phone's portra
 from __future__ import annotations
 
 import math
-import os
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -19,14 +17,9 @@ import numpy as np
 
 from d3d_edge.errors import DataError
 from d3d_edge.video import seek
+from d3d_edge.video.container import declared_of, duration_s, opened, rate_hz_of
 from d3d_edge.video.seek import Frame as Frame
 from d3d_edge.video.seek import time_s_of
-
-# Damaged files make FFmpeg and OpenCV write to the C level's stderr; what is wrong is said by the DataErrors below.
-# FFmpeg reads its level (-8 is AV_LOG_QUIET) when the first video is opened. Whoever sets a variable gets the log.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-if "OPENCV_LOG_LEVEL" not in os.environ:
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 _LOSS_TOLERATED = 0.05
 """Share of the declared frames, and of the declared time, that may be missing in a healthy file: containers without
@@ -99,7 +92,7 @@ def read_frames(
         DataError: `path` is missing, not a video, truncated or without frames in the span; or what `choose` and
             `convert` raise.
     """
-    with _opened(path) as capture:
+    with opened(path) as capture:
         declared = declared_of(capture)
         indices = _chosen(choose, range(declared)) if span == WHOLE else None
         if indices and not seek.may_pay(indices, declared):
@@ -114,7 +107,7 @@ def read_frames(
                 found = seek.read(capture, timeline, indices, counted, lambda: convert(retrieve(capture, path)))
                 if found is not None:
                     return Reading([found.frames[index] for index in indices], found.decoded)
-                with _opened(path) as again:
+                with opened(path) as again:
                     frames, times_s = _walk(again, path, set(indices), convert)
                 if _same(times_s, timeline.times_s):
                     return Reading([frames[index] for index in indices], len(times_s))
@@ -139,14 +132,14 @@ def _read_by_counting(
     path: Path, choose: Callable[[int], Collection[int]], convert: Callable[[Frame], Frame], span: Span
 ) -> Reading:
     """Decode the whole file for its frames' times, and once more for those chosen."""
-    with _opened(path) as capture:
+    with opened(path) as capture:
         times_s = _walk(capture, path, set(), convert)[1]
     places = span.of(times_s)
     if not places:
         where = f"from {span.start_s:g} s" + (f" to {span.end_s:g} s" if span.end_s < math.inf else "")
         raise DataError(f"{path} has no frame {where}: its last is at {times_s[-1]:.3f} s")
     indices = [places[index] for index in sorted(choose(len(places)))]
-    with _opened(path) as capture:
+    with opened(path) as capture:
         frames = _walk(capture, path, set(indices), convert)[0]
     return Reading([frames[index] for index in indices], 2 * len(times_s))
 
@@ -161,7 +154,7 @@ def _walk(
         if len(times_s) in wanted:
             frames[len(times_s)] = convert(retrieve(capture, path))
         times_s.append(time_s_of(capture))
-    _check_complete(path, _Walk(times_s, declared_of(capture), _duration_s(capture)))
+    _check_complete(path, _Walk(times_s, declared_of(capture), duration_s(capture)))
     return frames, _rising(times_s, rate_hz_of(capture))
 
 
@@ -178,7 +171,7 @@ def count_frames(path: Path) -> int:
     Raises:
         DataError: `path` is missing, not a video, truncated or without frames.
     """
-    with _opened(path) as capture:
+    with opened(path) as capture:
         return len(_walk(capture, path, set(), lambda frame: frame)[1])
 
 
@@ -188,12 +181,12 @@ def iterate_frames(path: Path) -> Iterator[TimedFrame]:
     Raises:
         DataError: `path` is missing or not a video; after the last frame, that it is truncated or had none.
     """
-    with _opened(path) as capture:
+    with opened(path) as capture:
         times_s: list[float] = []
         while capture.grab():
             times_s.append(time_s_of(capture))
             yield TimedFrame(len(times_s) - 1, times_s[-1], retrieve(capture, path))
-        walk = _Walk(times_s, declared_of(capture), _duration_s(capture))
+        walk = _Walk(times_s, declared_of(capture), duration_s(capture))
     _check_complete(path, walk)
 
 
@@ -203,83 +196,10 @@ def first_frame(path: Path) -> Frame:
     Raises:
         DataError: `path` is missing, not a video or without frames.
     """
-    with _opened(path) as capture:
+    with opened(path) as capture:
         if not capture.grab():
             raise DataError(f"{path} holds no frame that decodes")
         return retrieve(capture, path)
-
-
-def frame_rate_hz(path: Path) -> float:
-    """Average frames per second, as the container declares it; 0 where it does not.
-
-    Raises:
-        DataError: `path` is missing or not a video.
-    """
-    with _opened(path) as capture:
-        return rate_hz_of(capture)
-
-
-def declared_length_s(path: Path) -> float:
-    """Length of a video as its container declares it; 0 where it does not.
-
-    Raises:
-        DataError: `path` is missing or not a video.
-    """
-    with _opened(path) as capture:
-        rate_hz = rate_hz_of(capture)
-        return declared_of(capture) / rate_hz if rate_hz else 0.0
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
-    if not path.is_file():
-        raise DataError(f"there is no video file {path}")
-    # As many threads as OpenCV has: one in a process that shares the processors with others.
-    threads = [cv2.CAP_PROP_N_THREADS, max(cv2.getNumThreads(), 1)]
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, threads)
-    try:
-        if not capture.isOpened():
-            raise DataError(_why_not_opened(path))
-        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
-        yield capture
-    finally:
-        capture.release()
-
-
-def _why_not_opened(path: Path) -> str:
-    """One message for a file that FFmpeg does not open."""
-    try:
-        size_bytes = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(12)
-    except OSError as error:
-        return f"cannot read {path}: {error.strerror or error}"
-    if not size_bytes:
-        return f"{path} is empty"
-    if start[4:8] == b"ftyp" and not _has_index(path, size_bytes):
-        return f"{path} is truncated: it has no index of its frames (the moov box)"
-    declared_bytes = int.from_bytes(start[4:8], "little") + 8
-    if start[:4] == b"RIFF" and declared_bytes > size_bytes:
-        return f"{path} is truncated: {size_bytes} of {declared_bytes} bytes are there"
-    return f"{path} is not a video that FFmpeg can decode"
-
-
-def _has_index(path: Path, size_bytes: int) -> bool:
-    """Whether the top-level boxes of an MP4 or MOV (ISO/IEC 14496-12, 4.2) hold a whole `moov`."""
-    place = 0
-    with path.open("rb") as file:
-        while place + 8 <= size_bytes:
-            file.seek(place)
-            header = file.read(16)
-            length, kind = int.from_bytes(header[:4], "big"), header[4:8]
-            if length == 1:
-                length = int.from_bytes(header[8:16], "big")
-            if kind == b"moov":
-                return place + length <= size_bytes
-            if length < 8:  # 0 means: to the end of the file
-                return False
-            place += length
-    return False
 
 
 def _check_complete(path: Path, walk: _Walk) -> None:
@@ -304,22 +224,3 @@ def retrieve(capture: cv2.VideoCapture, path: Path | str) -> Frame:
     if not good or image.ndim != 3:
         raise DataError(f"{path} holds a frame that cannot be converted to RGB")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-
-
-def declared_of(capture: cv2.VideoCapture) -> int:
-    """How many frames the container declares; 0 where it does not."""
-    declared = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    # Unknown is negative (an int64 minimum passed through a double in some containers).
-    return int(declared) if 0 < declared < 2**31 else 0
-
-
-def rate_hz_of(capture: cv2.VideoCapture) -> float:
-    """Frames a second as the container or camera declares them; 0 where it does not."""
-    rate_hz = float(capture.get(cv2.CAP_PROP_FPS))
-    return rate_hz if 0 < rate_hz < float("inf") else 0.0
-
-
-def _duration_s(capture: cv2.VideoCapture) -> float:
-    """Time of the last frame that the container declares."""
-    rate_hz = rate_hz_of(capture)
-    return max(declared_of(capture) - 1, 0) / rate_hz if rate_hz else 0.0

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import cv2
 
 from d3d_edge.errors import DataError, DeviceError
-from d3d_edge.video import decode
+from d3d_edge.video import container, decode
 from d3d_edge.video.decode import TimedFrame
 from d3d_edge.video.seek import time_s_of
 
@@ -79,12 +79,12 @@ def opened(source: Source) -> Iterator[Stream]:
     """
     if source.kind == "file":
         path = Path(source.address)
-        rate_hz = decode.frame_rate_hz(path) or _USUAL_RATE_HZ
+        rate_hz = container.frame_rate_hz(path) or _USUAL_RATE_HZ
         yield Stream(rate_hz, _rising(decode.iterate_frames(path), rate_hz))
         return
     capture = _captured(source)
     try:
-        rate_hz = decode.rate_hz_of(capture) or _USUAL_RATE_HZ
+        rate_hz = container.rate_hz_of(capture) or _USUAL_RATE_HZ
         yield Stream(rate_hz, _live_frames(capture, source, rate_hz))
     finally:
         capture.release()
@@ -109,7 +109,7 @@ def _live_frames(capture: cv2.VideoCapture, source: Source, rate_hz: float) -> I
     """Frames until the source ends; times from the first frame on."""
     # Nobody declares how long a live Motion JPEG stream is, and FFmpeg makes its times up.
     motion_jpeg = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True) == b"MJPG"
-    arrival = source.kind == "camera" or (motion_jpeg and not decode.declared_of(capture))
+    arrival = source.kind == "camera" or (motion_jpeg and not container.declared_of(capture))
     said_s = time_s = -1 / rate_hz
     number = 0
     while True:

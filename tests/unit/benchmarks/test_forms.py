@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,6 @@ from benchmarks.dialects import Eager
 from benchmarks.forms import CONVOLUTIONS, POOLS, STRIDED, Form, Layer, Weights
 from benchmarks.graphs import Graph
 from benchmarks.temporal import RUNTIMES
-from d3d_edge import target
-from d3d_edge.runtimes import Precision
 from tests import networks
 
 pytest.importorskip("executorch")
@@ -145,16 +144,9 @@ def test_a_chain_keeps_what_it_is_given_in_xnnpack_and_in_a_file(name: str, tmp_
 
 
 def test_wall_sets_passes_beside_copies(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    small_pte: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    executorch = pytest.importorskip("d3d_edge.runtimes.executorch")
-
-    def small(net: object, sample: Tensor, precision: Precision, folder: Path) -> Path:
-        folder.mkdir()
-        executorch.RUNTIME.lower(networks.quantized(), folder, target.load("android"), precision=precision)
-        return folder / executorch.MODEL
-
-    monkeypatch.setattr("benchmarks.glue.pte", small)
+    monkeypatch.setattr("benchmarks.glue.pte", small_pte)
     monkeypatch.setattr(wall, "LENGTHS", (1, 2))
     monkeypatch.setattr(wall, "LINKS", {"Conv2d": chain.LINKS["Conv2d"]})
     out = tmp_path / "figures.json"

@@ -46,16 +46,9 @@ def test_a_clip_that_is_none_is_refused(text: str) -> None:
 
 
 def test_glue_sets_a_network_against_its_convolutions(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    small_pte: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    executorch = pytest.importorskip("d3d_edge.runtimes.executorch")
-
-    def small(net: object, sample: Tensor, precision: Precision, folder: Path) -> Path:
-        folder.mkdir()
-        executorch.RUNTIME.lower(networks.quantized(), folder, target.load("android"), precision=precision)
-        return folder / executorch.MODEL
-
-    monkeypatch.setattr(glue, "pte", small)
+    monkeypatch.setattr(glue, "pte", small_pte)
     out = tmp_path / "figures.json"
     size = "x".join(map(str, networks.clip().shape[:3]))
     glue.main(["0.25", "--clip", size, "--threads", "1", "--repetitions", "2", "--out", str(out)])

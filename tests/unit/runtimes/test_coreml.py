@@ -26,7 +26,7 @@ from d3d_edge.models.recogniser import OFFSET, SCALE
 from d3d_edge.models.views import clip_view
 from d3d_edge.quantize import pt2e
 from d3d_edge.runner import TensorSpec, Where
-from d3d_edge.runtimes import Lowered, coreml
+from d3d_edge.runtimes import Lowered, coreml_conversion
 from d3d_edge.runtimes.coreml import RUNTIME
 from d3d_edge.runtimes.mil import quiet
 
@@ -186,13 +186,13 @@ def test_the_passes_run_change_the_graph_as_all_of_coremltools_do(
     kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def operators(passes: tuple[str, ...]) -> Counter[str]:
-        monkeypatch.setattr(coreml, "_PASSES", passes)
-        spec = coreml._convert(ct, request.getfixturevalue(kind), ct.target.iOS17).get_spec()
+        monkeypatch.setattr(coreml_conversion, "_PASSES", passes)
+        spec = coreml_conversion.convert(ct, request.getfixturevalue(kind), ct.target.iOS17).get_spec()
         (block,) = spec.mlProgram.functions["main"].block_specializations.values()
         return Counter(op.type for op in block.operations if op.type != "const")
 
     every = tuple(name.removeprefix("common::") for name in ct.PassPipeline().passes)
-    assert operators(coreml._PASSES) == operators(every)
+    assert operators(coreml_conversion._PASSES) == operators(every)
 
 
 def test_a_runner_says_that_an_interpreter_ran_it(

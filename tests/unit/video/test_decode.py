@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from d3d_edge.errors import DataError
-from d3d_edge.video.decode import count_frames, first_frame, frame_rate_hz, iterate_frames, read_frames
+from d3d_edge.video.container import frame_rate_hz
+from d3d_edge.video.decode import count_frames, first_frame, iterate_frames, read_frames
 from tests.unit.video.samples import VideoWriter, textured
 
 

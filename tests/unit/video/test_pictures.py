@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from d3d_edge.errors import RecipeError, StorageError
-from d3d_edge.video import decode, encode, lettering, timeline
+from d3d_edge.video import container, decode, encode, lettering, timeline
 from d3d_edge.video.overlay import Overlay, Score, canvas_size
 from tests.unit.video.samples import textured
 
@@ -78,7 +78,7 @@ def test_a_video_is_written_with_its_size_and_rate(tmp_path: Path, name: str) ->
             write(np.full((48, 64, 3), 20 * number, np.uint8))
     frames = list(decode.iterate_frames(tmp_path / name))
     assert [frame.image.shape for frame in frames] == 5 * [(48, 64, 3)]
-    assert decode.frame_rate_hz(tmp_path / name) == 10
+    assert container.frame_rate_hz(tmp_path / name) == 10
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 

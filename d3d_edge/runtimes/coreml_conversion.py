@@ -1,0 +1,154 @@
+"""Makes a Core ML package of a graph by coremltools. Checks nothing of it and runs nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import uuid
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from d3d_edge.errors import LoweringError, StorageError
+from d3d_edge.quantize import placement
+from d3d_edge.runtimes.mil import READ_ERRORS, quiet
+
+INPUT, OUTPUT = "clip", "logits"
+"""Names of the model's features, for the app."""
+
+_PASSES = (
+    *("update_output_dtypes", "cast_optimization", "noop_elimination"),
+    *("int_op_canonicalization", "nullify_redundant_quantization_zero_point", "dequantize_quantize_pair_elimination"),
+    *("dequantize_to_constexpr", "const_elimination", "sanitize_input_output_names", "const_deduplication"),
+    *("fuse_linear_bias", "fuse_conv_batchnorm", "fuse_conv_scale", "fuse_conv_bias", "merge_consecutive_paddings"),
+    *("reduce_transposes", "merge_consecutive_reshapes", "merge_consecutive_transposes", "remove_redundant_ops"),
+    *("dedup_op_and_var_names", "add_fp16_cast", "update_output_dtypes", "const_elimination"),
+    *("dead_code_elimination", "cast_optimization", "dead_code_elimination", "const_deduplication"),
+    *("noop_elimination", "dedup_op_and_var_names", "reduce_transposes", "topological_reorder"),
+    "dead_code_elimination",
+)
+"""Those of coremltools' 95 graph passes, in its order, that find something to do in these networks.
+
+The others take as long again: the whole program is validated after each. A test compares the result with theirs.
+"""
+
+_aten = torch.ops.aten
+
+
+def convert(ct: ModuleType, program: ExportedProgram, deployment: Any) -> Any:
+    """coremltools' model of `program`, not loaded into Core ML."""
+    with quiet(), _no_progress_bars(), _tree_spec_warnings_ignored():
+        try:
+            return ct.convert(
+                _as_coremltools_takes_it(program),
+                minimum_deployment_target=deployment,
+                compute_precision=ct.precision.FLOAT16,
+                pass_pipeline=ct.PassPipeline([f"common::{name}" for name in _PASSES], "d3d-edge"),
+                skip_model_load=True,
+            )
+        except READ_ERRORS as error:
+            reason = " ".join(str(error).split())
+            version = f"coremltools {ct.__version__}"
+            # Without the traceback, whose frames would keep coremltools' temporary folder.
+            cause = error.with_traceback(None)
+            if isinstance(error, OSError) or "FileWriter" in reason:
+                raise StorageError(
+                    f"coremltools cannot write the weights: {reason}", hint="is the folder for temporary files full?"
+                ) from cause
+            layer, operator = placement.blamed(program, reason)
+            raise LoweringError(
+                f"coremltools cannot convert it: {reason}",
+                stage="convert",
+                layer=layer,
+                operator=operator,
+                runtime=version,
+                hint="write the layer with the operators of d3d_edge.models.layers",
+            ) from cause
+
+
+def with_int8_weights(ct: ModuleType, model: Any) -> Any:
+    """`model` with the weights of its convolutions rounded to INT8, per output channel, by coremltools' optimiser.
+
+    All of them, not only those of more than 2048 elements: a narrow network has few such.
+    """
+    optimiser = ct.optimize.coreml
+    symmetric = optimiser.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8", weight_threshold=0)
+    config = optimiser.OptimizationConfig(op_type_configs={"conv": symmetric, "linear": symmetric})
+    with quiet(), _no_progress_bars():
+        return optimiser.linear_quantize_weights(model, config=config)
+
+
+def _as_coremltools_takes_it(program: ExportedProgram) -> ExportedProgram:
+    """A copy of `program` in the ATEN dialect, with its uint8 input declared float16: the same numbers.
+
+    `run_decompositions({})` would do the former, but traces the whole network again, which takes a third of the time
+    of an export, to write these few operators in another way. One that is missing here is refused by coremltools.
+    """
+    graph = copy.deepcopy(program.graph_module)
+    for node in list(graph.graph.nodes):
+        if node.op == "placeholder" and node.name in program.graph_signature.user_inputs:
+            node.meta["val"] = node.meta["val"].to(torch.float16)
+        elif node.target is _aten._assert_tensor_metadata.default:
+            graph.graph.erase_node(node)  # It says that the input is uint8.
+        elif node.target is _aten.to.dtype:
+            node.target, node.args, node.kwargs = _aten._to_copy.default, node.args[:1], {"dtype": node.args[1]}
+        elif node.target is _aten.flatten.using_ints:
+            node.target, node.args = _aten.view.default, (node.args[0], list(node.meta["val"].shape))
+        elif node.target is _aten.narrow.default:
+            x, axis, start, length = node.args
+            node.target, node.args = _aten.slice.Tensor, (x, axis, start, start + length)
+        elif node.target is _aten.pad.default and node.args[2:3] in ((), ("constant",)):
+            node.target, node.args = _aten.constant_pad_nd.default, (*node.args[:2], *node.args[3:])
+    return ExportedProgram(
+        graph,
+        graph.graph,
+        program.graph_signature,
+        program.state_dict,
+        program.range_constraints,
+        program.module_call_graph,
+        constants=program.constants,
+    )
+
+
+def save(ct: ModuleType, model: Any, package: Path) -> Any:
+    """Write the package, the same bytes for the same model each time, and return its specification."""
+    spec = model.get_spec()
+    for feature, name in ((spec.description.input[0], INPUT), (spec.description.output[0], OUTPUT)):
+        ct.utils.rename_feature(spec, feature.name, name)
+    spec.description.metadata.userDefined.pop("com.github.apple.coremltools.conversion_date", None)
+    with quiet():
+        ct.models.utils.save_spec(spec, str(package), weights_dir=model.weights_dir)
+    _name_items(package / "Manifest.json")
+    return spec
+
+
+def _name_items(manifest: Path) -> None:
+    """Replace the random identifiers of a package's two items by ones made from their paths."""
+    data = json.loads(manifest.read_text(encoding="utf-8"))
+    items = data["itemInfoEntries"]
+    names = {key: str(uuid.uuid5(uuid.NAMESPACE_URL, item["path"])) for key, item in items.items()}
+    data["itemInfoEntries"] = {names[key]: items[key] for key in sorted(items, key=names.__getitem__)}
+    data["rootModelIdentifier"] = names[data["rootModelIdentifier"]]
+    manifest.write_text(json.dumps(data, indent=4) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """coremltools 9 draws tqdm bars on the error stream and has no switch for them."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+@contextlib.contextmanager
+def _tree_spec_warnings_ignored() -> Iterator[None]:
+    """torch 2.13 warns of its own use of LeafSpec when a program is copied."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+        yield

@@ -1,0 +1,115 @@
+"""Opens video files, says what their containers declare, and why one does not open. Decodes no frame."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+
+from d3d_edge.errors import DataError
+
+# Damaged files make FFmpeg and OpenCV write to the C level's stderr; what is wrong is said by the DataErrors below.
+# FFmpeg reads its level (-8 is AV_LOG_QUIET) when the first video is opened. Whoever sets a variable gets the log.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[cv2.VideoCapture]:
+    """A video at its first frame.
+
+    Raises:
+        DataError: `path` is missing, truncated or not a video.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no video file {path}")
+    # As many threads as OpenCV has: one in a process that shares the processors with others.
+    threads = [cv2.CAP_PROP_N_THREADS, max(cv2.getNumThreads(), 1)]
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, threads)
+    try:
+        if not capture.isOpened():
+            raise DataError(_why_notopened(path))
+        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
+        yield capture
+    finally:
+        capture.release()
+
+
+def _why_notopened(path: Path) -> str:
+    """One message for a file that FFmpeg does not open."""
+    try:
+        size_bytes = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(12)
+    except OSError as error:
+        return f"cannot read {path}: {error.strerror or error}"
+    if not size_bytes:
+        return f"{path} is empty"
+    if start[4:8] == b"ftyp" and not _has_index(path, size_bytes):
+        return f"{path} is truncated: it has no index of its frames (the moov box)"
+    declared_bytes = int.from_bytes(start[4:8], "little") + 8
+    if start[:4] == b"RIFF" and declared_bytes > size_bytes:
+        return f"{path} is truncated: {size_bytes} of {declared_bytes} bytes are there"
+    return f"{path} is not a video that FFmpeg can decode"
+
+
+def _has_index(path: Path, size_bytes: int) -> bool:
+    """Whether the top-level boxes of an MP4 or MOV (ISO/IEC 14496-12, 4.2) hold a whole `moov`."""
+    place = 0
+    with path.open("rb") as file:
+        while place + 8 <= size_bytes:
+            file.seek(place)
+            header = file.read(16)
+            length, kind = int.from_bytes(header[:4], "big"), header[4:8]
+            if length == 1:
+                length = int.from_bytes(header[8:16], "big")
+            if kind == b"moov":
+                return place + length <= size_bytes
+            if length < 8:  # 0 means: to the end of the file
+                return False
+            place += length
+    return False
+
+
+def frame_rate_hz(path: Path) -> float:
+    """Average frames per second, as the container declares it; 0 where it does not.
+
+    Raises:
+        DataError: `path` is missing or not a video.
+    """
+    with opened(path) as capture:
+        return rate_hz_of(capture)
+
+
+def declared_length_s(path: Path) -> float:
+    """Length of a video as its container declares it; 0 where it does not.
+
+    Raises:
+        DataError: `path` is missing or not a video.
+    """
+    with opened(path) as capture:
+        rate_hz = rate_hz_of(capture)
+        return declared_of(capture) / rate_hz if rate_hz else 0.0
+
+
+def declared_of(capture: cv2.VideoCapture) -> int:
+    """How many frames the container declares; 0 where it does not."""
+    declared = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    # Unknown is negative (an int64 minimum passed through a double in some containers).
+    return int(declared) if 0 < declared < 2**31 else 0
+
+
+def rate_hz_of(capture: cv2.VideoCapture) -> float:
+    """Frames a second as the container or camera declares them; 0 where it does not."""
+    rate_hz = float(capture.get(cv2.CAP_PROP_FPS))
+    return rate_hz if 0 < rate_hz < float("inf") else 0.0
+
+
+def duration_s(capture: cv2.VideoCapture) -> float:
+    """Time of the last frame that the container declares."""
+    rate_hz = rate_hz_of(capture)
+    return max(declared_of(capture) - 1, 0) / rate_hz if rate_hz else 0.0
