@@ -4,7 +4,7 @@ python -m benchmarks.shapes --data manifest.csv --out shapes/
 python -m benchmarks.shapes --data manifest.csv --out shapes/ --seeds 3 --int8 --shape "16x72x72 0.25 Conv2d_2c_3x3 conv3d_k3"
 python -m benchmarks.shapes --out shapes/ --times
 
-A shape is frames, pixels, width, first temporal layer and stem. Each is trained as recipe `gestures` says, the teacher
+A shape is frames, pixels, width, first temporal layer, stem, and widths of single stages. Each is trained as recipe `gestures` says, the teacher
 for 60 epochs and the student for --epochs, and with --int8 quantized as that says. With --times each is timed as an INT8 `.pte`
 with random weights, all in turn, with 2 threads and then 1. What is finished is kept: runs in OUT/runs, files in
 OUT/students. Leaves OUT/shapes.json, and prints all that is finished so far as a table.
@@ -50,6 +50,11 @@ SHAPES = (
     Shape.of(16, 56, 0.5),
     Shape.of(16, 80, 0.35, "Mixed_3b"),
     Shape.of(16, 96, 0.25, "Mixed_3b"),
+    Shape.of(16, 56, 0.25, Mixed_5=0.125),
+    Shape.of(16, 56, 0.25, Mixed_5=0.5),
+    Shape.of(16, 56, 0.25, Mixed_3=0.5),
+    Shape.of(16, 56, 0.25, Mixed_4=0.5),
+    Shape.of(16, 56, 0.25, Conv2d_1=0.5, Conv2d_2=0.5),
 )
 """Tried: around the network of `gestures`, one or two sizes changed at a time."""
 THREADS = (2, 1)
@@ -62,7 +67,7 @@ def settings(shape: Shape, seed: int, epochs: int = 30) -> list[str]:
     words = [f"seed={seed}", f"clip.frames={shape.frames}", f"clip.short_side={shape.short_side}"]
     words += [f"clip.{axis}={shape.side}" for axis in ("height", "width")]
     for part in ("teacher", "student"):
-        words += [f"{part}.network.{key}={value}" for key, value in shape.network.items()]
+        words += [f"{part}.network.{key}={json.dumps(value)}" for key, value in shape.network.items()]
     return [*words, f"student.train.epochs={epochs}", "baselines.spatial=null"]
 
 
@@ -142,7 +147,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """
     best = front(rows)
     lines = [
-        "| clip, width, temporal from, stem | ms, 2 threads | 1 thread | M | GMAC | teacher | student | INT8 | mean |",
+        "| clip, width, temporal from, stem, stages | ms, 2 threads | 1 | M | GMAC | teacher | student | INT8 | mean |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: _ms(row, THREADS[0]) if row["times"] else row["gmac"]):

@@ -10,11 +10,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_serializer
 
 from d3d_edge.errors import RecipeError
 from d3d_edge.resources import near_miss
 from d3d_edge.schema import Schema, merge
+
+
+class StageWidths(Schema):
+    """Multipliers of the channel counts of single stages, where they differ from that of the network.
+
+    A stage is the layers between two changes of resolution, and has the name that theirs begin with.
+    """
+
+    Conv2d_1: float | None = Field(default=None, gt=0, le=2)
+    Conv2d_2: float | None = Field(default=None, gt=0, le=2)
+    Mixed_3: float | None = Field(default=None, gt=0, le=2)
+    Mixed_4: float | None = Field(default=None, gt=0, le=2)
+    Mixed_5: float | None = Field(default=None, gt=0, le=2)
+
+    @model_serializer
+    def given(self) -> dict[str, float]:
+        """Those that differ, which is also all that is written."""
+        return {stage: width for stage, width in self if width is not None}
+
+    def __str__(self) -> str:
+        return ",".join(f"{stage}={width:g}" for stage, width in self.given().items())
 
 
 class Shape(Schema):
@@ -28,6 +49,7 @@ class Shape(Schema):
     """Pixels of the square crop."""
     width: float = Field(gt=0)
     """Multiplier of every channel count."""
+    stage_widths: StageWidths = StageWidths()
     stem: str
     """First layer, as in a recipe's network."""
     temporal_from: str
@@ -35,7 +57,13 @@ class Shape(Schema):
 
     @classmethod
     def of(
-        cls, frames: int, side: int, width: float, temporal_from: str = "Conv2d_2c_3x3", stem: str = "conv3d_k3"
+        cls,
+        frames: int,
+        side: int,
+        width: float,
+        temporal_from: str = "Conv2d_2c_3x3",
+        stem: str = "conv3d_k3",
+        **stage_widths: float,
     ) -> Shape:
         """A shape whose resize leaves the margin around the crop that the published one has, 256 to 224."""
         return Shape(
@@ -43,17 +71,21 @@ class Shape(Schema):
             short_side=round(side * 8 / 7),
             side=side,
             width=width,
+            stage_widths=StageWidths(**stage_widths),
             stem=stem,
             temporal_from=temporal_from,
         )
 
     def __str__(self) -> str:
-        return f"{self.frames}x{self.side}x{self.side} {self.width:g} {self.temporal_from} {self.stem}"
+        words = (f"{self.frames}x{self.side}x{self.side}", f"{self.width:g}", self.temporal_from, self.stem)
+        return " ".join(filter(None, (*words, str(self.stage_widths))))
 
     @property
     def network(self) -> dict[str, Any]:
         """The settings of a recipe's network."""
-        return {"width": self.width, "stem": self.stem, "temporal_from": self.temporal_from}
+        network = {"width": self.width, "stem": self.stem, "temporal_from": self.temporal_from}
+        stages = self.stage_widths.given()
+        return network | ({"stage_widths": stages} if stages else {})
 
     @property
     def settings(self) -> dict[str, Any]:

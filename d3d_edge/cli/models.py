@@ -234,7 +234,8 @@ def print_models(rows: Sequence[Model], classes: int) -> None:
     console.print(table)
     for row in rows:
         network = row.network
-        what = f"width {network.width:g}, stem {network.stem}, temporal from {network.temporal_from}"
+        widths = " ".join(filter(None, (f"{network.width:g}", str(network.stage_widths))))
+        what = f"width {widths}, stem {network.stem}, temporal from {network.temporal_from}"
         console.print(f"{row.name}: {what}; {row.description}", markup=False, highlight=False)
     notes = (
         "",

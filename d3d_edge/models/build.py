@@ -18,6 +18,7 @@ def network(spec: NetworkSpec, classes: int, *, in_channels: int) -> S3DG:
             classes,
             in_channels=in_channels,
             width=spec.width,
+            stage_widths=spec.stage_widths.given(),
             stem=spec.stem,
             gating=spec.gating,
             temporal_from=spec.temporal_from,

@@ -14,7 +14,7 @@ except that `Conv2d_1a_7x7` of a conv3d stem has no `spatial.` and its weight is
 slower), and that `Logits/Conv2d_0c_1x1/{weights,biases}` are that module's own {weight,bias}.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal, cast, get_args
 
@@ -61,6 +61,9 @@ END_POINTS = (
 )
 """The layers of the trunk, in order, each the name of a submodule of `S3DG`."""
 
+STAGES = ("Conv2d_1", "Conv2d_2", "Mixed_3", "Mixed_4", "Mixed_5")
+"""What the names of the layers between two changes of resolution begin with."""
+
 UNITS = ("Conv2d_2c_3x3", *MIXED)
 """The end points that can have temporal kernels and gates."""
 
@@ -71,6 +74,7 @@ class S3DG(nn.Module):
     num_classes    width of the logits
     in_channels    3 for RGB, 2 for optical flow
     width          slim's depth_multiplier; no layer gets fewer than 16 channels
+    stage_widths   the same for single `STAGES`, where they differ from `width`
     stem           see `Stem`
     temporal_from  slim's temporal_conv_startat: the first of `UNITS` with 3x1x1 convolutions
     gating         without it, the network is S3D
@@ -89,6 +93,7 @@ class S3DG(nn.Module):
         *,
         in_channels: int = 3,
         width: float = 1.0,
+        stage_widths: Mapping[str, float] | None = None,
         stem: Stem = "conv3d_k3",
         temporal_from: str = "Conv2d_2c_3x3",
         gating: bool = True,
@@ -99,35 +104,37 @@ class S3DG(nn.Module):
         bn_momentum: float = 0.001,
     ) -> None:
         super().__init__()
-        _check(width, stem=stem, temporal_from=temporal_from, gating_from=gating_from, padding=padding)
+        widths = dict.fromkeys(STAGES, width) | dict(stage_widths or {})
+        _check(widths, stem=stem, temporal_from=temporal_from, gating_from=gating_from, padding=padding)
         self.in_channels = in_channels
 
-        def depth(channels: int) -> int:
-            return max(int(channels * width), MIN_DEPTH)
+        def depth(layer: str, channels: int) -> int:
+            return max(int(channels * widths[next(filter(layer.startswith, STAGES))]), MIN_DEPTH)
 
         unit = partial(SeparableConv, scale=bn_scale, momentum=bn_momentum)
+        channels = depth("Conv2d_1a_7x7", 64)
         if stem == "separable":
-            self.Conv2d_1a_7x7: nn.Module = unit(in_channels, depth(64), 7, 2, temporal=True, padding=padding)
+            self.Conv2d_1a_7x7: nn.Module = unit(in_channels, channels, 7, 2, temporal=True, padding=padding)
         else:
             taps = int(stem.removeprefix("conv3d_k"))
             self.Conv2d_1a_7x7 = StackedConv(
-                in_channels, depth(64), (taps, 7), 2, padding=padding, scale=bn_scale, momentum=bn_momentum
+                in_channels, channels, (taps, 7), 2, padding=padding, scale=bn_scale, momentum=bn_momentum
             )
         for name, (kernel, stride) in POOLS.items():
             self.add_module(name, MaxPool(kernel, stride, padding=padding))
-        self.Conv2d_2b_1x1 = unit(depth(64), depth(64))
-        channels = depth(64)
+        self.Conv2d_2b_1x1 = unit(channels, depth("Conv2d_2b_1x1", 64))
+        channels = depth("Conv2d_2b_1x1", 64)
         for place, name in enumerate(UNITS):
             temporal = place >= UNITS.index(temporal_from)
             gated = gating and place >= UNITS.index(gating_from)
             if name in MIXED:
-                widths = [depth(c) for c in MIXED[name]]
-                mixed = Mixed(channels, widths, unit, padding, temporal=temporal, gating=gated)
+                outputs = [depth(name, c) for c in MIXED[name]]
+                mixed = Mixed(channels, outputs, unit, padding, temporal=temporal, gating=gated)
                 self.add_module(name, mixed)
                 channels = mixed.channels
             else:
-                self.add_module(name, unit(channels, depth(192), 3, temporal=temporal, gating=gated))
-                channels = depth(192)
+                self.add_module(name, unit(channels, depth(name, 192), 3, temporal=temporal, gating=gated))
+                channels = depth(name, 192)
         self.dropout = nn.Dropout(dropout)
         self.feature_channels = channels
         self.Logits = nn.ModuleDict({"Conv2d_0c_1x1": conv2d(channels, num_classes)})
@@ -239,9 +246,12 @@ def _unit(branch: nn.ModuleDict, name: str) -> SeparableConv:
     return cast(SeparableConv, branch[name])
 
 
-def _check(width: float, **names: str) -> None:
-    if not width > 0:
-        raise ValueError(f"width is {width}; it must be more than 0")
+def _check(widths: Mapping[str, float], **names: str) -> None:
+    for stage, width in widths.items():
+        if stage not in STAGES:
+            raise ValueError(f"there is no stage {stage!r} to have a width; there are {', '.join(STAGES)}")
+        if not width > 0:
+            raise ValueError(f"width of {stage} is {width}; it must be more than 0")
     allowed = {
         "stem": get_args(Stem),
         "temporal_from": UNITS,

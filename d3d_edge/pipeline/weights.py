@@ -88,6 +88,8 @@ def _hold_against(published: Published, spec: NetworkSpec, stage: Stage) -> None
         raise RecipeError(f"{what} for {found} input channels, and the {stage} sees {seen}, which has {channels}")
     if published.options.get("gating_from", UNITS[0]) != UNITS[0]:
         raise RecipeError(f"{what} whose gates begin at {published.options['gating_from']}, which no recipe can say")
+    if spec.stage_widths.given():
+        raise RecipeError(f"{what} of one width; {stage}.network.stage_widths must be left out")
     own = spec.model_dump()
     # A learned scale of batch norms is no contradiction: without `bn_scale`, it is kept and not trained on.
     needed = {name: published.options.get(name, own[name]) for name in ("width", "stem", "gating", "padding")}

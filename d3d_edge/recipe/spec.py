@@ -8,6 +8,7 @@ import yaml
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from d3d_edge.clip import ClipSpec, FlowSpec
+from d3d_edge.presets import StageWidths
 from d3d_edge.schema import Schema
 
 
@@ -35,6 +36,9 @@ class NetworkSpec(Schema):
 
     width: float = Field(default=1.0, gt=0, le=2)
     """Multiplier of every channel count."""
+    stage_widths: StageWidths = StageWidths()
+    """The same of single stages, where they differ: {Mixed_3: 0.5} is wider there. Stages: Conv2d_1, Conv2d_2, Mixed_3,
+    Mixed_4, Mixed_5."""
     stem: Literal["conv3d_k1", "conv3d_k3", "conv3d_k5", "conv3d_k7", "separable"] = "conv3d_k3"
     """First layer: a full k x 7 x 7 convolution, or 1x7x7 followed by 7x1x1."""
     gating: bool = True

@@ -75,6 +75,10 @@ def test_a_student_has_one_start(mine: Path, d3d_edge: D3DEdge) -> None:
             ),
         ),
         (("student.network.width=0.5",), ("needs width: 0.25 in student.network, not width: 0.5",)),
+        (
+            ("student.network.stage_widths.Mixed_3=0.5",),
+            ("of one width; student.network.stage_widths must be left out",),
+        ),
         (("teacher.network.temporal_from=Mixed_4b",), ("needs temporal_from: Conv2d_2c_3x3 in teacher.network",)),
         (("teacher.weights=rgb.npz",), ("for 3 input channels, and the teacher sees flow, which has 2",)),
         (("student.weights=flow.npz",), ("for 2 input channels, and the student sees RGB, which has 3",)),

@@ -10,7 +10,7 @@ import yaml
 
 from d3d_edge import recipe
 from d3d_edge.errors import RecipeError
-from d3d_edge.presets import PRESETS
+from d3d_edge.presets import PRESETS, Shape
 
 SIZES = ("frames", "short_side", "height", "width")
 
@@ -50,6 +50,15 @@ def test_the_resolved_recipe_needs_the_preset_no_more(bare: dict[str, Any], tmp_
     (tmp_path / "resolved.yaml").write_text(loaded.yaml())
     assert "preset: nano" not in loaded.yaml()
     assert recipe.load(str(tmp_path / "resolved.yaml")) == loaded
+
+
+def test_a_shape_says_which_of_its_stages_differ() -> None:
+    plain, other = Shape.of(16, 56, 0.25), Shape.of(16, 56, 0.25, Mixed_5=0.5, Conv2d_1=1.0)
+    assert str(plain) == "16x56x56 0.25 Conv2d_2c_3x3 conv3d_k3"
+    assert str(other) == f"{plain} Conv2d_1=1,Mixed_5=0.5"
+    assert "stage_widths" not in plain.network
+    assert other.network["stage_widths"] == {"Conv2d_1": 1.0, "Mixed_5": 0.5}
+    assert len({plain, other, Shape.of(16, 56, 0.25)}) == 2
 
 
 def test_later_words_win(bare: dict[str, Any], tmp_path: Path) -> None:

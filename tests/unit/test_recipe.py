@@ -66,6 +66,8 @@ def test_settings_are_applied_and_checked(path: Path) -> None:
     ("setting", "message"),
     [
         ("student.network.width=0", "student.network.width: input should be greater than 0"),
+        ("student.network.stage_widths.Mixed_5=0", "stage_widths.Mixed_5: input should be greater than 0"),
+        ("student.network.stage_widths={Mixed_6: 1}", "unknown key 'student.network.stage_widths.Mixed_6'"),
         ("split.test_share=0", "split.test_share"),
         ("teacher.train.learning_rate=.inf", "finite"),
         ("quantize.scheme=int4", "'symmetric' or 'affine'"),

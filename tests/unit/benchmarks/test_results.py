@@ -101,7 +101,7 @@ def test_a_shape_is_what_is_trained(shape: shapes.Shape) -> None:
     loaded = recipe.load("gestures", shapes.settings(shape, 3))
     assert (loaded.seed, loaded.clip.shape) == (3, (shape.frames, shape.side, shape.side, 3))
     for part in (loaded.teacher.network, loaded.student.network):
-        assert {name: getattr(part, name) for name in shape.network} == shape.network
+        assert {name: part.model_dump()[name] for name in shape.network} == shape.network
     assert not loaded.baselines
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from d3d_edge.models import S3DG, Recogniser, mac_count, parameter_count
-from d3d_edge.models.s3dg import END_POINTS
+from d3d_edge.models.s3dg import END_POINTS, STAGES
+from d3d_edge.presets import StageWidths
 from tests.unit.models import reference
 
 TOLERANCE = 1e-9
@@ -17,7 +18,7 @@ TOLERANCE = 1e-9
 
 def randomised(**options: Any) -> S3DG:
     """A quarter-width network in float64 whose every weight and statistic matters to the logits."""
-    net = S3DG(5, width=0.25, **options).double().eval()
+    net = S3DG(5, **{"width": 0.25, **options}).double().eval()
     with torch.no_grad():
         for name, value in net.state_dict().items():
             if not value.is_floating_point():
@@ -50,6 +51,7 @@ def on_meta(**options: Any) -> S3DG:
         ({"stem": "conv3d_k1", "temporal_from": "Mixed_4b", "gating_from": "Mixed_5b"}, 2, 7, (32, 31)),
         ({"stem": "separable", "padding": "symmetric", "gating": False, "bn_scale": True}, 2, 16, (33, 64)),
         ({"stem": "separable"}, 1, 12, (40, 40)),
+        ({"stage_widths": {"Conv2d_2": 0.4, "Mixed_3": 0.5, "Mixed_5": 0.1}}, 2, 8, (32, 40)),
     ],
     ids=str,
 )
@@ -133,6 +135,26 @@ def test_size_and_cost_at_64x224x224(options: dict[str, Any], parameters_m: floa
     assert mac_count(net, 64, 224, 224) / 1e9 == pytest.approx(gmac, abs=0.06 if gmac < 60 else 0.01)
 
 
+def test_a_stage_can_have_a_width_of_its_own() -> None:
+    stages = {"Conv2d_1": 0.5, "Mixed_3": 1.0, "Mixed_5": 0.1}
+    outputs = on_meta(width=0.25, stage_widths=stages).end_points(torch.empty(8, 3, 64, 64, device="meta"))
+    assert {name: x.shape[1] for name, x in outputs.items() if "Pool" not in name} == {
+        "Conv2d_1a_7x7": 32,
+        "Conv2d_2b_1x1": 16,
+        "Conv2d_2c_3x3": 48,
+        "Mixed_3b": 256,
+        "Mixed_3c": 480,
+        **{"Mixed_4b": 132, "Mixed_4c": 128, "Mixed_4d": 128, "Mixed_4e": 132, "Mixed_4f": 208},
+        # Of Mixed_5b, 256, 320, 128 and 128 channels become 25, 32, 16 and 16, the fewest.
+        **{"Mixed_5b": 89, "Mixed_5c": 38 + 38 + 16 + 16},
+    }
+
+
+def test_a_recipe_can_name_every_stage() -> None:
+    assert tuple(StageWidths.model_fields) == STAGES
+    assert {next(filter(name.startswith, STAGES), None) for name in END_POINTS if "Pool" not in name} == set(STAGES)
+
+
 def test_names_are_those_of_slim() -> None:
     names = set(on_meta().state_dict())
     assert {
@@ -148,17 +170,19 @@ def test_names_are_those_of_slim() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"),
+    ("option", "value", "message"),
     [
-        ("stem", "conv3d_k4"),
-        ("temporal_from", "MaxPool_3a_3x3"),
-        ("gating_from", "Mixed_9z"),
-        ("padding", "valid"),
-        ("width", 0.0),
+        ("stem", "conv3d_k4", "stem"),
+        ("temporal_from", "MaxPool_3a_3x3", "temporal_from"),
+        ("gating_from", "Mixed_9z", "gating_from"),
+        ("padding", "valid", "padding"),
+        ("width", 0.0, "width"),
+        ("stage_widths", {"Mixed_6": 0.5}, "no stage 'Mixed_6'.*Conv2d_1, Conv2d_2, Mixed_3, Mixed_4, Mixed_5"),
+        ("stage_widths", {"Mixed_5": 0.0}, "width of Mixed_5 is 0.0"),
     ],
 )
-def test_unknown_options_are_refused(option: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=option):
+def test_unknown_options_are_refused(option: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         S3DG(5, **{option: value})
 
 
