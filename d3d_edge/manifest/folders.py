@@ -28,7 +28,8 @@ def from_folders(folder: Path) -> list[Clip]:
     Class folders lie in `folder`, or in its folders train, val and test, which then are the split.
 
     Raises:
-        DataError: there are no class folders, one is empty, a name cannot stand in a CSV, or a video is there twice.
+        DataError: there are no class folders, one is empty, a video of a split lies in none, a name cannot stand in a
+            CSV, or a video is there twice.
     """
     clips: list[Clip] = []
     for class_folder, split in _class_folders(folder):
@@ -57,8 +58,14 @@ def _class_folders(folder: Path) -> Iterator[tuple[Path, Split | Literal[""]]]:
     inner = _folders(folder)
     # A class may well be called "train"; then videos lie in it, or beside it is a class of another name.
     splits = [SPLIT_NAMES.get(path.name.lower()) for path in inner]
-    if "train" in splits and None not in splits and not any(is_video(p) for path in inner for p in path.iterdir()):
+    trains = [path for path, split in zip(inner, splits, strict=True) if split == "train"]
+    if trains and None not in splits and not any(_videos(path) for path in trains):
         for path, split in zip(inner, splits, strict=True):
+            if videos := _videos(path):
+                raise DataError(
+                    f"{videos[0]} lies in no class folder, and {path.name} is a split, as {trains[0].name} is one",
+                    hint="move it into the folder of its class; clips without a class cannot be used",
+                )
             for class_folder in _folders(path):
                 yield class_folder, split or ""
     else:
@@ -68,6 +75,11 @@ def _class_folders(folder: Path) -> Iterator[tuple[Path, Split | Literal[""]]]:
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _videos(folder: Path) -> list[Path]:
+    """Those that lie in `folder` itself."""
+    return sorted(filter(is_video, folder.iterdir()))
 
 
 def is_video(path: Path) -> bool:

@@ -167,7 +167,7 @@ class ExecuTorchRunner:
         Raises:
             DataError: the clip has another shape or type, or the runner is closed.
         """
-        # What Python does here is timed with the model, and its data are out of the caches by then: as little as can be.
+        # What Python does here is timed with the model, and has left the caches by then: as little as can be.
         if clip.shape != self._shape or clip.dtype != self._dtype:
             raise DataError(f"the model takes {self._dtype} {self._shape}, the clip is {clip.dtype} {clip.shape}")
         if self._method is None:

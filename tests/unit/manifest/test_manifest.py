@@ -115,6 +115,10 @@ class TestFolders:
             (["a/1.mp4"], "one class only: a"),
             (["a/1.mp4", "b/notes.txt"], "class folder .*b holds no video"),
             (["train/a/1.mp4", "train/b/1.mp4", "test/b/notes.txt"], "class folder .*test/b holds no video"),
+            (
+                ["train/a/1.mp4", "train/b/1.mp4", "test/2.mp4"],
+                r"test/2\.mp4 lies in no class folder, and test is a split",
+            ),
             (["a/1.mp4", "b/line\nbreak.mp4"], "cannot be written to a CSV"),
             (["a/1.mp4", "b/not\udce9utf8.mp4"], "cannot be written to a CSV"),
         ],
