@@ -4,8 +4,9 @@ python -m benchmarks.x3d --data manifest.csv --out x3d/ --epochs 30 --epochs 120
 
 The network is that of Feichtenhofer, "X3D" (arXiv:2004.04730), table 1, at the sizes of XS, written with PyTorch's 3D
 operators, which ONNX Runtime runs as they are. It is trained on RGB from scratch by the project's own loop, batches and
-augmentation, by the schedule of the student in recipe `gestures`, once for each --epochs; and timed in float32 by ONNX
-Runtime, one after the other with the bundles --beside. What is finished is kept. Leaves OUT/x3d.json.
+augmentation, by the schedule of the student in recipe `gestures`, once for each --epochs and --learning-rate; and timed
+in float32 by ONNX Runtime, one after the other with the bundles --beside. What is finished is kept. Leaves
+OUT/x3d.json.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -147,20 +149,22 @@ def settings(seed: int) -> list[str]:
     return [f"seed={seed}", "baselines.spatial=null", *(f"clip.{name}={value}" for name, value in sizes.items())]
 
 
-def train(run: Run, data: RunData, epochs: int, progress: Progress) -> dict[str, Any]:
-    """Top-1 on the test clips after `epochs`, and the seconds it took; trained now or before."""
-    folder = run.path / f"x3d-{epochs}"
+def train(run: Run, data: RunData, epochs: int, rate: float, progress: Progress) -> dict[str, Any]:
+    """Top-1 on the test clips after `epochs` at most at the learning rate `rate`, and the seconds it took; trained now
+    or before."""
+    folder = run.path / f"x3d-{epochs}-{rate:g}"
     done = folder / "done.json"
     if done.is_file():
         found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         return found
     base = run.recipe.student.train.model_dump()
-    spec = TrainSpec.model_validate(base | {"epochs": epochs, "label_smoothing": LABEL_SMOOTHING})
+    changes = {"epochs": epochs, "learning_rate": rate, "label_smoothing": LABEL_SMOOTHING}
+    spec = TrainSpec.model_validate(base | changes)
     torch.manual_seed(run.recipe.seed)
     net = X3D(len(data.labels))
     training = data.dataset("train", training=True)
     job = Job(
-        title=f"X3D-XS, {epochs} epochs",
+        title=f"X3D-XS, {epochs} epochs at {rate:g}",
         model=net,
         forward=stream(net),
         teacher=None,
@@ -172,10 +176,13 @@ def train(run: Run, data: RunData, epochs: int, progress: Progress) -> dict[str,
         set_training=lambda mode: void(net.train(mode)),
     )
     began = time.monotonic()
-    history = loop.run(job, folder, fingerprint("x3d", data.content(), epochs, run.recipe.seed), progress)
+    history = loop.run(
+        job, folder, fingerprint("x3d", data.content(), spec.model_dump(mode="json"), run.recipe.seed), progress
+    )
     logits, labels = evaluate(job.forward, data.dataset("test"))
     found = {
         "epochs": epochs,
+        "learning_rate": rate,
         "seed": run.recipe.seed,
         "top1": accuracy.topk(logits, labels, 1),
         "clips": len(labels),
@@ -235,6 +242,7 @@ def _ms(run: Callable[[], Any]) -> float:
 @click.option("--data", type=options.PATH, help="The clips; without it nothing is trained.")
 @click.option("--out", required=True, type=options.PATH)
 @click.option("--epochs", "schedules", type=int, multiple=True, default=(30,), show_default=True)
+@click.option("--learning-rate", "rates", type=float, multiple=True, default=(0.004,), show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--beside", type=options.PATH, multiple=True, help="A bundle to time beside it; none: nothing is timed.")
 @click.option("--threads", type=int, multiple=True, default=(2, 1), show_default=True)
@@ -244,6 +252,7 @@ def main(
     data: Path | None,
     out: Path,
     schedules: tuple[int, ...],
+    rates: tuple[float, ...],
     seed: int,
     beside: tuple[Path, ...],
     threads: tuple[int, ...],
@@ -259,8 +268,8 @@ def main(
     if data:
         run = Run.start(out / f"seed{seed}", recipe.load("gestures", settings(seed)), manifest.load(data))
         decoded = prepare(run, cache_dir, workers=1, strict=True, progress=progress)
-        for epochs in schedules:
-            train(run, decoded, epochs, progress)
+        for epochs, rate in product(schedules, rates):
+            train(run, decoded, epochs, rate, progress)
     if beside:
         known["times"] = [
             row for number in threads for row in times(beside, 10, out, threads=number, repetitions=repetitions)
@@ -273,7 +282,8 @@ def main(
     write_json(path, known)
     for row in known["trained"]:
         click.echo(
-            f"X3D-XS, {row['epochs']} epochs, seed {row['seed']}: top-1 {row['top1']:.3f} of {row['clips']} clips"
+            f"X3D-XS, {row['epochs']} epochs at {row['learning_rate']:g}, seed {row['seed']}: "
+            f"top-1 {row['top1']:.3f} of {row['clips']} clips"
         )
     for row in known["times"]:
         click.echo(f"{row['name']}, {row['threads']} threads: {row['latency_ms_p50']:.2f} ms")
