@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from d3d_edge.errors import DataError
 from d3d_edge.schema import Schema
 
 if TYPE_CHECKING:
@@ -30,6 +31,11 @@ class TensorSpec(Schema):
     name: str
     dtype: str
     shape: tuple[int, ...]
+
+    def check(self, clip: NDArray[Any]) -> None:
+        """Raises DataError if `clip` has another shape or type."""
+        if clip.shape != self.shape or str(clip.dtype) != self.dtype:
+            raise DataError(f"the model takes {self.dtype} {self.shape}, the clip is {clip.dtype} {clip.shape}")
 
 
 class Runner(Protocol):

@@ -19,9 +19,8 @@ from d3d_edge.quantize import quietly  # noqa: F401
 import copy
 import io
 import logging
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -45,8 +44,9 @@ from d3d_edge.files import atomic_file, sha256_of_value
 from d3d_edge.models.layers import SpatialConv
 from d3d_edge.quantize.groups import CONVOLUTIONS
 from d3d_edge.quantize.observer import count_uses
-from d3d_edge.quantize.origin import keep_layers, layer_of, origins_shared
+from d3d_edge.quantize.origin import keep_layers, layer_of
 from d3d_edge.quantize.passes import drop_identities, drop_unread, fold_batch_norms, round_biases
+from d3d_edge.quantize.quiet import quiet
 from d3d_edge.quantize.scheme import EdgeQuantizer, Observer, Scheme
 
 _aten = torch.ops.aten
@@ -271,16 +271,6 @@ def _program(graph: GraphModule, sample: Tensor) -> ExportedProgram:
     return program
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's and torchao's notes to their own developers, and the log of what `load` raises anyway."""
-    log = logging.getLogger("torch.export")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), origins_shared():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        log.setLevel(level)
+def _quiet() -> AbstractContextManager[None]:
+    """Without torch's and torchao's notes, and the log of what `load` raises anyway."""
+    return quiet("torch.export", logging.CRITICAL)

@@ -139,9 +139,7 @@ class CoreMLRunner:
         Raises:
             DataError: the clip has another shape or type, or the runner is closed.
         """
-        wanted = self.inputs[0]
-        if str(clip.dtype) != wanted.dtype or clip.shape != wanted.shape:
-            raise DataError(f"the model takes {wanted.dtype} {wanted.shape}, the clip is {clip.dtype} {clip.shape}")
+        self.inputs[0].check(clip)
         if self._predict is None:
             raise DataError("the model is closed")
         return self._predict(clip).astype(np.float32).reshape(-1)

@@ -86,9 +86,7 @@ class EagerRunner:
         Raises:
             DataError: the clip has another shape or type, or the runner is closed.
         """
-        wanted = self.inputs[0]
-        if str(clip.dtype) != wanted.dtype or clip.shape != wanted.shape:
-            raise DataError(f"the model takes {wanted.dtype} {wanted.shape}, the clip is {clip.dtype} {clip.shape}")
+        self.inputs[0].check(clip)
         if self._module is None:
             raise DataError("the model is closed")
         with torch.no_grad():

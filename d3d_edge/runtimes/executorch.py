@@ -6,7 +6,6 @@ A graph that XNNPACK takes in part would still be written, and fail on the phone
 from __future__ import annotations
 
 import io
-import logging
 import os
 import re
 import sys
@@ -28,7 +27,7 @@ from d3d_edge.bundle import Bundle
 from d3d_edge.errors import BundleError, DataError, LoweringError, MissingDependency
 from d3d_edge.files import size_of
 from d3d_edge.quantize import placement
-from d3d_edge.quantize.origin import origins_shared
+from d3d_edge.quantize.quiet import quiet
 from d3d_edge.runner import TensorSpec, Where
 from d3d_edge.runtimes import (
     Lowered,
@@ -158,7 +157,6 @@ class ExecuTorchRunner:
                 ) from error
         self.runtime = f"executorch {metadata.version(_PACKAGE)} (XNNPACK)"
         self.inputs = (_spec("clip", described.input_tensor_meta(0), drop=0),)
-        self._shape, self._dtype = self.inputs[0].shape, np.dtype(self.inputs[0].dtype)
         self.outputs = (_spec("logits", described.output_tensor_meta(0), drop=1),)
 
     def run(self, clip: NDArray[Any]) -> NDArray[Any]:
@@ -167,11 +165,11 @@ class ExecuTorchRunner:
         Raises:
             DataError: the clip has another shape or type, or the runner is closed.
         """
-        # What Python does here is timed with the model, and has left the caches by then: as little as can be.
-        if clip.shape != self._shape or clip.dtype != self._dtype:
-            raise DataError(f"the model takes {self._dtype} {self._shape}, the clip is {clip.dtype} {clip.shape}")
+        self.inputs[0].check(clip)
         if self._method is None:
             raise DataError("the model is closed")
+        # What is done here is timed with the model, and torch's own code has left the caches by then: no tensor is
+        # indexed or cloned.
         (logits,) = self._method([torch.from_numpy(np.ascontiguousarray(clip))], clone_outputs=False)
         # They lie in the method's own memory, which the next clip overwrites.
         answer: NDArray[Any] = logits.numpy()[0].copy()
@@ -283,18 +281,10 @@ def _first_line(error: BaseException) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the notes that ExecuTorch and torch address to their own developers."""
-    partitioner = logging.getLogger("executorch")
-    level = partitioner.level
-    partitioner.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), origins_shared():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.simplefilter("ignore", FutureWarning)
-            # ExperimentalWarning of executorch.extension.pybindings derives from Warning itself.
-            warnings.filterwarnings("ignore", "This API is experimental", Warning)
-            yield
-    finally:
-        partitioner.setLevel(level)
+    with quiet("executorch"):
+        # ExperimentalWarning of executorch.extension.pybindings derives from Warning itself.
+        warnings.filterwarnings("ignore", "This API is experimental", Warning)
+        yield
 
 
 @contextmanager

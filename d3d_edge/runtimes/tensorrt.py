@@ -7,8 +7,6 @@ such a file is checked here: zero points 0, static shapes, four axes at most, an
 from __future__ import annotations
 
 import ast
-import logging
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +24,8 @@ from d3d_edge.bundle import Bundle
 from d3d_edge.errors import BundleError, DataError, LoweringError, MissingDependency, RecipeError
 from d3d_edge.files import size_of
 from d3d_edge.quantize import placement
-from d3d_edge.quantize.origin import kept_float_layers, layer_of, origins_shared
+from d3d_edge.quantize.origin import kept_float_layers, layer_of
+from d3d_edge.quantize.quiet import quiet
 from d3d_edge.runner import TensorSpec, Where
 from d3d_edge.runtimes import Lowered, settle, tensorrt_float16, tensorrt_rules
 from d3d_edge.target import Precision, Target
@@ -167,9 +166,7 @@ class OnnxRunner:
         Raises:
             DataError: the clip has another shape or type, or the runner is closed.
         """
-        wanted = self.inputs[0]
-        if str(clip.dtype) != wanted.dtype or clip.shape != wanted.shape:
-            raise DataError(f"the model takes {wanted.dtype} {wanted.shape}, the clip is {clip.dtype} {clip.shape}")
+        self.inputs[0].check(clip)
         if self._session is None:
             raise DataError("the model is closed")
         logits: NDArray[Any] = self._session.run(None, {INPUT: np.ascontiguousarray(clip)})[0][0]
@@ -212,7 +209,8 @@ def _faults(program: ExportedProgram) -> Iterator[LoweringError]:
 def _to_onnx(program: ExportedProgram, opset: int) -> onnx.ModelProto:
     from torch.onnx import OnnxExporterError
 
-    with _quiet(), _layers_in_scopes(program):
+    # The exporter notes that torchvision's operators are missing, which are not used.
+    with quiet("torch.onnx"), _layers_in_scopes(program):
         try:
             exported = torch.onnx.export(
                 program,
@@ -269,21 +267,6 @@ def _name_nodes(model: onnx.ModelProto) -> None:
 
 def _error(message: str, stage: str, operator: str = "") -> LoweringError:
     return LoweringError(message, stage=stage, operator=operator, runtime=f"onnx {metadata.version('onnx')}")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's notes on missing torchvision operators and torch's on its own deprecations."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), origins_shared():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        log.setLevel(level)
 
 
 RUNTIME = TensorRT()

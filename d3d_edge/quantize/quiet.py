@@ -1,0 +1,25 @@
+"""Silence around torch's graph capture and what reads its graphs: notes to these libraries' own developers."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from d3d_edge.quantize.origin import origins_shared
+
+
+@contextmanager
+def quiet(library: str, level: int = logging.ERROR) -> Iterator[None]:
+    """Without warnings of deprecation, and without what the logger of `library` says below `level`."""
+    log = logging.getLogger(library)
+    before = log.level
+    log.setLevel(level)
+    try:
+        with warnings.catch_warnings(), origins_shared():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        log.setLevel(before)
