@@ -19,6 +19,7 @@ from d3d_edge.quantize import quietly  # noqa: F401
 import copy
 import io
 import logging
+import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -229,6 +230,8 @@ def load(path: Path) -> ExportedProgram:
     # The quantized operators are registered by the torchao import above.
     try:
         with _quiet(), path.open("rb") as file:
+            # torch 2.11 reads weights in place and warns that they must not be written to, which nobody does.
+            warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
             return torch.export.load(file)
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, AssertionError, BadZipFile) as error:
         reason = str(error).strip() or type(error).__name__
