@@ -1,9 +1,9 @@
 """Presets: sizes of network and clip that go together, by name. Data only: what a recipe says wins over its preset.
 
 `nano` and `small` are chosen by measured time and accuracy on hand gestures, whose classes differ by motion: few
-pixels, and for `small` more frames, which is not shown to help yet (docs/models.md). `medium` and `base` are steps
-up in pixels, for scenes in which what moves is small in the picture, and are chosen by computation. `paper` is the
-published network, and is not meant for a phone.
+pixels, and for `small` more frames, which help where the videos have them (docs/models.md). `medium` and `base` are
+steps up in pixels, for scenes in which what moves is small in the picture, and are chosen by computation. `paper` is
+the published network, and is not meant for a phone.
 """
 
 from __future__ import annotations
