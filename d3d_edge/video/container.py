@@ -32,14 +32,14 @@ def opened(path: Path) -> Iterator[cv2.VideoCapture]:
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, threads)
     try:
         if not capture.isOpened():
-            raise DataError(_why_notopened(path))
+            raise DataError(_why_not_opened(path))
         capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
         yield capture
     finally:
         capture.release()
 
 
-def _why_notopened(path: Path) -> str:
+def _why_not_opened(path: Path) -> str:
     """One message for a file that FFmpeg does not open."""
     try:
         size_bytes = path.stat().st_size

@@ -1,38 +1,15 @@
-"""Clips come from a folder per class or a CSV; splits keep groups whole and classes balanced."""
+"""Clips come from a folder per class or a CSV, and are refused with the place of what is wrong."""
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from d3d_edge.errors import DataError
-from d3d_edge.manifest import Clip, Manifest, Source, Split, load, with_split, write
-
-NAMES = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="/"), min_size=1, max_size=8).filter(
-    lambda name: name not in (".", "..")
-)
-
-
-@st.composite
-def manifests(draw: st.DrawFn, *, with_splits: bool) -> Manifest:
-    """Any manifest that `load` could give: two or more classes, paths all different, groups in one split."""
-    labels = draw(st.lists(NAMES, min_size=2, max_size=4, unique=True))
-    groups = draw(st.lists(NAMES, min_size=2, max_size=12, unique=True))
-    split_of = {group: draw(st.sampled_from(["train", "val", "test"])) if with_splits else "" for group in groups}
-    clips = []
-    for index in range(draw(st.integers(len(labels), 24))):
-        group = draw(st.sampled_from(groups))
-        path = f"/data/{draw(NAMES)}/{index} {draw(NAMES)}.mp4"
-        start_s = draw(st.none() | st.floats(0, 1e4))
-        end_s = draw(st.none() | st.floats(0.001, 1e4).map(lambda length, start_s=start_s: (start_s or 0) + length))
-        label = labels[index % len(labels)]
-        split = split_of[group]
-        clips.append(Clip(path=path, label=label, split=split, group=group, start_s=start_s, end_s=end_s))  # type: ignore[arg-type]
-    return Manifest(clips=tuple(clips))
+from d3d_edge.manifest import Clip, Manifest, Source, load, with_split, write
+from tests.unit.manifest.samples import manifests
 
 
 def videos(root: Path, *names: str) -> Path:
@@ -233,90 +210,3 @@ def test_data_that_is_neither_folder_nor_table_is_refused(tmp_path: Path, name: 
     (tmp_path / "file.txt").write_text("")
     with pytest.raises(DataError, match=message):
         load(tmp_path / name)
-
-
-class TestSplit:
-    def numbered(self, classes: int, groups: int, clips_of_group: int = 1) -> Manifest:
-        return Manifest(
-            clips=tuple(
-                Clip(path=f"/{label}/{group}/{n}.mp4", label=f"class {label}", split="", group=f"{label}-{group}")
-                for label in range(classes)
-                for group in range(groups)
-                for n in range(clips_of_group)
-            )
-        )
-
-    @given(
-        classes=st.integers(2, 4),
-        groups=st.integers(2, 12),
-        size=st.integers(1, 3),
-        val_share=st.floats(0, 0.49),
-        test_share=st.floats(0.01, 0.49),
-        seed=st.integers(),
-    )
-    def test_groups_stay_whole_and_every_class_is_trained_and_tested(
-        self, classes: int, groups: int, size: int, val_share: float, test_share: float, seed: int
-    ) -> None:
-        manifest = self.numbered(classes, groups, size)
-        drawn = with_split(manifest, val_share=val_share, test_share=test_share, seed=seed)
-        assert [clip.model_copy(update={"split": ""}) for clip in drawn.clips] == list(manifest.clips)
-        splits_of_group = {(clip.group, clip.split) for clip in drawn.clips}
-        assert len(splits_of_group) == classes * groups, "a group is in one split only"
-        for label in drawn.labels:
-            per_split = Counter(clip.split for clip in drawn.clips if clip.label == label)
-            assert per_split["train"] >= size
-            assert per_split["test"] >= size
-            assert abs(per_split["test"] / size - test_share * groups) <= 1, "stratified: each class has its share"
-
-    @given(manifest=manifests(with_splits=False), seed=st.integers())
-    def test_a_drawn_split_depends_on_the_seed_and_not_on_the_order(self, manifest: Manifest, seed: int) -> None:
-        def split_of(clips: tuple[Clip, ...]) -> dict[str, str]:
-            drawn = with_split(Manifest(clips=clips), val_share=0.2, test_share=0.3, seed=seed)
-            return {clip.path: clip.split for clip in drawn.clips}
-
-        try:
-            expected = split_of(manifest.clips)
-        except DataError:  # too few groups: another test's matter
-            return
-        assert split_of(manifest.clips) == expected
-        labels_of_group = {(clip.group, clip.label) for clip in manifest.clips}
-        if len(labels_of_group) == len({clip.group for clip in manifest.clips}):
-            assert split_of(manifest.clips[::-1]) == expected
-
-    def test_another_seed_draws_another_split(self) -> None:
-        manifest = self.numbered(2, 12)
-        drawn = {with_split(manifest, val_share=0.2, test_share=0.2, seed=seed).data_hash() for seed in range(6)}
-        assert len(drawn) > 1
-
-    def test_a_given_split_is_kept(self) -> None:
-        splits: tuple[Split, ...] = ("train", "test")
-        given_split = Manifest(
-            clips=tuple(
-                Clip(path=f"/{label}{split}", label=label, split=split, group=f"{label}{split}")
-                for label in "ab"
-                for split in splits
-            )
-        )
-        assert with_split(given_split, val_share=0.4, test_share=0.4, seed=3) == given_split
-
-    @pytest.mark.parametrize(
-        ("rows", "message"),
-        [
-            ([("a", "train"), ("b", "train")], "has no test clips"),
-            ([("a", "test"), ("b", "val")], "has no train clips"),
-            ([("a", "train"), ("b", "test")], "no training clip for the class b"),
-            ([("a", "train"), ("a", "test"), ("b", "val")], "no training clip for the class b"),
-            ([("a", ""), ("b", "")], "has no test clips"),
-        ],
-    )
-    def test_a_split_that_proves_nothing_is_refused(self, rows: list[tuple[str, Split]], message: str) -> None:
-        clips = tuple(
-            Clip(path=f"/{label}{n}", label=label, split=s, group=str(n)) for n, (label, s) in enumerate(rows)
-        )
-        with pytest.raises(DataError, match=message):
-            with_split(Manifest(clips=clips), val_share=0.2, test_share=0.2, seed=0)
-
-
-def test_clips_that_cannot_be_read_are_taken_out() -> None:
-    clips = tuple(Clip(path=f"/{n}", label="a", split="train", group=str(n)) for n in range(3))
-    assert Manifest(clips=clips).without(["/1", "/none"]).clips == (clips[0], clips[2])
