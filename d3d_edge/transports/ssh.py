@@ -21,6 +21,8 @@ CONFIG = "D3D_EDGE_SSH_CONFIG"
 _CONNECT_S = 10
 _ALIVE_S = 5
 """Between questions to a silent device; after three without an answer the connection is given up."""
+_LOST = 255
+"""Exit code of ssh and scp where they failed, and not what they were to do."""
 _INSTALL = "Debian and Ubuntu: apt install openssh-client"
 _SILENT_LOGIN = "does its login print something where nobody is logged in? scp needs a .bashrc that is silent then"
 _HINTS = {
@@ -68,7 +70,7 @@ class Ssh(ShellDevice):
             )
         if not self._is_ready(2 * _CONNECT_S):
             tool.end(self._master)
-            error = self.lost(255, errors.read_text(encoding="utf-8", errors="replace"))
+            error = self.lost(_LOST, errors.read_text(encoding="utf-8", errors="replace"))
             self.__exit__()
             raise error or DeviceError(f"{self.name} did not answer")
         return self
@@ -84,6 +86,16 @@ class Ssh(ShellDevice):
             if b"ready\n" in said or not read:
                 return b"ready\n" in said
         return False
+
+    def _answers(self) -> bool:
+        """Whether the connection carries a word there and back. A process that is about to end does not."""
+        if self._master is None or self._master.stdin is None:
+            return False
+        try:
+            os.write(self._master.stdin.fileno(), b"ready\n")
+        except (OSError, ValueError):  # the pipe has no other end any more, or has been closed
+            return False
+        return self._is_ready(_CONNECT_S)
 
     def __exit__(self, *exc_info: object) -> None:
         if self._master is not None:
@@ -109,12 +121,16 @@ class Ssh(ShellDevice):
         return ["scp", "-q", *self._options(), "--", f"{self._host}:{place}", str(path.absolute())]
 
     def lost(self, code: int, errors: str) -> DeviceError | None:
-        """ssh itself ends with 255 and says why; also when a program is killed there, and then it says nothing."""
-        killed = not errors.strip() and self._master is not None and self._master.poll() is None
-        if code != 255 or killed:
+        """ssh itself ends with 255 and says why; also when a signal ended the program there, and then it says nothing.
+
+        What the errors say may be the program's words then, so the connection itself is asked.
+        """
+        if code != _LOST:
             return None
         said = (errors.strip().splitlines() or ["the connection was lost"])[-1]
         hint = next((hint for words, hint in _HINTS.items() if words in said), "ssh by hand says more: ssh -v")
+        if hint != _SILENT_LOGIN and self._answers():
+            return None
         return DeviceError(f"{self.name} cannot be reached: {said}", hint=hint)
 
 

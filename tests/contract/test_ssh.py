@@ -114,6 +114,19 @@ def test_a_server_that_goes_away(
     assert gone(int((folder / JOB / "pid").read_text()))
 
 
+@pytest.mark.parametrize("connection", ["exec sleep 60 <&- >&-", "exec cat >/dev/null"])
+def test_a_connection_that_is_about_to_end_is_lost(connection: str) -> None:
+    """For a moment, ssh's process still lives: it is the answer that counts."""
+    device = Ssh("ssh:device", "device")
+    with subprocess.Popen(["sh", "-c", connection], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        device._master = process
+        try:
+            assert device.lost(255, "") is not None
+            assert process.poll() is None
+        finally:
+            process.kill()
+
+
 def test_a_host_that_is_killed_leaves_nothing_running(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Make
 ) -> None:

@@ -62,12 +62,15 @@ def test_a_program_gets_its_words_and_gives_its_lines(device: Device, make: Make
     assert (ended.code, ended.errors.splitlines()[-1]) == (5, "trouble")
 
 
-def test_a_program_that_is_killed_is_no_lost_device(device: Device, make: Make) -> None:
-    device.transport.push([make(PROGRAM, b"#!/bin/sh\necho begun\nkill -s KILL $$\n")])
+@pytest.mark.parametrize("last_words", ["", "Permission denied: /dev/nvhost-gpu"])
+def test_a_program_that_is_killed_is_no_lost_device(device: Device, make: Make, last_words: str) -> None:
+    script = f"#!/bin/sh\necho begun\n{f'echo {last_words} >&2' if last_words else ''}\nkill -s KILL $$\n"
+    device.transport.push([make(PROGRAM, script.encode())])
     lines: list[str] = []
     ended = device.transport.start(PROGRAM, [], folder=JOB, on_line=lines.append, silence_s=20)
     assert lines == ["begun"]
     assert ended.code != 0
+    assert last_words in ended.errors
 
 
 def test_a_silent_program_is_ended_with_its_children(device: Device, make: Make) -> None:
