@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from d3d_edge.models import blocks
 from d3d_edge.models.blocks import Blocks
+from d3d_edge.models.pools import ClipPool, MaxPool, unpooled
 from d3d_edge.models.views import Padding, clip_view, frame_view, pad, pads, shaped
 
 BATCH_NORM_EPS = 1e-3
@@ -196,16 +197,20 @@ class TemporalConv(_Conv):
 
 
 class SelfGating(nn.Module):
-    """y = x * sigmoid(W mean(x)), the mean over time and space, on the clip view. No bias, as in slim."""
+    """y = x * sigmoid(W mean(x)), the mean over time and space, on the clip view. No bias, as in slim.
+
+    A max pool behind the gate is taken before the product, whose factors are positive: it is the same, and there is
+    less to multiply.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.transformer_W = conv2d(channels, channels, bias=False)
 
-    def forward(self, clip: Tensor) -> Tensor:
-        """Float [N, C, T, H*W] to the same shape."""
+    def forward(self, clip: Tensor, pool: ClipPool = unpooled) -> Tensor:
+        """Float [N, C, T, H*W] to the same shape, or that of what `pool` makes of it."""
         # keepdim and a 1x1 convolution, not a Linear, keep the gate in the delegate of the layers around it.
-        return clip * torch.sigmoid(self.transformer_W(clip.mean((2, 3), keepdim=True)))
+        return pool(clip) * torch.sigmoid(self.transformer_W(clip.mean((2, 3), keepdim=True)))
 
 
 class SeparableConv(nn.Module):
@@ -232,27 +237,31 @@ class SeparableConv(nn.Module):
         self.temporal = TemporalConv(outputs, outputs, kernel, stride, padding=padding) if temporal else None
         self.self_gating = SelfGating(outputs) if gating else None
 
-    def forward(self, frames: Tensor, clips: int = 1) -> Tensor:
-        """Float [N*T, I, H, W] to [N*T', O, H', W']."""
+    def forward(self, frames: Tensor, clips: int = 1, pool: MaxPool | None = None) -> Tensor:
+        """Float [N*T, I, H, W] to [N*T', O, H', W'], and what `pool` makes of it."""
         frames = self.spatial(frames)
         if self.temporal is None and self.self_gating is None:
-            return frames
-        return frame_view(self._in_time(clip_view(frames, clips)), frames.shape[2], frames.shape[3])
+            return pool(frames, clips) if pool else frames
+        height, width = frames.shape[2:]
+        clip = clip_view(frames, clips)
+        if pool is None:
+            return frame_view(self._in_time(clip, unpooled), height, width)
+        return frame_view(self._in_time(clip, pool.on_clip(height, width)), *pool.size(height, width))
 
-    def as_clip(self, frames: Tensor, clips: int = 1) -> Tensor:
+    def as_clip(self, frames: Tensor, clips: int = 1, pool: ClipPool = unpooled) -> Tensor:
         """The same, left in the clip view: float [N*T, I, H, W] to [N, O, T', H'*W']."""
-        return self._in_time(clip_view(self.spatial(frames), clips))
+        return self._in_time(clip_view(self.spatial(frames), clips), pool)
 
     def ungated(self, frames: Tensor, clips: int) -> Tensor:
         """`as_clip` before the gate."""
         clip = clip_view(self.spatial(frames), clips)
         return clip if self.temporal is None else self.temporal(clip)
 
-    def on_clip(self, clip: Tensor) -> Tensor:
-        """The same of the clip view, for a unit of 1x1: float [N, I, T, H*W] to [N, O, T, H*W]."""
-        return self._in_time(self.spatial(clip))
+    def on_clip(self, clip: Tensor, pool: ClipPool = unpooled) -> Tensor:
+        """The same of the clip view, for a unit of 1x1: float [N, I, T, H*W] to [N, O, T', H'*W']."""
+        return self._in_time(self.spatial(clip), pool)
 
-    def _in_time(self, clip: Tensor) -> Tensor:
+    def _in_time(self, clip: Tensor, pool: ClipPool) -> Tensor:
         if self.temporal is not None:
             clip = self.temporal(clip)
-        return clip if self.self_gating is None else self.self_gating(clip)
+        return self.self_gating(clip, pool) if self.self_gating else pool(clip)

@@ -1,9 +1,19 @@
 """The pools of a video network in rank 4: maxima over space and time, and a sliding mean. They know no other layer."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from d3d_edge.models.views import Padding, clip_view, frame_view, pads
+
+ClipPool = Callable[[Tensor], Tensor]
+"""A max pool on the clip view: float [N, C, T, H*W] to [N, C, T', H'*W']."""
+
+
+def unpooled(clip: Tensor) -> Tensor:
+    """The `ClipPool` that changes nothing."""
+    return clip
 
 
 def _max_pool(x: Tensor, padding: Padding, kernel: tuple[int, int], stride: tuple[int, int]) -> Tensor:
@@ -22,8 +32,10 @@ class MaxPool(nn.Module):
         self.kernel, self.stride = kernel, stride
         self.padding: Padding = padding
 
-    def forward(self, frames: Tensor, clips: int = 1) -> Tensor:
-        """Float [N*T, C, H, W] to [N*T', C, H', W']."""
+    def forward(self, frames: Tensor, clips: int = 1, *, as_clip: bool = False) -> Tensor:
+        """Float [N*T, C, H, W] to [N*T', C, H', W']; with `as_clip` left in the clip view, [N, C, T', H'*W']."""
+        if as_clip:
+            return self.as_clip(frames, clips)
         frames = self._in_space(frames)
         if self.kernel[0] == 1:
             return frames
@@ -32,6 +44,17 @@ class MaxPool(nn.Module):
     def as_clip(self, frames: Tensor, clips: int = 1) -> Tensor:
         """The same, left in the clip view: float [N*T, C, H, W] to [N, C, T', H'*W']."""
         return self._in_time(clip_view(self._in_space(frames), clips))
+
+    def on_clip(self, height: int, width: int) -> ClipPool:
+        """The same of the clip view, for frames of this size."""
+        # Called as a module, so that a graph notes whose operators these are.
+        return lambda clip: self(frame_view(clip, height, width), clip.shape[0], as_clip=True)
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """H' and W'."""
+        kernel, stride = self.kernel[1], self.stride[1]
+        across = [sum(pads(self.padding, size, kernel, stride)) + size for size in (height, width)]
+        return (across[0] - kernel) // stride + 1, (across[1] - kernel) // stride + 1
 
     def _in_space(self, frames: Tensor) -> Tensor:
         size, stride = self.kernel[1], self.stride[1]

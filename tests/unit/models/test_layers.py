@@ -21,6 +21,7 @@ TOLERANCE = 1e-9
 EVEN, ODD, MIXED_SIZES, TINY = (8, 10, 12), (7, 9, 11), (5, 8, 9), (1, 2, 1)
 SIZES = pytest.mark.parametrize("size", [EVEN, ODD, MIXED_SIZES, TINY], ids=str)
 CLIPS = pytest.mark.parametrize("clips", [1, 2])
+POOLS = [((1, 3), (1, 2)), ((3, 3), (1, 1)), ((3, 3), (2, 2)), ((2, 2), (2, 2))]
 PADDINGS = pytest.mark.parametrize("padding", ["same", "symmetric"])
 
 
@@ -117,11 +118,7 @@ def test_full_3d_convolution(taps: int, stride: int, padding: Padding, size: tup
 @CLIPS
 @SIZES
 @PADDINGS
-@pytest.mark.parametrize(
-    ("kernel", "stride"),
-    [((1, 3), (1, 2)), ((3, 3), (1, 1)), ((3, 3), (2, 2)), ((2, 2), (2, 2))],
-    ids=["1x3x3/1,2,2", "3x3x3/1", "3x3x3/2", "2x2x2/2"],
-)
+@pytest.mark.parametrize(("kernel", "stride"), POOLS, ids=["1x3x3/1,2,2", "3x3x3/1", "3x3x3/2", "2x2x2/2"])
 def test_max_pool(
     kernel: tuple[int, int], stride: tuple[int, int], padding: Padding, size: tuple[int, int, int], clips: int
 ) -> None:
@@ -189,6 +186,32 @@ def test_gate_sees_all_of_its_clip_and_nothing_of_another() -> None:
         one, other = layer(x), layer(changed)
     assert torch.equal(one[0], other[0])
     assert not torch.isclose(one[1, :, 0], other[1, :, 0]).any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    size=st.tuples(st.integers(2, 5), st.integers(2, 9), st.integers(2, 9)),
+    pool=st.sampled_from(POOLS),
+    clips=st.integers(1, 2),
+    padding=st.sampled_from(["same", "symmetric"]),
+    temporal=st.booleans(),
+    gating=st.booleans(),
+)
+def test_a_pool_behind_a_unit_may_come_before_the_product_of_its_gate(
+    size: tuple[int, int, int],
+    pool: tuple[tuple[int, int], tuple[int, int]],
+    clips: int,
+    padding: Padding,
+    temporal: bool,
+    gating: bool,
+) -> None:
+    unit = randomised(SeparableConv(3, 4, temporal=temporal, gating=gating))
+    behind = MaxPool(*pool, padding=padding)
+    frames = clip(clips, 3, size)
+    with torch.no_grad():
+        expected = behind(unit(frames, clips), clips)
+        assert torch.equal(unit(frames, clips, behind), expected)
+    assert behind.size(*frames.shape[2:]) == expected.shape[2:]
 
 
 @pytest.mark.parametrize("scale", [False, True])

@@ -210,6 +210,43 @@ def test_trunk_stays_channels_last(clips: int) -> None:
     assert [name for name, x in outputs.items() if not x.permute(0, 2, 3, 1).is_contiguous()] == []
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"padding": "symmetric"}, {"gating": False}, {"gating_from": "Mixed_4b"}, {"temporal_from": "Mixed_4b"}],
+    ids=lambda options: " ".join(map(str, options.values())) or "slim",
+)
+def test_pools_before_the_products_of_gates_change_nothing(
+    options: dict[str, Any], training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = randomised(**options).train(training)
+    frames = video(24, (50, 37))
+    features = net.features(frames, 2)
+    last = net.end_points(frames, 2)["Mixed_5c"]
+    monkeypatch.setattr("d3d_edge.models.s3dg.END_POINTS", ())  # the trunk's output goes in
+    assert torch.equal(features, net.features(last, 2))
+
+
+def test_gates_multiply_what_the_pool_behind_them_leaves() -> None:
+    net, shapes = on_meta(width=0.25), {}
+    for name, module in net.named_modules():
+        if name.endswith("self_gating"):
+            module.register_forward_hook(
+                lambda _, __, output, name=name: shapes.update({name: tuple(output.shape[2:])})
+            )
+    net(torch.empty(16, 3, 112, 112, device="meta"))
+    units = ("Conv2d_2c_3x3", "Mixed_3b", "Mixed_3c", "Mixed_4e", "Mixed_4f", "Mixed_5b")
+    seen = {unit: {shape for name, shape in shapes.items() if name.startswith(unit)} for unit in units}
+    assert seen == {
+        "Conv2d_2c_3x3": {(8, 14 * 14)},
+        "Mixed_3b": {(8, 14 * 14)},
+        "Mixed_3c": {(4, 7 * 7)},
+        "Mixed_4e": {(4, 7 * 7)},
+        "Mixed_4f": {(2, 4 * 4)},
+        "Mixed_5b": {(2, 4 * 4)},
+    }
+
+
 @pytest.mark.parametrize(("clips", "training"), [(1, False), (2, True)])
 def test_no_tensor_of_the_exported_graph_has_five_axes(clips: int, training: bool) -> None:
     module = Recogniser(S3DG(5, width=0.25), clips).train(training)
