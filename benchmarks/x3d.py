@@ -1,11 +1,13 @@
 """X3D-XS trained on the same clips as a student: what a network of that kind reaches, and what it costs.
 
 python -m benchmarks.x3d --data manifest.csv --out x3d/ --epochs 30 --epochs 120 --beside students/small
+python -m benchmarks.x3d --teacher runs/medium --out x3d/ --epochs 60
 
 The network is that of Feichtenhofer, "X3D" (arXiv:2004.04730), table 1, at the sizes of XS, written with PyTorch's 3D
 operators, which ONNX Runtime runs as they are. It is trained on RGB from scratch by the project's own loop, batches and
-augmentation, by the schedule of the student in recipe `gestures`, once for each --epochs and --learning-rate; and timed
-in float32 by ONNX Runtime, one after the other with the bundles --beside. What is finished is kept. Leaves
+augmentation, by the schedule of the student in recipe `gestures`, once for each --epochs and --learning-rate; or, given
+a run, distilled from its flow teacher by its loss, on its clips, of which it sees every so many frames, resized. It is
+timed in float32 by ONNX Runtime, one after the other with the bundles --beside. What is finished is kept. Leaves
 OUT/x3d.json.
 """
 
@@ -24,6 +26,7 @@ import click
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from benchmarks.turns import WARM_UP
 from d3d_edge import manifest, recipe, runtimes
@@ -39,7 +42,7 @@ from d3d_edge.models.recogniser import OFFSET, SCALE
 from d3d_edge.pipeline.data import RunData, prepare
 from d3d_edge.pipeline.distill import void
 from d3d_edge.pipeline.environment import environment
-from d3d_edge.pipeline.streams import evaluate
+from d3d_edge.pipeline.streams import evaluate, teacher_of
 from d3d_edge.progress import Progress
 from d3d_edge.recipe import TrainSpec
 from d3d_edge.runs import Run, fingerprint
@@ -139,8 +142,18 @@ class X3D(nn.Module):
 
 
 def stream(net: nn.Module) -> Callable[[Batch], Outputs]:
-    """The network as a function of a batch, which it sees normalised as a student does."""
-    return lambda batch: Outputs(net((batch.clip.float() * SCALE + OFFSET).permute(0, 4, 1, 2, 3).contiguous()))
+    """The network as a function of a batch, which it sees normalised as a student does, at its own size."""
+    return lambda batch: Outputs(net(seen(batch.clip)))
+
+
+def seen(clip: Tensor) -> Tensor:
+    """Clips uint8 [N, T, H, W, 3] as float [N, 3, FRAMES, SIDE, SIDE]: of equal parts in time the middle, resized."""
+    time = clip.shape[1]
+    chosen = [(2 * part + 1) * time // (2 * FRAMES) for part in range(FRAMES)]
+    volume = (clip[:, chosen].float() * SCALE + OFFSET).permute(0, 4, 1, 2, 3)
+    if volume.shape[3:] != (SIDE, SIDE):
+        volume = F.interpolate(volume, (FRAMES, SIDE, SIDE), mode="trilinear")
+    return volume.contiguous()
 
 
 def settings(seed: int) -> list[str]:
@@ -149,16 +162,20 @@ def settings(seed: int) -> list[str]:
     return [f"seed={seed}", "baselines.spatial=null", *(f"clip.{name}={value}" for name, value in sizes.items())]
 
 
-def train(run: Run, data: RunData, epochs: int, rate: float, progress: Progress) -> dict[str, Any]:
+def train(
+    run: Run, data: RunData, epochs: int, rate: float, folder: Path, progress: Progress, *, taught: bool
+) -> dict[str, Any]:
     """Top-1 on the test clips after `epochs` at most at the learning rate `rate`, and the seconds it took; trained now
-    or before."""
-    folder = run.path / f"x3d-{epochs}-{rate:g}"
+    or before. Where `taught`, it learns from the teacher of `run` too."""
+    folder = folder / f"x3d-{epochs}-{rate:g}"
     done = folder / "done.json"
     if done.is_file():
         found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         return found
     base = run.recipe.student.train.model_dump()
-    changes = {"epochs": epochs, "learning_rate": rate, "label_smoothing": LABEL_SMOOTHING}
+    changes = {"epochs": epochs, "learning_rate": rate}
+    if not taught:
+        changes["label_smoothing"] = LABEL_SMOOTHING
     spec = TrainSpec.model_validate(base | changes)
     torch.manual_seed(run.recipe.seed)
     net = X3D(len(data.labels))
@@ -167,8 +184,10 @@ def train(run: Run, data: RunData, epochs: int, rate: float, progress: Progress)
         title=f"X3D-XS, {epochs} epochs at {rate:g}",
         model=net,
         forward=stream(net),
-        teacher=None,
-        loss=loss.cross_entropy(LABEL_SMOOTHING),
+        teacher=teacher_of(run) if taught else None,
+        loss=loss.distillation(run.recipe.distill, spec.label_smoothing)
+        if taught
+        else loss.cross_entropy(LABEL_SMOOTHING),
         batches=lambda epoch: training.batches(spec.batch_size, epoch=epoch, shuffle=True, drop_last=True, workers=1),
         batches_per_epoch=len(training) // spec.batch_size,
         spec=spec,
@@ -176,13 +195,14 @@ def train(run: Run, data: RunData, epochs: int, rate: float, progress: Progress)
         set_training=lambda mode: void(net.train(mode)),
     )
     began = time.monotonic()
-    history = loop.run(
-        job, folder, fingerprint("x3d", data.content(), spec.model_dump(mode="json"), run.recipe.seed), progress
-    )
+    teacher = run.results("teacher") if taught else None
+    mark = fingerprint("x3d", data.content(), spec.model_dump(mode="json"), run.recipe.seed, teacher)
+    history = loop.run(job, folder, mark, progress)
     logits, labels = evaluate(job.forward, data.dataset("test"))
     found = {
         "epochs": epochs,
         "learning_rate": rate,
+        "taught": taught,
         "seed": run.recipe.seed,
         "top1": accuracy.topk(logits, labels, 1),
         "clips": len(labels),
@@ -240,6 +260,7 @@ def _ms(run: Callable[[], Any]) -> float:
 
 @click.command()
 @click.option("--data", type=options.PATH, help="The clips; without it nothing is trained.")
+@click.option("--teacher", type=options.PATH, help="A finished run, whose flow teacher it learns from, on its clips.")
 @click.option("--out", required=True, type=options.PATH)
 @click.option("--epochs", "schedules", type=int, multiple=True, default=(30,), show_default=True)
 @click.option("--learning-rate", "rates", type=float, multiple=True, default=(0.004,), show_default=True)
@@ -250,6 +271,7 @@ def _ms(run: Callable[[], Any]) -> float:
 @options.cache
 def main(
     data: Path | None,
+    teacher: Path | None,
     out: Path,
     schedules: tuple[int, ...],
     rates: tuple[float, ...],
@@ -269,20 +291,25 @@ def main(
         run = Run.start(out / f"seed{seed}", recipe.load("gestures", settings(seed)), manifest.load(data))
         decoded = prepare(run, cache_dir, workers=1, strict=True, progress=progress)
         for epochs, rate in product(schedules, rates):
-            train(run, decoded, epochs, rate, progress)
+            train(run, decoded, epochs, rate, run.path, progress, taught=False)
+    if teacher:
+        run = Run.open(teacher)
+        run.need("teacher", f"d3d-edge distill ... --out {teacher}")
+        decoded = prepare(run, cache_dir, workers=1, strict=True, progress=progress)
+        for epochs, rate in product(schedules, rates):
+            train(run, decoded, epochs, rate, out / f"taught-{run.path.name}", progress, taught=True)
     if beside:
         known["times"] = [
             row for number in threads for row in times(beside, 10, out, threads=number, repetitions=repetitions)
         ]
-    known["trained"] = [
-        json.loads(done.read_text(encoding="utf-8")) for done in sorted(out.glob("seed*/x3d-*/done.json"))
-    ]
+    known["trained"] = [json.loads(done.read_text(encoding="utf-8")) for done in sorted(out.glob("*/x3d-*/done.json"))]
     known["parameters"] = sum(parameter.numel() for parameter in X3D(10).parameters())
     known["environment"] = environment(started, ["executorch", "tensorrt"]).model_dump()
     write_json(path, known)
     for row in known["trained"]:
         click.echo(
-            f"X3D-XS, {row['epochs']} epochs at {row['learning_rate']:g}, seed {row['seed']}: "
+            f"X3D-XS, {'distilled' if row['taught'] else 'from scratch'}, {row['epochs']} epochs at "
+            f"{row['learning_rate']:g}, seed {row['seed']}: "
             f"top-1 {row['top1']:.3f} of {row['clips']} clips"
         )
     for row in known["times"]:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from benchmarks import train_step, x3d
 from benchmarks.conv3d import Conv3dS3DG
+from d3d_edge.models.recogniser import OFFSET, SCALE
 from d3d_edge.models.s3dg import S3DG
 
 
@@ -85,3 +86,15 @@ def test_x3d_xs_is_the_published_network() -> None:
     with torch.no_grad():
         features = net.blocks(net.stem(torch.zeros(1, 3, 4, 160, 160)))
     assert features.shape == (1, 192, 4, 5, 5)
+
+
+def test_x3d_xs_sees_the_middles_of_equal_parts_of_a_longer_clip() -> None:
+    clip = torch.arange(16, dtype=torch.uint8).reshape(1, 16, 1, 1, 1).expand(2, 16, 112, 112, 3)
+    seen = x3d.seen(clip)
+    assert seen.shape == (2, 3, 4, 160, 160)
+    assert torch.equal(((seen - OFFSET) / SCALE).round().unique(), torch.tensor([2.0, 6.0, 10.0, 14.0]))
+
+
+def test_x3d_xs_sees_a_clip_of_its_own_size_as_it_is() -> None:
+    clip = torch.randint(0, 256, (1, 4, 160, 160, 3), dtype=torch.uint8)
+    assert torch.equal(x3d.seen(clip), (clip.float() * SCALE + OFFSET).permute(0, 4, 1, 2, 3))
