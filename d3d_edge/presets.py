@@ -120,7 +120,7 @@ PRESETS = {
         short_side=64,
         side=56,
         width=0.25,
-        stem="conv3d_k3",
+        stem="conv3d_k3_3x3",
         temporal_from="Conv2d_2c_3x3",
     ),
     "small": Preset(
@@ -129,7 +129,7 @@ PRESETS = {
         short_side=64,
         side=56,
         width=0.25,
-        stem="conv3d_k3",
+        stem="conv3d_k3_3x3",
         temporal_from="Conv2d_2c_3x3",
     ),
     "medium": Preset(

@@ -16,16 +16,13 @@ from d3d_edge.models.views import Padding, pads, shaped
 BLOCK = 2
 """Pixels along each side of a block, and the stride of a convolution that can read blocks."""
 
-BLOCK_KERNEL_MIN = 5
-"""Smallest kernel that reads blocks, for inputs of few channels: 7x7 is what was measured, 3x3 gains little."""
-
 BLOCK_CHANNELS_MAX = 4
 """Most channels of what reads blocks: pixels and flow. Wider inputs fill the kernels' vectors as they are."""
 
 
 def pay(kernel: int, stride: int, channels: int) -> bool:
     """Whether a convolution of this kernel and stride on these channels of one frame is better off with blocks."""
-    return stride == BLOCK and kernel >= BLOCK_KERNEL_MIN and channels <= BLOCK_CHANNELS_MAX
+    return stride == BLOCK and kernel > 1 and channels <= BLOCK_CHANNELS_MAX
 
 
 @dataclass(frozen=True)

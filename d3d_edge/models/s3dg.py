@@ -27,8 +27,9 @@ from d3d_edge.models.layers import SeparableConv, SpatialConv, StackedConv, conv
 from d3d_edge.models.pools import ClipPool, MaxPool, sliding_mean, unpooled
 from d3d_edge.models.views import Padding, clip_view, frame_view
 
-Stem = Literal["conv3d_k1", "conv3d_k3", "conv3d_k5", "conv3d_k7", "separable"]
-"""Slim's full convolution over k frames, or torchvision's 1x7x7 followed by 7x1x1."""
+Stem = Literal["conv3d_k1", "conv3d_k3", "conv3d_k5", "conv3d_k7", "conv3d_k3_5x5", "conv3d_k3_3x3", "separable"]
+"""Slim's full convolution over k frames and 7x7 pixels; this project's own over fewer pixels; or torchvision's 1x7x7
+followed by 7x1x1."""
 
 MIN_DEPTH = 16
 """slim, `s3dg_base(min_depth)`: the fewest channels that a reduced width leaves."""
@@ -120,9 +121,10 @@ class S3DG(nn.Module):
         if stem == "separable":
             self.Conv2d_1a_7x7: nn.Module = unit(in_channels, channels, 7, 2, temporal=True, padding=padding)
         else:
-            taps = int(stem.removeprefix("conv3d_k"))
+            taps, _, size = stem.removeprefix("conv3d_k").partition("_")
+            kernel = (int(taps), int(size.partition("x")[0] or 7))
             self.Conv2d_1a_7x7 = StackedConv(
-                in_channels, channels, (taps, 7), 2, padding=padding, scale=bn_scale, momentum=bn_momentum
+                in_channels, channels, kernel, 2, padding=padding, scale=bn_scale, momentum=bn_momentum
             )
         for name, (kernel, stride) in POOLS.items():
             self.add_module(name, MaxPool(kernel, stride, padding=padding))

@@ -39,8 +39,11 @@ class NetworkSpec(Schema):
     stage_widths: StageWidths = StageWidths()
     """The same of single stages, where they differ: {Mixed_3: 0.5} is wider there. Stages: Conv2d_1, Conv2d_2, Mixed_3,
     Mixed_4, Mixed_5."""
-    stem: Literal["conv3d_k1", "conv3d_k3", "conv3d_k5", "conv3d_k7", "separable"] = "conv3d_k3"
-    """First layer: a full k x 7 x 7 convolution, or 1x7x7 followed by 7x1x1."""
+    stem: Literal["conv3d_k1", "conv3d_k3", "conv3d_k5", "conv3d_k7", "conv3d_k3_5x5", "conv3d_k3_3x3", "separable"] = (
+        "conv3d_k3"
+    )
+    """First layer: a full convolution over k frames and 7x7 pixels, or the pixels that are named, which takes less time
+    (docs/models.md); or 1x7x7 followed by 7x1x1."""
     gating: bool = True
     """Self-gating after Conv2d_2c and each Inception branch."""
     temporal_from: str = "Conv2d_2c_3x3"

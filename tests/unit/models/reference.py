@@ -119,7 +119,7 @@ class Reference:
         """[N, C, T, H, W] to [N, classes]."""
         for name, kernel, stride in LAYERS:
             if name == "Conv2d_1a_7x7" and self.stem != "separable":
-                x = stacked_conv(x, self.weights, name, int(self.stem[-1]), 2, self.padding)
+                x = stacked_conv(x, self.weights, name, int(self.stem[len("conv3d_k")]), 2, self.padding)
             elif name.startswith("Mixed"):
                 x = mixed(x, self.weights, name, self.padding)
             elif name.startswith("MaxPool"):

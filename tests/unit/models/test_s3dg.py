@@ -48,6 +48,8 @@ def on_meta(**options: Any) -> S3DG:
         ({}, 2, 9, (33, 46)),
         ({"in_channels": 2, "stem": "conv3d_k7"}, 2, 8, (32, 48)),
         ({"stem": "conv3d_k5", "gating": False}, 1, 16, (32, 32)),
+        ({"stem": "conv3d_k3_5x5", "padding": "symmetric"}, 1, 9, (33, 40)),
+        ({"stem": "conv3d_k3_3x3"}, 2, 8, (38, 33)),
         ({"stem": "conv3d_k1", "temporal_from": "Mixed_4b", "gating_from": "Mixed_5b"}, 2, 7, (32, 31)),
         ({"stem": "separable", "padding": "symmetric", "gating": False, "bn_scale": True}, 2, 16, (33, 64)),
         ({"stem": "separable"}, 1, 12, (40, 40)),
@@ -120,6 +122,7 @@ def test_end_points_of_the_published_network() -> None:
     [
         ({}, 9.52, 64.19),
         ({"stem": "conv3d_k7"}, 9.56, 79.29),
+        ({"stem": "conv3d_k3_3x3"}, 9.50, 54.94),
         ({"in_channels": 2}, 9.51, 60.41),
         ({"width": 0.75}, 5.44, 38.3),
         ({"width": 0.5}, 2.50, 19.0),
