@@ -6,7 +6,7 @@ python -m benchmarks.shapes --out shapes/ --times
 
 A shape is frames, pixels, width, first temporal layer, stem, and widths of single stages. Each is trained as recipe
 `gestures` says, the teacher for 60 epochs and the student for --epochs, and with --int8 quantized as that says. With
---times each is timed as an INT8 `.pte` with random weights, all in turn, with 2 threads and then 1. What is finished is
+--times each is timed as an INT8 `.pte` with random weights, all in turns, with 2 threads and then 1. What is finished is
 kept: runs in OUT/runs, files in OUT/students. Leaves OUT/shapes.json, and prints all that is finished so far as a table.
 """  # noqa: E501
 
@@ -17,17 +17,23 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
-from d3d_edge import target
+from benchmarks.turns import take_turns
+from d3d_edge import runtimes, target
+from d3d_edge.bundle import GOLDEN_CLIPS
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress
 from d3d_edge.files import write_json
-from d3d_edge.pipeline import latencies, models
+from d3d_edge.harness import latency
+from d3d_edge.pipeline import models, students
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.students import CLASSES
 from d3d_edge.presets import Shape
@@ -62,6 +68,7 @@ SHAPES = (
 )
 """Tried: around the network of `gestures`, one or two sizes changed at a time."""
 THREADS = (2, 1)
+REPETITIONS = 100
 STAGES = {"teacher": "teacher", "top1": "student", "int8": "quantized"}
 """Whose top-1 is in a row, by its name there."""
 
@@ -110,22 +117,18 @@ def top1(out: Path, shape: Shape, stage: str) -> dict[int, float]:
 
 
 def times(shapes: Sequence[Shape], out: Path, workers: int) -> dict[Shape, dict[str, Any]]:
-    """Milliseconds of each shape by the number of threads, and the size of its file; measured now."""
+    """Milliseconds of each shape by the number of threads; measured now. A clip comes right after one like it."""
+    android = target.load("android")
+    made = students.bundles(shapes, android, out / "students", workers=workers, progress=TerminalProgress())
     found: dict[Shape, dict[str, Any]] = {shape: {} for shape in shapes}
     for threads in THREADS:
-        measured = latencies.measure(
-            shapes,
-            target.load("android"),
-            on=latencies.HOST,
-            threads=threads,
-            cache_dir=out,
-            workers=workers,
-            again=True,
-            progress=TerminalProgress(),
-        )
-        for row in measured.rows:
-            figures = row.model_dump(include={"latency_ms_p50", "latency_ms_p90", "latency_ms_min", "runs", "busy"})
-            found[row.shape] |= {f"threads_{threads}": figures, "size_bytes": row.size_bytes}
+        with ExitStack() as opened:
+            runs = {}
+            for shape, bundle in made.items():
+                runner = opened.enter_context(runtimes.get(android.runtime).open(bundle, threads=threads))
+                runs[shape] = partial(runner.run, np.load(bundle.path / GOLDEN_CLIPS)[0])
+            for shape, row in take_turns(runs, REPETITIONS, twice=True).items():
+                found[shape][f"threads_{threads}"] = latency.spread(row).model_dump()
     return found
 
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.turns import WARM_UP
+from benchmarks.turns import WARM_UP, threads_apart
 from d3d_edge import manifest, recipe, runtimes
 from d3d_edge.bundle import GOLDEN_CLIPS, Bundle
 from d3d_edge.cli import options
@@ -247,7 +247,8 @@ def times(
     for name, run in runs.items():
         for _ in range(WARM_UP):
             run()
-        taken[name] = [_ms(run) for _ in range(repetitions)]
+        with threads_apart():
+            taken[name] = [_ms(run) for _ in range(repetitions)]
         time.sleep(PAUSE_S)
     return [{"name": name, "threads": threads, **latency.spread(row).model_dump()} for name, row in taken.items()]
 

@@ -1,8 +1,8 @@
 """Presets: sizes of network and clip that go together, by name. Data only: what a recipe says wins over its preset.
 
 `nano` and `small` are chosen by measured time and accuracy on hand gestures, whose classes differ by motion: few
-pixels, and for `small` more frames, which help where the videos have them (docs/models.md). `medium` and `base` are
-steps up in pixels, for scenes in which what moves is small in the picture, and are chosen by computation. `paper` is
+pixels, a small stem, and for `small` more frames, which help where the videos have them (docs/models.md). `medium` and
+`base` are steps up in pixels, for scenes in which what moves is small in the picture, and are chosen by computation. `paper` is
 the published network, and is not meant for a phone.
 """
 
@@ -133,7 +133,7 @@ PRESETS = {
         temporal_from="Conv2d_2c_3x3",
     ),
     "medium": Preset(
-        description="nano with four times the pixels: what moves may be smaller",
+        description="four times the pixels of nano, and the published stem: what moves may be smaller",
         frames=16,
         short_side=128,
         side=112,

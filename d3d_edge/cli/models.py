@@ -176,18 +176,17 @@ def print_latencies(found: Latencies, fitting: Sequence[Timed], budget_ms: float
 
 
 def _table(rows: Sequence[Timed]) -> Table:
-    table = columns(("clip", "width", "temporal from", "stem", "preset"), ("p50", "p90", "GMAC", "params M", "MB"))
+    table = columns(("clip", "width", "temporal from", "stem", "preset"), ("p50", "p90", "GMAC", "MB"))
     for row in rows:
         shape = row.shape
         table.add_row(
             f"{shape.frames}x{shape.side}x{shape.side}",
             f"{shape.width:g}",
             shape.temporal_from,
-            shape.stem,
+            shape.stem.removeprefix("conv3d_"),
             row.name,
             *(f"{time:.2f}" for time in (row.latency_ms_p50, row.latency_ms_p90)),
             f"{row.gmac:.2f}",
-            f"{row.parameters / 1e6:.2f}",
             f"{row.size_bytes / 1e6:.2f}",
         )
     return table
