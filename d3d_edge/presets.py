@@ -2,8 +2,8 @@
 
 `nano` and `small` are chosen by measured time and accuracy on hand gestures, whose classes differ by motion: few
 pixels, a small stem, and for `small` more frames, which help where the videos have them (docs/models.md). `medium` and
-`base` are steps up in pixels, for scenes in which what moves is small in the picture, and are chosen by computation. `paper` is
-the published network, and is not meant for a phone.
+`base` are steps up in pixels, for scenes in which what moves is small in the picture, and are chosen by computation.
+`paper` is the published network, and is not meant for a phone.
 """
 
 from __future__ import annotations

@@ -16,13 +16,18 @@ from d3d_edge.models.views import Padding, pads, shaped
 BLOCK = 2
 """Pixels along each side of a block, and the stride of a convolution that can read blocks."""
 
+BLOCK_KERNEL_MIN = 5
+"""Smallest kernel that reads blocks of single frames: 3x3 gains little. Of several frames a smaller one gains by how
+they are stacked, by rows and not pixel by pixel."""
+
 BLOCK_CHANNELS_MAX = 4
 """Most channels of what reads blocks: pixels and flow. Wider inputs fill the kernels' vectors as they are."""
 
 
-def pay(kernel: int, stride: int, channels: int) -> bool:
-    """Whether a convolution of this kernel and stride on these channels of one frame is better off with blocks."""
-    return stride == BLOCK and kernel > 1 and channels <= BLOCK_CHANNELS_MAX
+def pay(kernel: int, stride: int, channels: int, taps: int) -> bool:
+    """Whether a convolution of this kernel and stride, on so many channels of each of `taps` frames, should."""
+    large = kernel >= BLOCK_KERNEL_MIN or (taps > 1 and kernel > 1)
+    return stride == BLOCK and large and channels <= BLOCK_CHANNELS_MAX
 
 
 @dataclass(frozen=True)

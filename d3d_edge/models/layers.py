@@ -108,7 +108,7 @@ class SpatialConv(_Conv):
         For what is deployed: the weights of a state dict no longer fit.
         """
         size, stride, channels = self.conv.kernel_size[0], self.conv.stride[0], self.conv.in_channels // self.taps
-        if not blocks.pay(size, stride, channels):
+        if not blocks.pay(size, stride, channels, self.taps):
             return
         self.blocks = Blocks(self.padding, size, self.taps)
         weight = self.blocks.weight(self.conv.weight.detach())

@@ -147,7 +147,7 @@ def test_any_size_in_the_stem(size: tuple[int, int, int], taps: int, clips: int)
 @settings(max_examples=30, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 5), st.integers(1, 12), st.integers(1, 12)),
-    kernel=st.sampled_from([(1, 7), (3, 7), (7, 7), (3, 5), (3, 3), (1, 3)]),
+    kernel=st.sampled_from([(1, 7), (3, 7), (7, 7), (3, 5), (3, 3)]),
     clips=st.integers(1, 2),
     padding=st.sampled_from(["same", "symmetric"]),
 )
@@ -164,7 +164,7 @@ def test_blocks_as_channels_are_the_same_convolution(
     check(layer, frames, clips, expected)
 
 
-@pytest.mark.parametrize("layer", [SpatialConv(3, 4, 1, 2), SpatialConv(16, 4, 7, 2), SpatialConv(3, 4, 7)])
+@pytest.mark.parametrize("layer", [SpatialConv(3, 4, 3, 2), SpatialConv(16, 4, 7, 2), SpatialConv(3, 4, 7)])
 def test_other_convolutions_read_no_blocks(layer: SpatialConv) -> None:
     weight = layer.conv.weight
     layer.read_blocks()
