@@ -309,7 +309,7 @@ def main(
     write_json(path, known)
     for row in known["trained"]:
         click.echo(
-            f"X3D-XS, {'distilled' if row['taught'] else 'from scratch'}, {row['epochs']} epochs at "
+            f"X3D-XS, {'distilled' if row.get('taught') else 'from scratch'}, {row['epochs']} epochs at "
             f"{row['learning_rate']:g}, seed {row['seed']}: "
             f"top-1 {row['top1']:.3f} of {row['clips']} clips"
         )
