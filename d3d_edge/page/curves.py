@@ -12,6 +12,8 @@ _WIDTH, _HEIGHT = 300.0, 300.0
 """Of one panel."""
 _LEFT, _RIGHT, _TOP, _FOOT = 48.0, 12.0, 44.0, 46.0
 _HEAD, _KEY = 26.0, 26.0
+_LETTER = 8.0
+"""What a letter of the title takes at most, on average: the picture is as wide as its title."""
 _COLOURS = ("#1f63b5", "#b3261e", "#14713f", "#8a5300", "#6a4fb3", "#5a6470")
 """Of the lines, by the number of frames; after the last, the first again."""
 _STYLE = """
@@ -41,7 +43,8 @@ def latency_curves(title: str, places: Sequence[Place], budget_ms: float | None)
     every = [place.latency_ms for place in places] + ([budget_ms] if budget_ms else [])
     sides = [place.side for place in places]
     listed = "; ".join(f"{p.frames}x{p.side}x{p.side} of width {p.width:g} {p.latency_ms:.3g} ms" for p in places)
-    root = picture(_WIDTH * len(widths), _HEAD + _HEIGHT + _KEY, title, listed)
+    across = max(_WIDTH * len(widths), _LETTER * len(title))
+    root = picture(across, _HEAD + _HEIGHT + _KEY, title, listed)
     root.set("xmlns", "http://www.w3.org/2000/svg")
     add(root, "style", _STYLE)
     add(root, "text", title, class_="head", x=8, y=18)

@@ -47,3 +47,12 @@ def test_the_budget_is_a_line_in_each_panel_and_in_the_key(budget_ms: float | No
     root = drawn(budget_ms)
     assert len([line for line in root.iter(f"{SVG}line") if line.get("class") == "budget"]) == lines
     assert ("budget, 30 ms" in [text.text for text in root.iter(f"{SVG}text")]) == bool(lines)
+
+
+def test_a_picture_is_as_wide_as_its_title() -> None:
+    def width(title: str) -> float:
+        root = ET.fromstring(latency_curves(title, PLACES, None).partition("\n")[2])
+        return float(root.get("viewBox", "").split()[2])
+
+    assert width("short") == 600
+    assert width("m" * 100) >= 750
