@@ -3,12 +3,11 @@
 python -m benchmarks.x3d --data manifest.csv --out x3d/ --epochs 30 --epochs 120 --beside students/small
 python -m benchmarks.x3d --teacher runs/medium --out x3d/ --epochs 60
 
-The network is that of Feichtenhofer, "X3D" (arXiv:2004.04730), table 1, at the sizes of XS, written with PyTorch's 3D
-operators, which ONNX Runtime runs as they are. It is trained on RGB from scratch by the project's own loop, batches and
-augmentation, by the schedule of the student in recipe `gestures`, once for each --epochs and --learning-rate; or, given
-a run, distilled from its flow teacher by its loss, on its clips, of which it sees every so many frames, resized. It is
-timed in float32 by ONNX Runtime, one after the other with the bundles --beside. What is finished is kept. Leaves
-OUT/x3d.json.
+The network is that of `benchmarks.x3d_network`, which ONNX Runtime runs as it is. It is trained on RGB from scratch by
+the project's own loop, batches and augmentation, by the schedule of the student in recipe `gestures`, once for each
+--epochs and --learning-rate; or, given a run, distilled from its flow teacher by its loss, on its clips, of which it
+sees every so many frames, resized. It is timed in float32 by ONNX Runtime, one after the other with the bundles
+--beside. What is finished is kept. Leaves OUT/x3d.json.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.turns import WARM_UP, threads_apart
+from benchmarks.x3d_network import X3D
 from d3d_edge import manifest, recipe, runtimes
 from d3d_edge.bundle import GOLDEN_CLIPS, Bundle
 from d3d_edge.cli import options
@@ -48,13 +48,6 @@ from d3d_edge.recipe import TrainSpec
 from d3d_edge.runs import Run, fingerprint
 from d3d_edge.video.datasets import Batch
 
-STEM = 24
-STAGES = ((24, 3), (48, 5), (96, 11), (192, 7))
-"""Channels and blocks of res2 to res5; each begins with a stride of 2 in space."""
-BOTTLENECK = 2.25
-SQUEEZE = 1 / 16
-HEAD = 2048
-DROPOUT = 0.5
 FRAMES, SIDE, TESTED_SIDE = 4, 160, 182
 """Of a clip of XS: as it is trained, and as its published weights are tested. Here accuracy is that of the first, and
 both are timed."""
@@ -62,83 +55,6 @@ PAUSE_S = 0.5
 """Until the threads of one runtime sleep."""
 LABEL_SMOOTHING = 0.1
 """As every network of the recipe that has no teacher."""
-
-
-def rounded(channels: float, unit: int = 8) -> int:
-    """The nearest multiple of 8, or the next where that would take away more than a tenth."""
-    nearest = max(unit, int(channels + unit / 2) // unit * unit)
-    return nearest + unit if nearest < 0.9 * channels else nearest
-
-
-class SqueezeExcite(nn.Module):
-    """Channels weighed by what the whole clip holds of them."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        inner = rounded(channels * SQUEEZE)
-        self.reduce, self.expand = nn.Conv3d(channels, inner, 1), nn.Conv3d(inner, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        mean = x.mean((2, 3, 4), keepdim=True)
-        return x * torch.sigmoid(self.expand(torch.relu(self.reduce(mean))))
-
-
-class Block(nn.Module):
-    """Inverted bottleneck: 1x1x1 to more channels, 3x3x3 in each of them alone, 1x1x1 back, and the input added."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int, *, squeeze: bool) -> None:
-        super().__init__()
-        inner = int(outputs * BOTTLENECK)
-        self.widen = nn.Sequential(nn.Conv3d(inputs, inner, 1, bias=False), nn.BatchNorm3d(inner), nn.ReLU())
-        self.each = nn.Sequential(
-            nn.Conv3d(inner, inner, 3, (1, stride, stride), 1, groups=inner, bias=False),
-            nn.BatchNorm3d(inner),
-            SqueezeExcite(inner) if squeeze else nn.Identity(),
-            nn.SiLU(),
-        )
-        self.narrow = nn.Sequential(nn.Conv3d(inner, outputs, 1, bias=False), nn.BatchNorm3d(outputs))
-        self.past: nn.Module = nn.Identity()
-        if stride > 1 or inputs != outputs:
-            shortcut = nn.Conv3d(inputs, outputs, 1, (1, stride, stride), bias=False)
-            self.past = nn.Sequential(shortcut, nn.BatchNorm3d(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.relu(self.past(x) + self.narrow(self.each(self.widen(x))))
-        return y
-
-
-class X3D(nn.Module):
-    """Float [N, 3, T, H, W] to logits [N, classes]."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv3d(3, STEM, (1, 3, 3), (1, 2, 2), (0, 1, 1), bias=False),
-            nn.Conv3d(STEM, STEM, (5, 1, 1), padding=(2, 0, 0), groups=STEM, bias=False),
-            nn.BatchNorm3d(STEM),
-            nn.ReLU(),
-        )
-        blocks: list[nn.Module] = []
-        channels = STEM
-        for outputs, count in STAGES:
-            for number in range(count):
-                stride = 2 if number == 0 else 1
-                blocks.append(Block(channels, outputs, stride, squeeze=number % 2 == 0))
-                channels = outputs
-        self.blocks = nn.Sequential(*blocks)
-        inner = int(channels * BOTTLENECK)
-        self.last = nn.Sequential(nn.Conv3d(channels, inner, 1, bias=False), nn.BatchNorm3d(inner), nn.ReLU())
-        self.head = nn.Sequential(nn.Linear(inner, HEAD, bias=False), nn.ReLU(), nn.Dropout(DROPOUT))
-        self.classify = nn.Linear(HEAD, classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.normal_(self.classify.weight, std=0.01)
-
-    def forward(self, volume: Tensor) -> Tensor:
-        x = self.last(self.blocks(self.stem(volume)))
-        logits: Tensor = self.classify(self.head(x.mean((2, 3, 4))))
-        return logits
 
 
 def stream(net: nn.Module) -> Callable[[Batch], Outputs]:
@@ -173,10 +89,11 @@ def train(
         found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         return found
     base = run.recipe.student.train.model_dump()
-    changes = {"epochs": epochs, "learning_rate": rate}
-    if not taught:
-        changes["label_smoothing"] = LABEL_SMOOTHING
+    changes = {"epochs": epochs, "learning_rate": rate} | ({} if taught else {"label_smoothing": LABEL_SMOOTHING})
     spec = TrainSpec.model_validate(base | changes)
+    minimised = loss.cross_entropy(spec.label_smoothing)
+    if taught:
+        minimised = loss.distillation(run.recipe.distill, spec.label_smoothing)
     torch.manual_seed(run.recipe.seed)
     net = X3D(len(data.labels))
     training = data.dataset("train", training=True)
@@ -185,9 +102,7 @@ def train(
         model=net,
         forward=stream(net),
         teacher=teacher_of(run) if taught else None,
-        loss=loss.distillation(run.recipe.distill, spec.label_smoothing)
-        if taught
-        else loss.cross_entropy(LABEL_SMOOTHING),
+        loss=minimised,
         batches=lambda epoch: training.batches(spec.batch_size, epoch=epoch, shuffle=True, drop_last=True, workers=1),
         batches_per_epoch=len(training) // spec.batch_size,
         spec=spec,

@@ -246,7 +246,7 @@ class SeparableConv(nn.Module):
         clip = clip_view(frames, clips)
         if pool is None:
             return frame_view(self._in_time(clip, unpooled), height, width)
-        return frame_view(self._in_time(clip, pool.on_clip(height, width)), *pool.size(height, width))
+        return frame_view(self._in_time(clip, pool.clip_pool(height, width)), *pool.size(height, width))
 
     def as_clip(self, frames: Tensor, clips: int = 1, pool: ClipPool = unpooled) -> Tensor:
         """The same, left in the clip view: float [N*T, I, H, W] to [N, O, T', H'*W']."""

@@ -45,8 +45,8 @@ class MaxPool(nn.Module):
         """The same, left in the clip view: float [N*T, C, H, W] to [N, C, T', H'*W']."""
         return self._in_time(clip_view(self._in_space(frames), clips))
 
-    def on_clip(self, height: int, width: int) -> ClipPool:
-        """The same of the clip view, for frames of this size."""
+    def clip_pool(self, height: int, width: int) -> ClipPool:
+        """The same as a function of the clip view, for frames of this size."""
         # Called as a module, so that a graph notes whose operators these are.
         return lambda clip: self(frame_view(clip, height, width), clip.shape[0], as_clip=True)
 

@@ -224,7 +224,7 @@ class Mixed(nn.Module):
         height, width = frames.shape[2:]
         if pool is None:
             return frame_view(self._as_clip(frames, clips, unpooled), height, width)
-        return frame_view(self._as_clip(frames, clips, pool.on_clip(height, width)), *pool.size(height, width))
+        return frame_view(self._as_clip(frames, clips, pool.clip_pool(height, width)), *pool.size(height, width))
 
     def _as_clip(self, frames: Tensor, clips: int, pool: ClipPool) -> Tensor:
         """The same, left in the clip view, where all branches end: a change of view costs a copy in some runtimes."""

@@ -123,7 +123,8 @@ class Ssh(ShellDevice):
     def lost(self, code: int, errors: str) -> DeviceError | None:
         """ssh itself ends with 255 and says why; also when a signal ended the program there, and then it says nothing.
 
-        What the errors say may be the program's words then, so the connection itself is asked.
+        What the errors say may be the program's words then, so the connection itself is asked; not where scp cannot
+        talk over it, since it answers there too.
         """
         if code != _LOST:
             return None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks import train_step, x3d
+from benchmarks import train_step, x3d, x3d_network
 from benchmarks.conv3d import Conv3dS3DG
 from d3d_edge.models.recogniser import OFFSET, SCALE
 from d3d_edge.models.s3dg import S3DG
@@ -81,7 +81,7 @@ def test_what_cannot_be_measured_is_refused(words: list[str], capsys: pytest.Cap
 
 def test_x3d_xs_is_the_published_network() -> None:
     """3.79 million parameters with the 400 classes of Kinetics, and 0.91 GMAC at 4x182x182 less what is no kernel's."""
-    net = x3d.X3D(400).eval()
+    net = x3d_network.X3D(400).eval()
     assert round(sum(parameter.numel() for parameter in net.parameters()) / 1e6, 2) == 3.79
     with torch.no_grad():
         features = net.blocks(net.stem(torch.zeros(1, 3, 4, 160, 160)))

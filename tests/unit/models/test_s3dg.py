@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from d3d_edge.models import S3DG, Recogniser, mac_count, parameter_count
-from d3d_edge.models.s3dg import END_POINTS, STAGES
+from d3d_edge.models.s3dg import END_POINTS, STAGES, Stem
 from d3d_edge.presets import StageWidths
+from d3d_edge.recipe import NetworkSpec
 from tests.unit.models import reference
 
 TOLERANCE = 1e-9
@@ -228,6 +229,10 @@ def test_pools_before_the_products_of_gates_change_nothing(
     last = net.end_points(frames, 2)["Mixed_5c"]
     monkeypatch.setattr("d3d_edge.models.s3dg.END_POINTS", ())  # the trunk's output goes in
     assert torch.equal(features, net.features(last, 2))
+
+
+def test_recipes_take_every_stem() -> None:
+    assert get_args(NetworkSpec.model_fields["stem"].annotation) == get_args(Stem)
 
 
 def test_gates_multiply_what_the_pool_behind_them_leaves() -> None:
