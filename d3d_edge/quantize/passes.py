@@ -46,6 +46,13 @@ def _fold(graph: GraphModule, conv: Any, norm: Any) -> None:
     conv.args = (*conv.args[:2], bias_node, *conv.args[3:])
 
 
+def drop_device_checks(graph: GraphModule) -> None:
+    """Remove what torch.export adds to a cast: that its input is on the device of the sample, where training is not."""
+    for node in graph.graph.find_nodes(op="call_function", target=_aten._assert_tensor_metadata.default):
+        graph.graph.erase_node(node)
+    graph.recompile()
+
+
 def drop_identities(graph: GraphModule) -> None:
     """Remove dropout, which is nothing outside training, and the second rounding to the same scale around it."""
     for node in graph.graph.find_nodes(op="call_function", target=_aten.dropout.default):

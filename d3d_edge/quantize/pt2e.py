@@ -46,7 +46,7 @@ from d3d_edge.models.layers import SpatialConv
 from d3d_edge.quantize.groups import CONVOLUTIONS
 from d3d_edge.quantize.observer import count_uses
 from d3d_edge.quantize.origin import keep_layers, layer_of
-from d3d_edge.quantize.passes import drop_identities, drop_unread, fold_batch_norms, round_biases
+from d3d_edge.quantize.passes import drop_device_checks, drop_identities, drop_unread, fold_batch_norms, round_biases
 from d3d_edge.quantize.quiet import quiet
 from d3d_edge.quantize.scheme import EdgeQuantizer, Observer, Scheme
 
@@ -72,6 +72,7 @@ def prepare(
     by `adopt_ranges`. The graph is in evaluation mode; `set_training` switches its dropout.
     """
     graph = _export(model, sample)
+    drop_device_checks(graph)
     fold_batch_norms(graph)
     quantizer = EdgeQuantizer(scheme, observer, percentile=percentile, keep_float=keep_float, qat=qat)
     with _quiet():

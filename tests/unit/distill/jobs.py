@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pytest
 import torch
 from torch import nn
 
@@ -13,6 +14,7 @@ from d3d_edge.distill.loss import Outputs
 from d3d_edge.recipe import TrainSpec
 from d3d_edge.video.datasets import Batch
 
+CUDA = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
 SPEC = TrainSpec(epochs=6, batch_size=8, learning_rate=0.05)
 VARIANTS = {
     "adamw": {},

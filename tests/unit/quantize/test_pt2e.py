@@ -17,6 +17,7 @@ from d3d_edge.models.layers import StackedConv
 from d3d_edge.quantize import pt2e
 from d3d_edge.quantize.scheme import Observer, Scheme
 from tests import networks
+from tests.unit.distill.jobs import CUDA
 
 QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 
@@ -26,13 +27,14 @@ def logits(module: nn.Module, clip: Tensor) -> Tensor:
         return module(clip)
 
 
-def train(graph: torch.fx.GraphModule, steps: int = 2) -> None:
+def train(graph: torch.fx.GraphModule, steps: int = 2, device: str = "cpu") -> None:
     optimizer = torch.optim.SGD(graph.parameters(), lr=1e-3)
     pt2e.set_training(graph, True)
     torch.manual_seed(0)  # for dropout
     for step in range(steps):
         optimizer.zero_grad()
-        F.cross_entropy(graph(networks.clip(step, clips=2)), torch.tensor([1, 3])).backward()
+        answer = graph(networks.clip(step, clips=2).to(device))
+        F.cross_entropy(answer, torch.tensor([1, 3], device=device)).backward()
         optimizer.step()
     pt2e.set_training(graph, False)
 
@@ -46,6 +48,13 @@ def test_folding_batch_norms_is_exact() -> None:
         atol=1e-5,
     )
     assert not [node for node in networks.float_program().graph.nodes if "batch_norm" in str(node.target)]
+
+
+@pytest.mark.parametrize("qat", [False, True])
+def test_a_prepared_graph_is_of_no_device(qat: bool) -> None:
+    """torch.export checks at each cast that its input is where the sample was; training may go on elsewhere."""
+    graph = networks.prepared(qat=qat)
+    assert [node.format_node() for node in graph.graph.nodes if "device" in node.kwargs] == []
 
 
 def test_the_model_itself_is_not_changed() -> None:
@@ -251,3 +260,18 @@ def test_logits_lie_on_a_grid_of_the_logit_step() -> None:
     levels = logits(networks.quantized().module(), networks.clip()) / step
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-3)
     assert pt2e.logit_step(networks.float_program()) is None
+
+
+@pytest.mark.parametrize("observer", ["moving_average", "minmax"])
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=CUDA)])
+def test_a_graph_trains_on_a_gpu_and_is_converted_where_it_was_made(device: str, observer: Observer) -> None:
+    here, there = (
+        networks.prepared(observer=observer, qat=True, clips=2),
+        networks.prepared(observer=observer, qat=True, clips=2),
+    )
+    there.to(device)
+    clip = networks.clip(1, clips=2)
+    assert torch.allclose(logits(there, clip.to(device)).cpu(), logits(here, clip), atol=0.05)
+    train(there, device=device)
+    program = pt2e.convert(there, networks.clip(clips=2))
+    assert logits(program.module(), clip).device.type == "cpu"
