@@ -88,8 +88,8 @@ def teacher_of(run: Run) -> Stream | None:
 
 
 def frames_of_flow(flow: Tensor) -> Tensor:
-    """Flow float [B, T, H, W, 2] as frames [B*T, 2, H, W], in channels-last memory without a copy."""
-    return flow.flatten(0, 1).permute(0, 3, 1, 2)
+    """Flow of any float [B, T, H, W, 2] as frames float32 [B*T, 2, H, W], in channels-last memory."""
+    return flow.flatten(0, 1).permute(0, 3, 1, 2).float()
 
 
 def frames_of_clip(clip: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The two arrays of a cache entry as files: raw .npy to be mapped, or lossless .png. Both give back the same bits.
+"""The two arrays of a cache entry as files: raw .npy, or lossless .png. Both give back the same bits.
 
 A .png holds the T pictures one below the other: frames as 8-bit RGB, and flow as 16-bit grey, the bits of its float16
 numbers, x in the left half and y in the right. Knows nothing of videos.
@@ -6,10 +6,13 @@ numbers, x in the left half and y in the right. Knows nothing of videos.
 
 from __future__ import annotations
 
+import io
+import math
 import struct
 import tokenize
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,6 +24,8 @@ from d3d_edge.files import atomic_file
 Form = Literal["raw", "compressed"]
 SUFFIXES: dict[Form, str] = {"raw": ".npy", "compressed": ".png"}
 
+_RAW_START = 10
+"""Bytes of an .npy file of version 1.0 before its header, whose length is in the last two."""
 _LEVEL = 1
 """Of zlib. Level 6 saves another tenth of the frames' bytes and takes four times as long."""
 _HEAD = struct.Struct(">8s4x4sIIBB3x")
@@ -56,14 +61,14 @@ def write(path: Path, array: npt.NDArray[Any]) -> None:
 
 
 def read(path: Path, count: int) -> npt.NDArray[Any]:
-    """The array of `count` pictures at `path`, not to be written to; a raw one as a memory map.
+    """The array of `count` pictures at `path`, not to be written to.
 
     Raises:
         DataError: the file is damaged.
     """
     try:
         if path.suffix == SUFFIXES["raw"]:
-            return _mapped(path)
+            return _raw(path)
         picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     except (*_UNREADABLE, cv2.error) as error:
         raise DataError(f"cannot read {path}: {error}", hint="run the same command again: it is made anew") from error
@@ -78,9 +83,10 @@ def header(path: Path, count: int) -> Header | None:
     """What the file at `path` holds, without reading it all; None where it is missing, cut or of another format."""
     try:
         if path.suffix == SUFFIXES["raw"]:
-            array = _mapped(path)
-            whole = path.stat().st_size == array.offset + array.nbytes
-            return Header(array.dtype, array.shape) if whole else None
+            with path.open("rb") as file:
+                found = _raw_header(file)
+                left_bytes = path.stat().st_size - file.tell()
+            return found if left_bytes == math.prod(found.shape) * found.dtype.itemsize else None
         with path.open("rb") as file:
             signature, name, width, rows, bits, colour = _HEAD.unpack(file.read(_HEAD.size))
             file.seek(-len(_END), 2)
@@ -115,6 +121,33 @@ def _array_of(picture: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
     return np.stack([x, y], axis=-1).view(np.float16)
 
 
-def _mapped(path: Path) -> np.memmap[Any, Any]:
-    """The array in an .npy file as a read-only memory map; raises one of `_UNREADABLE` if it is damaged."""
-    return np.lib.format.open_memmap(path, mode="r")
+def _raw(path: Path) -> npt.NDArray[Any]:
+    """The array in an .npy file; raises one of `_UNREADABLE` if it is damaged.
+
+    Not as a memory map: threads that read through maps wait for one another at every page that the system brings in.
+    """
+    with path.open("rb", buffering=0) as file:
+        header = _raw_header(file)
+        array = np.empty(header.shape, header.dtype)
+        if file.readinto(array.data.cast("B")) != array.nbytes or file.read(1):
+            raise EOFError(f"{path} has another size than its header says")
+    array.flags.writeable = False
+    return array
+
+
+def _raw_header(file: BinaryIO | io.RawIOBase) -> Header:
+    start = file.read(_RAW_START) or b""
+    return _parsed(start + (file.read(int.from_bytes(start[-2:], "little")) or b""))
+
+
+@lru_cache
+def _parsed(header: bytes) -> Header:
+    """All that stands before the numbers of an .npy file. The entries of a cache have few different ones."""
+    file = io.BytesIO(header)
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):
+        raise ValueError(f"an .npy file of version {version}")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if fortran or dtype not in (np.uint8, np.float16):
+        raise ValueError(f"an array of {dtype}, or in another order")
+    return Header(dtype, shape)

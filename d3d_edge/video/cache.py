@@ -1,4 +1,4 @@
-"""The clip cache: each clip decoded, resized and its flow computed once, then read as memory maps or lossless pictures.
+"""The clip cache: each clip decoded, resized and its flow computed once, then read as numbers or lossless pictures.
 
 An entry's name is the hash of everything that decides its bytes, so an entry is never stale and never rewritten.
 Crops and augmentations come after it (`datasets`). Must not know labels' indices or anything of training.
@@ -59,7 +59,7 @@ class CachedClip:
         return self.frames_path.stat().st_size + self.flow_path.stat().st_size
 
     def frames(self) -> npt.NDArray[np.uint8]:
-        """uint8 [T, h, w, 3] RGB, resized and not cropped, not to be written to; a memory map of a raw entry."""
+        """uint8 [T, h, w, 3] RGB, resized and not cropped, not to be written to."""
         return arrays.read(self.frames_path, self.count)
 
     def flow(self) -> npt.NDArray[np.float16]:

@@ -6,8 +6,9 @@ seen. Must not decode videos or compute flow: `cache` did.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +23,9 @@ from d3d_edge.video.cache import CachedClip
 from d3d_edge.video.flow import flip_flow
 from d3d_edge.video.preprocess import centre_crop, mirrored
 
+_AHEAD = 3
+"""Batches that are read while one is used, at most."""
+
 
 class Batch(NamedTuple):
     """B clips, their flow and their classes."""
@@ -29,7 +33,7 @@ class Batch(NamedTuple):
     clip: torch.Tensor
     """uint8 [B, T, H, W, 3] RGB."""
     flow: torch.Tensor
-    """float32 [B, T, H, W, 2] in [-1, 1]."""
+    """float16 [B, T, H, W, 2] in [-1, 1], as the cache keeps it."""
     label: torch.Tensor
     """int64 [B], places in the list of class names."""
 
@@ -60,10 +64,12 @@ class ClipDataset:
         drop_last: bool = False,
         workers: int = 0,
         share: tuple[int, int] = (0, 1),
+        pinned: bool = False,
     ) -> Iterator[Batch]:
-        """One epoch in batches; `workers` threads (0: none) read the next batch while one is used.
+        """One epoch in batches; `workers` threads (0: none) read the clips of the next ones while one is used.
 
-        `share` is (i, n): of each batch only the i-th of n parts, which together are the batch.
+        `share` is (i, n): of each batch only the i-th of n parts, which together are the batch. `pinned` puts clips and
+        flow where a GPU can fetch them while the processor does something else.
 
         The batches depend on (seed, epoch) and the arguments, never on `workers`.
         """
@@ -72,26 +78,39 @@ class ClipDataset:
         part, parts = share
         groups = [order[start : start + batch_size][part::parts].tolist() for start in range(0, end, batch_size)]
         if workers == 0:
-            yield from (self.batch(group, epoch) for group in groups)
+            yield from (self.batch(group, epoch, pinned=pinned) for group in groups)
             return
         with ThreadPoolExecutor(workers) as pool:
-            ahead = [pool.submit(self.batch, group, epoch) for group in groups[:workers]]
-            for place in range(len(groups)):
-                batch = ahead.pop(0).result()
-                if place + workers < len(groups):
-                    ahead.append(pool.submit(self.batch, groups[place + workers], epoch))
-                yield batch
+            ahead: deque[tuple[Batch, list[Future[None]]]] = deque()
+            for group in groups:
+                batch = self._empty(group, pinned)
+                ahead.append(
+                    (batch, [pool.submit(self._fill, batch, place, clip, epoch) for place, clip in enumerate(group)])
+                )
+                if len(ahead) > min(workers, _AHEAD):
+                    yield _read(*ahead.popleft())
+            while ahead:
+                yield _read(*ahead.popleft())
 
-    def batch(self, indices: Sequence[int], epoch: int = 0) -> Batch:
+    def batch(self, indices: Sequence[int], epoch: int = 0, *, pinned: bool = False) -> Batch:
         """The clips at `indices`, as they come in `epoch`."""
-        frames = 1 if self.still else self.spec.frames
-        clip = np.empty((len(indices), frames, self.spec.height, self.spec.width, 3), np.uint8)
-        flow = np.empty((len(indices), frames, self.spec.height, self.spec.width, 2), np.float32)
+        batch = self._empty(indices, pinned)
         for place, index in enumerate(indices):
-            clip[place], flow[place] = self.item(index, epoch)
+            self._fill(batch, place, index, epoch)
+        return batch
+
+    def _empty(self, indices: Sequence[int], pinned: bool) -> Batch:
+        """A batch for the clips at `indices`, with their classes but as yet without clips and flow."""
+        shape = (len(indices), 1 if self.still else self.spec.frames, self.spec.height, self.spec.width)
         index_of = {label: index for index, label in enumerate(self.labels)}
-        label = [index_of[self.clips[index].clip.label] for index in indices]
-        return Batch(torch.from_numpy(clip), torch.from_numpy(flow), torch.tensor(label, dtype=torch.int64))
+        return Batch(
+            torch.empty((*shape, 3), dtype=torch.uint8, pin_memory=pinned),
+            torch.empty((*shape, 2), dtype=torch.float16, pin_memory=pinned),
+            torch.tensor([index_of[self.clips[index].clip.label] for index in indices], dtype=torch.int64),
+        )
+
+    def _fill(self, batch: Batch, place: int, index: int, epoch: int) -> None:
+        batch.clip[place].numpy()[...], batch.flow[place].numpy()[...] = self.item(index, epoch)
 
     def item(self, index: int, epoch: int = 0) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16]]:
         """RGB uint8 [T, H, W, 3] and flow float16 [T, H, W, 2] of one clip, as they come in `epoch`."""
@@ -105,6 +124,13 @@ class ClipDataset:
         if self.augment is None:
             return centre_crop(frames, self.spec), centre_crop(flow, self.spec)
         return _augmented(frames, flow, self.spec, self.augment, rng)
+
+
+def _read(batch: Batch, filled: Sequence[Future[None]]) -> Batch:
+    """`batch` once it is filled; raises what its reading raised."""
+    for clip in filled:
+        clip.result()
+    return batch
 
 
 def _augmented(

@@ -49,7 +49,7 @@ def test_evaluation_batches_are_the_reference_clips_in_order(dataset: ClipDatase
     assert batches[0].clip.shape == (3, 8, 40, 40, 3)
     assert batches[0].clip.dtype == torch.uint8
     assert batches[0].flow.shape == (3, 8, 40, 40, 2)
-    assert batches[0].flow.dtype == torch.float32
+    assert batches[0].flow.dtype == torch.float16
     assert batches[0].label.dtype == torch.int64
     reference = load_clip(Path(dataset.clips[4].clip.path), dataset.spec)
     np.testing.assert_array_equal(batches[1].clip[1].numpy(), reference)
