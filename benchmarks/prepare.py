@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -95,9 +95,18 @@ def usable(clips: list[Clip], spec: ClipSpec) -> list[Clip]:
 @click.option("--recipe", "recipe_name", default="compact", show_default=True)
 @click.option("--limit", type=click.IntRange(1), default=60, show_default=True, help="Clips, evenly spread.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--workers", type=click.IntRange(1), multiple=True, default=(1, 2), show_default=True, help="To compare.")
 @click.option("--size-px", default=240, show_default=True, help="Side of the rendered clips.")
 @click.option("--frames", default=180, show_default=True, help="Frames of a rendered clip.")
-def main(data: Path | None, recipe_name: str, limit: int, rounds: int, size_px: int, frames: int) -> None:
+def main(
+    data: Path | None,
+    recipe_name: str,
+    limit: int,
+    rounds: int,
+    workers: tuple[int, ...],
+    size_px: int,
+    frames: int,
+) -> None:
     """Compare the rate of `d3d-edge prepare` with that of plain decoding."""
     spec = recipe.load(recipe_name)
     one_thread()
@@ -114,10 +123,10 @@ def main(data: Path | None, recipe_name: str, limit: int, rounds: int, size_px: 
         clips = usable(spread(manifest.load(data).clips, limit), spec.clip)
         if not clips:
             raise click.ClickException("no clip can be read")
-        print_result(name, spec, clips, rounds)
+        print_result(name, spec, clips, rounds, workers)
 
 
-def print_result(name: str, spec: recipe.Recipe, clips: list[Clip], rounds: int) -> None:
+def print_result(name: str, spec: recipe.Recipe, clips: list[Clip], rounds: int, counts: Sequence[int]) -> None:
     def frames_only(folder: Path, form: Form) -> int:
         return sum(without_flow(clip, folder, spec.clip, spec.flow, form) for clip in clips)
 
@@ -129,7 +138,7 @@ def print_result(name: str, spec: recipe.Recipe, clips: list[Clip], rounds: int)
         "with_flow_compressed": Way(lambda folder: with_flow(clips, spec.clip, spec.flow, folder, "compressed")),
     }
     shared: dict[str, Way] = {}
-    pools = {n: ProcessPoolExecutor(n, mp_context=get_context("spawn"), initializer=one_thread) for n in (1, 2)}
+    pools = {n: ProcessPoolExecutor(n, mp_context=get_context("spawn"), initializer=one_thread) for n in counts}
     for workers, pool in pools.items():
         list(pool.map(plain, clips[:workers]))  # the processes start now, not while they are timed
 
@@ -159,10 +168,11 @@ def print_result(name: str, spec: recipe.Recipe, clips: list[Clip], rounds: int)
     }
     click.echo(json.dumps(result, indent=2))
     without, full = (per_core[key] / per_core["plain"] for key in ("without_flow_raw", "with_flow_raw"))
-    gain = shared["without_flow_raw_2"].rate / shared["without_flow_raw_1"].rate
+    fewest, most = min(counts), max(counts)
+    gain = shared[f"without_flow_raw_{most}"].rate / shared[f"without_flow_raw_{fewest}"].rate
     click.echo(
         f"per core, of plain decoding: {without:.2f} without flow, {full:.2f} with flow; "
-        f"2 workers decode {gain:.2f} times as fast as 1",
+        f"{most} workers decode {gain:.2f} times as fast as {fewest}",
         err=True,
     )
 

@@ -3,20 +3,22 @@
 python -m benchmarks.scale DATA --recipe compact --clips 260000
 
 DATA is a sample of the set, read as --data is. Prints JSON; nothing is kept. Decoding, flow and compression are timed
-one clip at a time in one thread, in processor time; training is timed in whole steps, in elapsed time, on the device
-that `d3d-edge distill` would use, with batches made before. What is worked out is marked as such: the sample's mean
-times the number of clips, and nothing for what several workers lose to each other.
+one clip at a time in one thread, in processor time. Training is timed as `d3d-edge distill` trains, on the device that
+it would use, from a cache of the sample, which the system has in memory: with raw and with compressed entries, and with
+the share of its time that the device waits for them. What is worked out is marked as such: the sample's mean times the
+number of clips, and nothing for what several workers lose to each other.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
+import tempfile
 import time
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import cv2
@@ -25,25 +27,28 @@ import torch
 
 from benchmarks.sampling import spread
 from d3d_edge import manifest, recipe
-from d3d_edge.clip import ClipSpec
-from d3d_edge.distill import distributed, loss
-from d3d_edge.distill.loss import Outputs
-from d3d_edge.distill.optim import optimizer_of
+from d3d_edge.distill import distributed, loop, loss
+from d3d_edge.distill.loop import Job
+from d3d_edge.distill.loss import Loss
 from d3d_edge.errors import DataError
 from d3d_edge.manifest import Clip
 from d3d_edge.models.build import network
 from d3d_edge.models.count import mac_count
+from d3d_edge.models.s3dg import S3DG
+from d3d_edge.pipeline.data import epochs
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.streams import Stream, channels_last, flow_stream, rgb_stream
+from d3d_edge.progress import Silent
 from d3d_edge.recipe import Recipe, TrainSpec
-from d3d_edge.video import arrays
-from d3d_edge.video.datasets import Batch
+from d3d_edge.video import arrays, cache
+from d3d_edge.video.arrays import Form
+from d3d_edge.video.datasets import ClipDataset
 from d3d_edge.video.flow import flow_of_frames
 from d3d_edge.video.preprocess import read_clip
 
 HOUR_S = 3600
-WARM_UP = 2
-"""Steps before any is timed."""
+EPOCHS = 2
+"""The last one is timed; the others allocate memory and choose kernels."""
 
 
 def clip_costs(clips: list[Clip], spec: Recipe) -> dict[str, float]:
@@ -73,57 +78,57 @@ def clip_costs(clips: list[Clip], spec: Recipe) -> dict[str, float]:
     return {"clips": float(len(rows)), **means}
 
 
-def batch_of(spec: ClipSpec, size: int, classes: int) -> Batch:
-    """Random bytes and flow: a step takes as long with them as with clips."""
-    shape = (size, *spec.shape)
-    clip = torch.randint(0, 256, shape, dtype=torch.uint8)
-    flow = torch.rand((*shape[:-1], 2)) * 2 - 1
-    return distributed.moved(Batch(clip, flow, torch.arange(size) % classes), distributed.device())
-
-
-def step_s(stream: Stream, net: torch.nn.Module, teacher: Stream | None, minimised: loss.Loss, spec: TrainSpec,
-           batch: Batch, steps: int) -> float:  # fmt: skip
-    """Median seconds of a training step, as the training loop takes it."""
-    optimizer = optimizer_of(net, spec)
-    times = []
-    for _ in range(WARM_UP + steps):
-        began = time.perf_counter()
-        optimizer.zero_grad()
-        with torch.autocast(batch.label.device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
-            with torch.no_grad():
-                target = teacher(batch).float() if teacher else None
-            answer: Outputs = stream(batch)
-        value = minimised(answer.float(), batch.label, target)
-        value.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        value.item()  # waits for the device
-        times.append(time.perf_counter() - began)
-    return statistics.median(times[WARM_UP:])
-
-
-def training_rates(spec: Recipe, classes: int, batch_size: int | None, steps: int) -> dict[str, Any]:
-    """Clips in a second of training: the teacher, and the student while it asks the teacher."""
-    teacher = channels_last(network(spec.teacher.network, classes, in_channels=2)).train()
-    student = channels_last(network(spec.student.network, classes, in_channels=3)).train()
-    asked = channels_last(network(spec.teacher.network, classes, in_channels=2)).eval()
-    rates: dict[str, Any] = {"device": _device_name(), "threads": torch.get_num_threads()}
-    ways: dict[str, tuple[Stream, torch.nn.Module, Stream | None, loss.Loss, TrainSpec]] = {
-        "teacher": (flow_stream(teacher), teacher, None, loss.cross_entropy(0.1), spec.teacher.train),
-        "student": (
-            rgb_stream(student),
-            student,
-            flow_stream(asked),
-            loss.distillation(spec.distill.model_copy(update={"features_weight": 0.0}), 0.0),
-            spec.student.train,
-        ),
+def training_rates(spec: Recipe, clips: list[Clip], classes: int, batch_size: int | None, steps: int) -> dict[str, Any]:
+    """Clips in a second of training from the cache: the teacher, and the student while it asks the teacher."""
+    teacher = channels_last(network(spec.teacher.network, classes, in_channels=2))
+    student = channels_last(network(spec.student.network, classes, in_channels=3))
+    asked = channels_last(network(spec.teacher.network, classes, in_channels=2)).eval().requires_grad_(False)
+    distilled = loss.distillation(spec.distill.model_copy(update={"features_weight": 0.0}), 0.0)
+    ways: dict[str, tuple[S3DG, Stream, Stream | None, Loss, TrainSpec]] = {
+        "teacher": (teacher, flow_stream(teacher), None, loss.cross_entropy(0.1), spec.teacher.train),
+        "student": (student, rgb_stream(student), flow_stream(asked), distilled, spec.student.train),
     }
-    for name, (stream, net, target, minimised, train) in ways.items():
-        size = batch_size or train.batch_size
-        seconds = step_s(stream, net, target, minimised, train, batch_of(spec.clip, size, classes), steps)
-        rates[name] = {"batch_size": size, "precision": train.precision, "clips_per_s": size / seconds}
     frames, height, width, _ = spec.clip.shape
-    rates["student_gmac_per_clip"] = mac_count(student, frames, height, width) / 1e9
+    rates: dict[str, Any] = {
+        "device": _device_name(),
+        "threads": torch.get_num_threads(),
+        "loaders": distributed.loaders(),
+        "student_gmac_per_clip": mac_count(student.eval(), frames, height, width) / 1e9,
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        cached = {
+            form: cache.prepare(
+                clips, spec.clip, spec.flow, Path(scratch) / form, workers=0, form=form, progress=Silent()
+            ).clips
+            for form in get_args(Form)
+        }
+        for name, (net, stream, target, minimised, train) in ways.items():
+            size = batch_size or train.batch_size
+            rates[name] = {"batch_size": size, "precision": train.precision, "compile": train.compile}
+            for form in cached:
+                entries = tuple(islice(cycle(cached[form]), size * steps))
+                dataset = ClipDataset(entries, labels_of(clips, classes), spec.clip, spec.augment)
+                job = Job(
+                    title=name,
+                    model=net,
+                    forward=stream,
+                    teacher=target,
+                    loss=minimised,
+                    batches=epochs(dataset, size),
+                    batches_per_epoch=steps,
+                    spec=train.model_copy(update={"epochs": EPOCHS, "batch_size": size, "keep": "last"}),
+                    seed=0,
+                    set_training=net.train,
+                )
+                row = loop.run(job, Path(scratch) / name / form, "", Silent())[-1]
+                rates[name][form] = {key: row[key] for key in ("clips_per_s", "waiting_for_data")}
     return rates
+
+
+def labels_of(clips: list[Clip], classes: int) -> list[str]:
+    """As many class names as the whole set has, those of the sample among them."""
+    named = sorted({clip.label for clip in clips})
+    return named + [f"class {place}" for place in range(len(named), classes)]
 
 
 def _device_name() -> str:
@@ -135,7 +140,7 @@ def worked_out(clips: int, costs: dict[str, float], rates: dict[str, Any], spec:
     """What `clips` clips take, by the sample's means."""
 
     def training_h(name: str, epochs: int) -> float:
-        return clips * epochs / float(rates[name]["clips_per_s"]) / HOUR_S
+        return clips * epochs / float(rates[name]["raw"]["clips_per_s"]) / HOUR_S
 
     def cpu_h(key: str) -> float:
         return clips * costs[key] / HOUR_S
@@ -167,7 +172,13 @@ def rounded(value: Any) -> Any:
 @click.option("--classes", default=400, show_default=True)
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Clips to time, evenly spread.")
 @click.option("--batch-size", type=click.IntRange(2), help="Instead of the recipe's.")
-@click.option("--steps", type=click.IntRange(1), default=5, show_default=True, help="Training steps to time.")
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Training steps to time, after as many others.",
+)
 def main(
     data: Path,
     recipe_name: str,
@@ -182,8 +193,9 @@ def main(
     started = datetime.now(UTC)
     cv2.setNumThreads(1)
     spec = recipe.load(recipe_name, settings)
-    costs = clip_costs(spread(manifest.load(data).clips, limit), spec)
-    rates = training_rates(spec, classes, batch_size, steps)
+    sample = spread(manifest.load(data).clips, limit)
+    costs = clip_costs(sample, spec)
+    rates = training_rates(spec, sample, classes, batch_size, steps)
     result = {
         "recipe": spec.name,
         "clip": "x".join(map(str, spec.clip.shape)),

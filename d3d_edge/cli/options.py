@@ -12,6 +12,7 @@ import click
 
 from d3d_edge.manifest import Source
 from d3d_edge.manifest.table import EXPECTED
+from d3d_edge.workers import cpus
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -106,11 +107,6 @@ def devices(command: C) -> C:
 def as_json(command: C) -> C:
     """--json."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")(command)
-
-
-def cpus() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _default_cache() -> str:

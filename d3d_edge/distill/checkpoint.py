@@ -28,7 +28,8 @@ class Checkpoint:
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
     history: list[dict[str, float]]
-    """A row per finished epoch: loss, learning rate, seconds, and top-1 where it was measured."""
+    """A row per finished epoch: loss, learning rate, seconds, clips a second, the share of training spent waiting
+    for data, and top-1 where it was measured."""
     processes: int = 1
     """How many processes trained together."""
     keep: Which = "last"

@@ -17,11 +17,14 @@ from torch import Tensor, distributed, nn
 from d3d_edge.distill.loss import Answer
 from d3d_edge.errors import D3DEdgeError, RecipeError
 from d3d_edge.video.datasets import Batch
+from d3d_edge.workers import cpus
 
 T = TypeVar("T")
 
 DEVICE_VARIABLE = "D3D_EDGE_DEVICE"
 """Environment variable that chooses the device, e.g. `cpu` or `cuda:1`."""
+MOST_LOADERS = 16
+"""More would wait for one another: Python runs one thread at a time between their copies."""
 _PATIENCE = timedelta(days=2)
 """How long a process waits for the others. The main one decodes whole data sets meanwhile; torchrun ends them all when
 one has failed, so nobody waits for the dead."""
@@ -65,8 +68,10 @@ def group() -> Iterator[None]:
         return
     if device().type == "cuda":
         torch.cuda.set_device(device())
-    # Both: gradients travel between GPUs, and what the main process found out between CPUs.
-    backend = "cpu:gloo,cuda:nccl" if device().type == "cuda" else "gloo"
+    # Both: gradients travel between GPUs, and what the main process found out between CPUs. NCCL takes one process a
+    # GPU, and a GPU that the variable names is that of all.
+    gpus = "gloo" if DEVICE_VARIABLE in os.environ else "nccl"
+    backend = f"cpu:gloo,cuda:{gpus}" if device().type == "cuda" else "gloo"
     distributed.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield
@@ -108,21 +113,26 @@ def from_main(make: Callable[[], T]) -> T:
     return cast(T, outcome[0])
 
 
-def mean(value: Tensor) -> float:
+def mean(value: Tensor) -> Tensor:
     """The mean of a scalar over all processes."""
     if processes() == 1:
-        return value.item()
+        return value
     total = value.detach().clone()
     distributed.all_reduce(total)
-    return total.item() / processes()
+    return total / processes()
 
 
 def moved(batch: Batch, to: torch.device) -> Batch:
-    """`batch` on another device; the copy to a GPU goes on while the caller does."""
-    if to.type == "cpu":
-        return batch
-    pinned = to.type == "cuda"
-    return Batch(*((part.pin_memory() if pinned else part).to(to, non_blocking=pinned) for part in batch))
+    """`batch` on another device; the copy of pinned memory to a GPU goes on while the caller does."""
+    return batch if to.type == "cpu" else Batch(*(part.to(to, non_blocking=True) for part in batch))
+
+
+def loaders() -> int:
+    """How many threads are to read batches: one beside a CPU that trains, else this process's share of the cores."""
+    if device().type == "cpu":
+        return 1
+    share = cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(1, min(MOST_LOADERS, share - 1))
 
 
 class Forward(nn.Module):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +16,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from d3d_edge.distill import distributed, memory
+from d3d_edge.distill.captured import Captured
 from d3d_edge.distill.checkpoint import Checkpoint, discard
 from d3d_edge.distill.log import Log
 from d3d_edge.distill.loss import Answer, Loss
 from d3d_edge.distill.optim import optimizer_of, schedule_of
+from d3d_edge.distill.waiting import Waiting
 from d3d_edge.errors import DataError, MissingDependency, RecipeError
 from d3d_edge.progress import Progress, Task
 from d3d_edge.recipe import TrainSpec
@@ -52,6 +56,9 @@ class Job:
     """Top-1 on held-out clips, with the model in evaluation mode. Called in the main process alone."""
     begin_epoch: Callable[[int], None] | None = None
     """Called before each epoch, in training mode."""
+    capture: bool = True
+    """Whether a step may become one CUDA graph: it launches the same kernels each time, and reads no value from the
+    device."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -68,6 +75,8 @@ class _State:
     parameters: list[nn.Parameter]
     optimizer: Optimizer
     schedule: LRScheduler
+    step: Callable[[Batch, int], Tensor]
+    """(batch of this process, batches that are averaged) -> its loss on the device; adds to the gradient."""
     epoch: int
     """Epochs finished."""
     history: list[dict[str, float]]
@@ -108,7 +117,7 @@ def run(job: Job, folder: Path, fingerprint: str, progress: Progress) -> list[di
             if job.begin_epoch:
                 job.begin_epoch(state.epoch)
             row = {"epoch": state.epoch + 1.0, "learning_rate": float(state.schedule.get_last_lr()[0])}
-            row["loss"] = _train_epoch(job, state, log, task)
+            row |= _train_epoch(job, state, log, task)
             state.epoch += 1
             if job.evaluate and (state.epoch % every == 0 or state.epoch == spec.epochs):
                 job.set_training(False)
@@ -143,7 +152,21 @@ def _begin(job: Job, folder: Path, fingerprint: str, progress: Progress) -> _Sta
     forward = distributed.Forward(job.model, job.forward)
     if job.spec.compile and epoch < job.spec.epochs:
         _compile(forward)
-    return _State(distributed.parallel(forward), parameters, optimizer, schedule, epoch, history)
+    parallel = distributed.parallel(forward)
+    return _State(parallel, parameters, optimizer, schedule, _step_of(job, parallel), epoch, history)
+
+
+def _step_of(job: Job, forward: nn.Module) -> Callable[[Batch, int], Tensor]:
+    device = distributed.device()
+
+    def backward(batch: Batch, divisor: float | Tensor) -> Tensor:
+        loss = _loss(job, forward, batch)
+        (loss / divisor).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    if job.capture and device.type == "cuda" and distributed.processes() == 1:
+        return Captured(backward, job.model)
+    return lambda batch, divisor: backward(distributed.moved(batch, device), divisor)
 
 
 def _found(job: Job, folder: Path, fingerprint: str, progress: Progress) -> Checkpoint | None:
@@ -176,35 +199,62 @@ def _compile(forward: nn.Module) -> None:
     forward.compile()
 
 
-def _train_epoch(job: Job, state: _State, log: Log, task: Task) -> float:
-    """Mean loss of the epoch."""
+class _Taken(NamedTuple):
+    """A batch that was trained on."""
+
+    loss: Tensor
+    """Mean over all processes. On the device, which may not have come to it yet."""
+    averaged: int
+    """Batches in the same step of the optimiser."""
+    learning_rate: float | None
+    """Of the step that this batch ended, if it did."""
+
+
+def _train_epoch(job: Job, state: _State, log: Log, task: Task) -> dict[str, float]:
+    """The epoch's mean loss, and how fast it went."""
+    began_s, waiting = time.perf_counter(), Waiting(distributed.device())
     total, accumulated, step = 0.0, 0.0, state.epoch * job.steps_per_epoch
-    for place, batch in enumerate(job.batches(state.epoch)):
+    # A loss is read when the next batch is on its way: reading waits for the device, which then has something to do.
+    for taken, _ in pairwise(chain(_taken(job, state, waiting), (None,))):
+        assert taken is not None
+        value = taken.loss.item()
+        if not math.isfinite(value):
+            raise DataError(
+                f"{job.title}: the loss is {value} in epoch {state.epoch + 1}",
+                hint="lower learning_rate in the recipe",
+            )
+        total += value
+        accumulated += value / taken.averaged
+        if taken.learning_rate is not None:
+            step += 1
+            log.step(step, accumulated, taken.learning_rate)
+            accumulated = 0.0
+        task.advance(1, f"loss {value:.3f}")
+    waited_s, elapsed_s = waiting.seconds(), time.perf_counter() - began_s
+    return {
+        "loss": total / job.batches_per_epoch,
+        "clips_per_s": waiting.clips * distributed.processes() / elapsed_s,
+        "waiting_for_data": waited_s / elapsed_s,
+    }
+
+
+def _taken(job: Job, state: _State, waiting: Waiting) -> Iterator[_Taken]:
+    """Train on the batches of an epoch."""
+    captured = isinstance(state.step, Captured)
+    for place, batch in enumerate(waiting.over(job.batches(state.epoch))):
         first = place - place % job.spec.accumulate
         count = min(job.spec.accumulate, job.batches_per_epoch - first)
         last = place == first + count - 1
         if place == first:
-            state.optimizer.zero_grad()
-            accumulated = 0.0
+            state.optimizer.zero_grad(set_to_none=not captured)
         with distributed.averaging(state.forward, last):
-            loss = _loss(job, state.forward, distributed.moved(batch, distributed.device()))
-            value = distributed.mean(loss)
-            if not math.isfinite(value):
-                raise DataError(
-                    f"{job.title}: the loss is {value} in epoch {state.epoch + 1}",
-                    hint="lower learning_rate in the recipe",
-                )
-            (loss / count).backward()  # type: ignore[no-untyped-call]
-        total += value
-        accumulated += value / count
+            loss = distributed.mean(state.step(batch, count))
+        rate = float(state.schedule.get_last_lr()[0]) if last else None
         if last:
             nn.utils.clip_grad_norm_(state.parameters, job.spec.gradient_clip)
-            step += 1
-            log.step(step, accumulated, float(state.schedule.get_last_lr()[0]))
             state.optimizer.step()
             state.schedule.step()
-        task.advance(1, f"loss {value:.3f}")
-    return total / job.batches_per_epoch
+        yield _Taken(loss, count, rate)
 
 
 def _loss(job: Job, forward: nn.Module, batch: Batch) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from d3d_edge.runs import Run
 from d3d_edge.schema import Schema
 from d3d_edge.video import cache
 from d3d_edge.video.cache import CachedClip
-from d3d_edge.video.datasets import ClipDataset
+from d3d_edge.video.datasets import Batch, ClipDataset
 
 _NAMED = 10
 """Skipped clips, or classes, that are named."""
@@ -135,6 +135,15 @@ def batch_size(dataset: ClipDataset, spec: TrainSpec) -> int:
     if processes > len(dataset):
         raise DataError(f"{len(dataset)} training clips are too few for {processes} processes", hint="start fewer")
     return processes * min(spec.batch_size, len(dataset) // processes)
+
+
+def epochs(dataset: ClipDataset, size: int, share: tuple[int, int] = (0, 1)) -> Callable[[int], Iterator[Batch]]:
+    """The training batches of an epoch, `size` clips each; of them only the i-th of n parts, if `share` is (i, n)."""
+    pinned = distributed.device().type == "cuda"
+    loaders = distributed.loaders()
+    return lambda epoch: dataset.batches(
+        size, epoch=epoch, shuffle=True, drop_last=True, workers=loaders, share=share, pinned=pinned
+    )
 
 
 def _check_keep(run: Run) -> None:

@@ -23,7 +23,7 @@ from d3d_edge.distill.loss import Outputs, end_point_error, mean_end_point_error
 from d3d_edge.errors import DataError
 from d3d_edge.models.decoder import FlowDecoder, time_stride
 from d3d_edge.models.s3dg import S3DG
-from d3d_edge.pipeline.data import RunData, batch_size
+from d3d_edge.pipeline.data import RunData, batch_size, epochs
 from d3d_edge.pipeline.distill import void
 from d3d_edge.pipeline.streams import beside, channels_last, frames_of_clip, frames_of_flow, load_network
 from d3d_edge.progress import Progress
@@ -143,7 +143,7 @@ def trained(
         forward=decoded(network, decoder),
         teacher=fields.reference,
         loss=mean_end_point_error,
-        batches=lambda epoch: training.batches(size, epoch=epoch, shuffle=True, drop_last=True, workers=1),
+        batches=epochs(training, size),
         batches_per_epoch=len(training) // size,
         spec=spec,
         seed=run.recipe.seed,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import statistics
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +25,7 @@ from d3d_edge.models.build import network
 from d3d_edge.models.recogniser import Recogniser
 from d3d_edge.models.s3dg import S3DG
 from d3d_edge.pipeline import weights
-from d3d_edge.pipeline.data import RunData, batch_size, prepare
+from d3d_edge.pipeline.data import RunData, batch_size, epochs, prepare
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.streams import (
     Stream,
@@ -46,6 +48,8 @@ from d3d_edge.target import Precision
 from d3d_edge.video.datasets import Batch
 
 GRAPH_NAME = "graph.pt2"
+WAITING_SHARE = 0.25
+"""Of the time of training: more is worth a line."""
 
 
 def distill(
@@ -245,13 +249,23 @@ def _job(
         forward=stream,
         teacher=teacher,
         loss=minimised,
-        batches=lambda epoch: training.batches(size, epoch=epoch, shuffle=True, drop_last=True, workers=1, share=share),
+        batches=epochs(training, size, share),
         batches_per_epoch=len(training) // size,
         spec=spec,
         seed=data.recipe.seed,
         set_training=lambda mode: void(model.train(mode)),
         evaluate=(lambda: top1(stream, held_out)) if len(held_out) else None,
     )
+
+
+def note_waiting(title: str, history: Sequence[dict[str, float]], progress: Progress) -> None:
+    """Say so where the device had little to do for want of clips."""
+    shares = [row["waiting_for_data"] for row in history if "waiting_for_data" in row]
+    if shares and (waited := statistics.fmean(shares)) > WAITING_SHARE:
+        progress.note(
+            f"{title}: {waited:.0%} of the training was waiting for clips; more cores read faster, and so does a cache "
+            "made without --compress"
+        )
 
 
 def void(_: object) -> None:
@@ -265,7 +279,7 @@ def _stage(
     done = distributed.from_main(lambda: run.results(stage, mark))
     if done is None:
         began = time.monotonic()
-        loop.run(job, run.folder(stage), mark, progress)
+        note_waiting(job.title, loop.run(job, run.folder(stage), mark, progress), progress)
         done = distributed.from_main(lambda: _finish(run, stage, job, data, mark, began))
         progress.note(f"{job.title}: top-1 {done['top1']:.3f} on {done['clips']} test clips -> {run.folder(stage)}")
     else:

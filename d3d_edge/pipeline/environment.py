@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 from collections.abc import Iterable
 from datetime import datetime
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from d3d_edge import __version__, runtimes
 from d3d_edge.report import Environment
+from d3d_edge.workers import cpus
 
 _BASE = ("torch", "torchao", "numpy")
 
@@ -20,7 +20,7 @@ def environment(started: datetime, runtime_names: Iterable[str]) -> Environment:
     return Environment(
         machine=platform.machine(),
         processor=_processor(),
-        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
+        cpus=cpus(),
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         tools=tools(runtime_names),

@@ -11,7 +11,7 @@ from d3d_edge.distill import loop, loss
 from d3d_edge.distill.loop import Job
 from d3d_edge.distill.loss import Outputs, Taught
 from d3d_edge.pipeline import calibration
-from d3d_edge.pipeline.data import RunData, batch_size
+from d3d_edge.pipeline.data import RunData, batch_size, epochs
 from d3d_edge.pipeline.streams import channels_last, load_rgb, rgb_stream, teacher_of, top1
 from d3d_edge.progress import Progress
 from d3d_edge.quantize import pt2e
@@ -60,13 +60,14 @@ def trained(
         forward=lambda batch: Outputs(graph(batch.clip.flatten(0, 1))),
         teacher=_taught(run, spec),
         loss=loss.quantization_aware(run.recipe.distill, spec.distill, spec.train.label_smoothing),
-        batches=lambda epoch: training.batches(size, epoch=epoch, shuffle=True, drop_last=True, workers=1),
+        batches=epochs(training, size),
         batches_per_epoch=len(training) // size,
         spec=spec.train,
         seed=run.recipe.seed,
         set_training=lambda mode: pt2e.set_training(graph, mode and spec.dropout),
         evaluate=held_out_top1 if len(held_out) else None,
         begin_epoch=begin_epoch,
+        capture=False,  # torchao asks on the device whether to round and to observe
     )
     # A checkpoint fits a graph of the same form only, and a later version may write the same network as another graph.
     loop.run(job, run.folder("quantized"), fingerprint(mark, pt2e.form(graph)), progress)

@@ -14,17 +14,10 @@ from d3d_edge.distill.checkpoint import Checkpoint
 from d3d_edge.distill.loop import Job
 from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.progress import Silent
-from tests.unit.distill.jobs import SPEC, VARIANTS, Killed, assert_equal, job, variant
-
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
-    ),
-]
+from tests.unit.distill.jobs import CUDA, SPEC, VARIANTS, Killed, assert_equal, job, variant
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("killed_after", [1, 3, 5])
 def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(

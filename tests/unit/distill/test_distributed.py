@@ -17,18 +17,26 @@ from d3d_edge.distill.checkpoint import Checkpoint
 from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.progress import Silent
 from d3d_edge.video.datasets import Batch
+from tests.unit.distill.jobs import CUDA
 from tests.unit.distill.processes import SPECS, job
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda:0", marks=CUDA)])
+def device(request: pytest.FixtureRequest) -> str:
+    """The one device of all processes."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two(device: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left: a folder for each run, and what each process saw."""
     out = tmp_path_factory.mktemp("two")
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "D3D_EDGE_DEVICE": "cpu"}
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "D3D_EDGE_DEVICE": device}
     done = subprocess.run(
         [*torchrun, "-m", "tests.unit.distill.processes", str(out)],
         cwd=ROOT,
@@ -49,7 +57,11 @@ def seen(two: Path, process: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_the_curve_is_that_of_one_process_with_the_double_batch(name: str, two: Path, tmp_path: Path) -> None:
+def test_the_curve_is_that_of_one_process_with_the_double_batch(
+    name: str, two: Path, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And so are the weights; on a GPU with batch statistics, which the processes take together."""
+    monkeypatch.setenv("D3D_EDGE_DEVICE", device)
     alone = job(SPECS[name].model_copy(update={"batch_size": 8}))
     curve = [row["loss"] for row in loop.run(alone, tmp_path, "mark", Silent())]
     assert len(set(curve)) == len(curve)
@@ -58,7 +70,7 @@ def test_the_curve_is_that_of_one_process_with_the_double_batch(name: str, two: 
     checkpoint = Checkpoint.read(two / name)
     assert checkpoint is not None
     for key, value in alone.model.state_dict().items():
-        assert torch.allclose(checkpoint.model[key], value, atol=1e-4), key
+        assert torch.allclose(checkpoint.model[key], value.cpu(), atol=1e-4), key
 
 
 def test_a_killed_run_of_two_processes_ends_as_an_unbroken_one(two: Path) -> None:
@@ -118,5 +130,5 @@ def test_one_process_is_the_main_one_and_averages_nothing() -> None:
     assert not distributed.launched()
     with distributed.group():
         assert (distributed.rank(), distributed.processes(), distributed.is_main()) == (0, 1, True)
-        assert distributed.mean(torch.tensor(2.5)) == 2.5
+        assert distributed.mean(torch.tensor(2.5)).item() == 2.5
         assert distributed.from_main(lambda: 3) == 3

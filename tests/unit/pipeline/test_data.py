@@ -10,6 +10,7 @@ from d3d_edge import recipe
 from d3d_edge.errors import DataError
 from d3d_edge.manifest import Clip, Manifest
 from d3d_edge.pipeline.data import RunData, note_doubtful, prepare
+from d3d_edge.pipeline.distill import note_waiting
 from d3d_edge.progress import Silent
 from d3d_edge.report import SkippedClip
 from d3d_edge.runs import Run
@@ -76,3 +77,12 @@ def test_a_class_without_a_readable_clip_is_refused_with_the_reason_of_its_own_c
     run = Run.start(tmp_path / "run", recipe.load("demo"), Manifest(clips=tuple(clips)))
     with pytest.raises(DataError, match=r"no readable test clip is left of the class b, e\.g\. /3 is empty"):
         prepare(run, tmp_path, workers=0, strict=False, progress=Silent())
+
+
+@pytest.mark.parametrize(("shares", "said"), [((0.9, 0.1, 0.0), True), ((0.3, 0.1, 0.2), False), ((), False)])
+def test_a_device_that_mostly_waits_for_clips_is_told_of(shares: tuple[float, ...], said: bool) -> None:
+    """The last row is of a checkpoint that an older version wrote."""
+    notes = Notes()
+    history = [*({"loss": 1.0, "waiting_for_data": share} for share in shares), {"loss": 1.0}]
+    note_waiting("teacher", history, notes)
+    assert [note.partition(" of the")[0] for note in notes.notes] == (["teacher: 33%"] if said else [])
