@@ -68,15 +68,20 @@ def group() -> Iterator[None]:
         return
     if device().type == "cuda":
         torch.cuda.set_device(device())
-    # Both: gradients travel between GPUs, and what the main process found out between CPUs. NCCL takes one process a
-    # GPU, and a GPU that the variable names is that of all.
-    gpus = "gloo" if DEVICE_VARIABLE in os.environ else "nccl"
-    backend = f"cpu:gloo,cuda:{gpus}" if device().type == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=_PATIENCE)
+    distributed.init_process_group(_backend(device().type), timeout=_PATIENCE)
     try:
         yield
     finally:
         distributed.destroy_process_group()
+
+
+def _backend(device_type: str) -> str:
+    """What the processes talk by: gradients travel between GPUs, and what the main one found out between CPUs."""
+    if device_type != "cuda":
+        return "gloo"
+    # NCCL takes one process a GPU, and a GPU that the variable names by its number is that of all.
+    shared = torch.device(os.environ.get(DEVICE_VARIABLE, "cuda")).index is not None
+    return "cpu:gloo,cuda:gloo" if shared else "cpu:gloo,cuda:nccl"
 
 
 def rank() -> int:

@@ -165,7 +165,8 @@ def _step_of(job: Job, forward: nn.Module) -> Callable[[Batch, int], Tensor]:
         (loss / divisor).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    if job.capture and device.type == "cuda" and distributed.processes() == 1:
+    # torch.compile has its own ways to launch fewer kernels, and the two were not tried together.
+    if job.capture and not job.spec.compile and device.type == "cuda" and distributed.processes() == 1:
         return Captured(backward, job.model)
     return lambda batch, divisor: backward(distributed.moved(batch, device), divisor)
 

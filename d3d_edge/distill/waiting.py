@@ -18,7 +18,7 @@ class Waiting:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+        self._device = device
         self._cpu_s = 0.0
         self.clips = 0
         """Clips that came."""
@@ -40,14 +40,14 @@ class Waiting:
 
     def seconds(self) -> float:
         """The wait so far. A GPU is waited for until it has done all it was given."""
-        if not self._cuda:
+        if self._device.type != "cuda":
             return self._cpu_s
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(self._device)
         return float(sum(asked.elapsed_time(came) for asked, came in self._spans)) / 1e3
 
     def _now(self) -> torch.cuda.Event | None:
-        if not self._cuda:
+        if self._device.type != "cuda":
             return None
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         return event

@@ -121,6 +121,18 @@ def test_without_a_variable_the_device_is_what_there_is(monkeypatch: pytest.Monk
     assert distributed.device() == torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
+@pytest.mark.parametrize(("named", "backend"), [(None, "nccl"), ("cuda", "nccl"), ("cuda:0", "gloo")])
+def test_processes_that_share_a_gpu_do_not_talk_by_nccl(
+    named: str | None, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if named is None:
+        monkeypatch.delenv("D3D_EDGE_DEVICE", raising=False)
+    else:
+        monkeypatch.setenv("D3D_EDGE_DEVICE", named)
+    assert distributed._backend("cuda") == f"cpu:gloo,cuda:{backend}"
+    assert distributed._backend("cpu") == "gloo"
+
+
 def test_a_batch_that_is_where_it_should_be_is_not_copied() -> None:
     batch = Batch(torch.zeros(1), torch.zeros(1), torch.zeros(1))
     assert distributed.moved(batch, torch.device("cpu")) is batch
