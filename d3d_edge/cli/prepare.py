@@ -47,7 +47,7 @@ def command(
 
     First it says how large the cache becomes, raw and compressed, and stops if that does not fit. A run that was
     interrupted goes on where it stood. Training with the same recipe and --cache then starts at once. Compressed
-    entries give the same bits and are read more slowly.
+    entries give the same bits, take some thirty times as long to read, and so may leave a GPU waiting.
 
     \b
     d3d-edge prepare clips/ --recipe compact --cache /data/cache

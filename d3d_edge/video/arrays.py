@@ -26,8 +26,9 @@ SUFFIXES: dict[Form, str] = {"raw": ".npy", "compressed": ".png"}
 
 _RAW_START = 10
 """Bytes of an .npy file of version 1.0 before its header, whose length is in the last two."""
-_LEVEL = 1
-"""Of zlib. Level 6 saves another tenth of the frames' bytes and takes four times as long."""
+_PACKED = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
+"""How zlib packs. Level 6 saves another tenth of the frames' bytes and takes four times as long. Neither frames nor
+flow repeat themselves but in runs, and looking for more takes flow 1.4 times as long and makes it 3 % larger."""
 _HEAD = struct.Struct(">8s4x4sIIBB3x")
 """Signature, length and name of the first chunk, width, height, bits, colour type (PNG specification, 5.2, 11.2.2)."""
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -110,7 +111,7 @@ def png_of(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     else:
         bits = np.ascontiguousarray(array).view(np.uint16)
         picture = np.concatenate([bits[..., 0], bits[..., 1]], axis=2).reshape(count * height, 2 * width)
-    return np.asarray(cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, _LEVEL])[1], dtype=np.uint8)
+    return np.asarray(cv2.imencode(".png", picture, _PACKED)[1], dtype=np.uint8)
 
 
 def _array_of(picture: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
