@@ -49,6 +49,7 @@ SHAPES = (
     Shape.of(16, 56, 0.35),
     Shape.of(8, 56, 0.25),
     Shape.of(16, 112, 0.25),
+    Shape.of(16, 112, 0.25, stem="conv3d_k3_3x3"),
     Shape.of(16, 48, 0.25),
     Shape.of(8, 80, 0.25),
     Shape.of(32, 56, 0.25),
