@@ -18,9 +18,9 @@ _TRIALS = 3
 class Captured:
     """`backward` of `model` as a graph that is launched whole.
 
-    A step of these networks is some two thousand kernels of microseconds, and Python takes longer to launch one than a
-    GPU to run it. The graph is captured at the first batch; every later one has the same shapes. It reads and writes
-    the memory it was captured with: gradients must be set to zero in place, never dropped.
+    A step of these networks is more than a thousand operators of microseconds, and Python takes longer to launch one
+    than a GPU to run it. The graph is captured at the first batch; every later one has the same shapes. It reads and
+    writes the memory it was captured with: gradients must be set to zero in place, never dropped.
     """
 
     def __init__(self, backward: Backward, model: nn.Module) -> None:
