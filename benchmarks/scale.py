@@ -15,10 +15,11 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from itertools import cycle, islice, pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import click
 import cv2
@@ -36,13 +37,14 @@ from d3d_edge.models.build import network
 from d3d_edge.models.count import mac_count
 from d3d_edge.models.s3dg import S3DG
 from d3d_edge.pipeline.data import epochs
+from d3d_edge.pipeline.distill import void
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.streams import Stream, channels_last, flow_stream, rgb_stream
 from d3d_edge.progress import Silent
 from d3d_edge.recipe import Recipe, TrainSpec
 from d3d_edge.video import arrays, cache
 from d3d_edge.video.arrays import Form
-from d3d_edge.video.datasets import ClipDataset
+from d3d_edge.video.datasets import Batch, ClipDataset
 from d3d_edge.video.flow import flow_of_frames
 from d3d_edge.video.preprocess import read_clip
 
@@ -78,22 +80,60 @@ def clip_costs(clips: list[Clip], spec: Recipe) -> dict[str, float]:
     return {"clips": float(len(rows)), **means}
 
 
+class Way(NamedTuple):
+    """A network to train, and how."""
+
+    net: S3DG
+    stream: Stream
+    teacher: Stream | None
+    minimised: Loss
+    train: TrainSpec
+
+
+def teacher_way(spec: Recipe, classes: int) -> Way:
+    """The flow teacher of a recipe."""
+    net, train = channels_last(network(spec.teacher.network, classes, in_channels=2)), spec.teacher.train
+    return Way(net, flow_stream(net), None, loss.cross_entropy(train.label_smoothing), train)
+
+
+def student_way(spec: Recipe, classes: int) -> Way:
+    """The student of a recipe, which asks a flow teacher."""
+    net = channels_last(network(spec.student.network, classes, in_channels=3))
+    teacher = channels_last(network(spec.teacher.network, classes, in_channels=2)).eval().requires_grad_(False)
+    minimised = loss.distillation(spec.distill.model_copy(update={"features_weight": 0.0}), 0.0)
+    return Way(net, rgb_stream(net), flow_stream(teacher), minimised, spec.student.train)
+
+
+def timed(
+    way: Way, batches: Callable[[int], Iterable[Batch]], size: int, steps: int, *, capture: bool = True
+) -> dict[str, float]:
+    """What the training loop says of the last epoch of `steps` batches of `size` clips."""
+    job = Job(
+        title="timed",
+        model=way.net,
+        forward=way.stream,
+        teacher=way.teacher,
+        loss=way.minimised,
+        batches=batches,
+        batches_per_epoch=steps,
+        spec=way.train.model_copy(update={"epochs": EPOCHS, "batch_size": size, "keep": "last"}),
+        seed=0,
+        set_training=lambda mode: void(way.net.train(mode)),
+        capture=capture,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        return loop.run(job, Path(folder), "", Silent())[-1]
+
+
 def training_rates(spec: Recipe, clips: list[Clip], classes: int, batch_size: int | None, steps: int) -> dict[str, Any]:
     """Clips in a second of training from the cache: the teacher, and the student while it asks the teacher."""
-    teacher = channels_last(network(spec.teacher.network, classes, in_channels=2))
-    student = channels_last(network(spec.student.network, classes, in_channels=3))
-    asked = channels_last(network(spec.teacher.network, classes, in_channels=2)).eval().requires_grad_(False)
-    distilled = loss.distillation(spec.distill.model_copy(update={"features_weight": 0.0}), 0.0)
-    ways: dict[str, tuple[S3DG, Stream, Stream | None, Loss, TrainSpec]] = {
-        "teacher": (teacher, flow_stream(teacher), None, loss.cross_entropy(0.1), spec.teacher.train),
-        "student": (student, rgb_stream(student), flow_stream(asked), distilled, spec.student.train),
-    }
+    ways = {"teacher": teacher_way(spec, classes), "student": student_way(spec, classes)}
     frames, height, width, _ = spec.clip.shape
     rates: dict[str, Any] = {
-        "device": _device_name(),
+        "device": device_name(),
         "threads": torch.get_num_threads(),
         "loaders": distributed.loaders(),
-        "student_gmac_per_clip": mac_count(student.eval(), frames, height, width) / 1e9,
+        "student_gmac_per_clip": mac_count(ways["student"].net.eval(), frames, height, width) / 1e9,
     }
     with tempfile.TemporaryDirectory() as scratch:
         cached = {
@@ -102,25 +142,13 @@ def training_rates(spec: Recipe, clips: list[Clip], classes: int, batch_size: in
             ).clips
             for form in get_args(Form)
         }
-        for name, (net, stream, target, minimised, train) in ways.items():
-            size = batch_size or train.batch_size
-            rates[name] = {"batch_size": size, "precision": train.precision, "compile": train.compile}
+        for name, way in ways.items():
+            size = batch_size or way.train.batch_size
+            rates[name] = {"batch_size": size, "precision": way.train.precision, "compile": way.train.compile}
             for form in cached:
                 entries = tuple(islice(cycle(cached[form]), size * steps))
                 dataset = ClipDataset(entries, labels_of(clips, classes), spec.clip, spec.augment)
-                job = Job(
-                    title=name,
-                    model=net,
-                    forward=stream,
-                    teacher=target,
-                    loss=minimised,
-                    batches=epochs(dataset, size),
-                    batches_per_epoch=steps,
-                    spec=train.model_copy(update={"epochs": EPOCHS, "batch_size": size, "keep": "last"}),
-                    seed=0,
-                    set_training=net.train,
-                )
-                row = loop.run(job, Path(scratch) / name / form, "", Silent())[-1]
+                row = timed(way, epochs(dataset, size), size, steps)
                 rates[name][form] = {key: row[key] for key in ("clips_per_s", "waiting_for_data")}
     return rates
 
@@ -131,7 +159,8 @@ def labels_of(clips: list[Clip], classes: int) -> list[str]:
     return named + [f"class {place}" for place in range(len(named), classes)]
 
 
-def _device_name() -> str:
+def device_name() -> str:
+    """What trains, in words."""
     device = distributed.device()
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 

@@ -22,14 +22,11 @@ import click
 import torch
 
 from benchmarks.sampling import spread
-from benchmarks.scale import EPOCHS, rounded
+from benchmarks.scale import device_name, rounded, student_way, timed
 from d3d_edge import manifest, recipe
-from d3d_edge.distill import distributed, loop, loss
-from d3d_edge.distill.loop import Job
+from d3d_edge.distill import distributed
 from d3d_edge.manifest import Clip
-from d3d_edge.models.build import network
 from d3d_edge.pipeline.environment import environment
-from d3d_edge.pipeline.streams import channels_last, flow_stream, rgb_stream
 from d3d_edge.progress import Silent
 from d3d_edge.recipe import Recipe
 from d3d_edge.video import cache
@@ -44,28 +41,6 @@ def batch_of(spec: Recipe, size: int, classes: int) -> Batch:
     flow = (torch.rand((*shape[:-1], 2)) * 2 - 1).half()
     batch = Batch(torch.randint(0, 256, shape, dtype=torch.uint8), flow, torch.arange(size) % classes)
     return Batch(*(part.pin_memory() for part in batch)) if distributed.device().type == "cuda" else batch
-
-
-def loop_rate(spec: Recipe, size: int, classes: int, steps: int, *, capture: bool) -> float:
-    """Clips a second of the last epoch."""
-    net = channels_last(network(spec.student.network, classes, in_channels=3))
-    teacher = channels_last(network(spec.teacher.network, classes, in_channels=2)).eval().requires_grad_(False)
-    batch = batch_of(spec, size, classes)
-    job = Job(
-        title="student",
-        model=net,
-        forward=rgb_stream(net),
-        teacher=flow_stream(teacher),
-        loss=loss.distillation(spec.distill.model_copy(update={"features_weight": 0.0}), 0.0),
-        batches=lambda epoch: repeat(batch, steps),
-        batches_per_epoch=steps,
-        spec=spec.student.train.model_copy(update={"epochs": EPOCHS, "batch_size": size, "keep": "last"}),
-        seed=0,
-        set_training=net.train,
-        capture=capture,
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        return loop.run(job, Path(folder), "", Silent())[-1]["clips_per_s"]
 
 
 def reading_rates(clips: list[Clip], spec: Recipe, size: int, threads: tuple[int, ...]) -> dict[str, dict[str, float]]:
@@ -114,15 +89,21 @@ def main(
     started = datetime.now(UTC)
     spec = recipe.load(recipe_name, settings)
     size = batch_size or spec.student.train.batch_size
-    device = distributed.device()
-    ways = {"captured": True, "kernel_by_kernel": False} if device.type == "cuda" else {"loop": False}
+    batch = batch_of(spec, size, classes)
+    on_gpu = distributed.device().type == "cuda"
+    forms = {"captured": True, "kernel_by_kernel": False} if on_gpu else {"loop": False}
     result: dict[str, Any] = {
         "recipe": spec.name,
         "clip": "x".join(map(str, spec.clip.shape)),
         "batch_size": size,
         "precision": spec.student.train.precision,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "clips_per_s": {name: loop_rate(spec, size, classes, steps, capture=capture) for name, capture in ways.items()},
+        "device": device_name(),
+        "clips_per_s": {
+            name: timed(student_way(spec, classes), lambda epoch: repeat(batch, steps), size, steps, capture=capture)[
+                "clips_per_s"
+            ]
+            for name, capture in forms.items()
+        },
     }
     if data:
         result["read_per_s"] = reading_rates(spread(manifest.load(data).clips, limit), spec, size, threads)

@@ -40,6 +40,7 @@ from d3d_edge.files import write_json
 from d3d_edge.harness import accuracy, latency
 from d3d_edge.models.recogniser import OFFSET, SCALE
 from d3d_edge.pipeline.data import RunData, prepare
+from d3d_edge.pipeline.data import epochs as epochs_of
 from d3d_edge.pipeline.distill import void
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.streams import evaluate, teacher_of
@@ -103,7 +104,7 @@ def train(
         forward=stream(net),
         teacher=teacher_of(run) if taught else None,
         loss=minimised,
-        batches=lambda epoch: training.batches(spec.batch_size, epoch=epoch, shuffle=True, drop_last=True, workers=1),
+        batches=epochs_of(training, spec.batch_size),
         batches_per_epoch=len(training) // spec.batch_size,
         spec=spec,
         seed=run.recipe.seed,
