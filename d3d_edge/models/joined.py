@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from d3d_edge.models.layers import SelfGating, SpatialConv
 from d3d_edge.models.pools import ClipPool
+from d3d_edge.models.views import mean
 
 
 def usable(units: Sequence[SpatialConv], x: Tensor) -> bool:
@@ -52,6 +53,6 @@ def _joined(norms: Sequence[nn.BatchNorm2d], buffer: str) -> Tensor:
 def gated(clips: Sequence[Tensor], gates: Sequence[SelfGating], pool: ClipPool) -> Tensor:
     """`clips`, float [N, C_i, T, H*W], side by side, each behind its own gate, and what `pool` makes of them."""
     joined = torch.cat(list(clips), dim=1)
-    means = joined.mean((2, 3)).split_with_sizes([clip.shape[1] for clip in clips], 1)
+    means = mean(joined).flatten(1).split_with_sizes([clip.shape[1] for clip in clips], 1)
     logits = [F.linear(mean, gate.transformer_W.weight.flatten(1)) for mean, gate in zip(means, gates, strict=True)]
     return pool(joined) * torch.cat(logits, dim=1).sigmoid()[:, :, None, None]

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from d3d_edge.models import blocks
 from d3d_edge.models.blocks import Blocks
 from d3d_edge.models.pools import ClipPool, MaxPool, unpooled
-from d3d_edge.models.views import Padding, clip_view, frame_view, pad, pads, shaped
+from d3d_edge.models.views import Padding, clip_view, frame_view, mean, pad, pads, shaped
 
 BATCH_NORM_EPS = 1e-3
 """slim, `s3dg_arg_scope(batch_norm_epsilon)`."""
@@ -38,6 +38,11 @@ def conv2d(
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
+
+
+def _relu(x: Tensor) -> Tensor:
+    # Nobody else reads `x`. In a graph the operator in place would be another one, which quantizers do not know.
+    return F.relu(x, inplace=not torch.compiler.is_compiling())
 
 
 class _Conv(nn.Module):
@@ -100,7 +105,7 @@ class SpatialConv(_Conv):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Float [B, I, H, W] to [B, O, H', W']."""
-        return F.relu(self.bn(self.convolve(self._read(frames, 1))))
+        return _relu(self.bn(self.convolve(self._read(frames, 1))))
 
     def read_blocks(self) -> None:
         """Become, where that pays, the same function of blocks of pixels: see `models.blocks`.
@@ -152,7 +157,7 @@ class StackedConv(SpatialConv):
 
     def forward(self, frames: Tensor, clips: int = 1) -> Tensor:
         """Float [N*T, I, H, W] to [N*T', O, H', W']."""
-        return F.relu(self.bn(self.convolve(self._read(frames, clips))))
+        return _relu(self.bn(self.convolve(self._read(frames, clips))))
 
     def _stack(self, frames: Tensor, clips: int) -> Tensor:
         """Float [N*T, C, H, W] to [N*T', k_t*C, H, W], row t holding the k_t frames that output t sees."""
@@ -193,7 +198,7 @@ class TemporalConv(_Conv):
 
     def forward(self, clip: Tensor) -> Tensor:
         """Float [N, I, T, H*W] to [N, O, T', H*W]."""
-        return F.relu(self.convolve(clip))
+        return _relu(self.convolve(clip))
 
 
 class SelfGating(nn.Module):
@@ -210,7 +215,7 @@ class SelfGating(nn.Module):
     def forward(self, clip: Tensor, pool: ClipPool = unpooled) -> Tensor:
         """Float [N, C, T, H*W] to the same shape, or that of what `pool` makes of it."""
         # keepdim and a 1x1 convolution, not a Linear, keep the gate in the delegate of the layers around it.
-        return pool(clip) * torch.sigmoid(self.transformer_W(clip.mean((2, 3), keepdim=True)))
+        return pool(clip) * torch.sigmoid(self.transformer_W(mean(clip)))
 
 
 class SeparableConv(nn.Module):

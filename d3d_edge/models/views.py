@@ -10,6 +10,7 @@ N is the number of clips and T of frames in each. A 1x1 convolution may take eit
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,6 +36,15 @@ def frame_view(clip: Tensor, height: int, width: int) -> Tensor:
     clips, channels, time, _ = clip.shape
     shape = (clips * time, height, width, channels)
     return shaped(clip.permute(0, 2, 3, 1), shape).permute(0, 3, 1, 2)
+
+
+def mean(clip: Tensor) -> Tensor:
+    """Mean over time and space of the clip view, float [N, C, T, H*W] to [N, C, 1, 1]."""
+    if torch.compiler.is_compiling():
+        return clip.mean((2, 3), keepdim=True)  # what quantizers and runtimes look for
+    # The same, but for its gradient, which is channels-last here. There it is channels-first, and so is its sum with
+    # that of another reader: what is behind then walks across memory.
+    return clip.permute(0, 2, 3, 1).mean((1, 2), keepdim=True).permute(0, 3, 1, 2)
 
 
 def shaped(x: Tensor, shape: tuple[int, int, int, int]) -> Tensor:

@@ -188,6 +188,14 @@ def test_gate_sees_all_of_its_clip_and_nothing_of_another() -> None:
     assert not torch.isclose(one[1, :, 0], other[1, :, 0]).any()
 
 
+def test_the_gradient_of_a_mean_is_channels_last() -> None:
+    read = torch.rand(2, 3, 6, 4, dtype=torch.float64).permute(0, 3, 1, 2).requires_grad_() * 1
+    mean = views.mean(read)
+    assert torch.allclose(mean, read.mean((2, 3), keepdim=True), rtol=0, atol=1e-12)
+    (gradient,) = torch.autograd.grad(mean.square().sum(), read)
+    assert gradient.permute(0, 2, 3, 1).is_contiguous()
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     size=st.tuples(st.integers(2, 5), st.integers(2, 9), st.integers(2, 9)),
