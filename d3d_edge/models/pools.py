@@ -25,10 +25,15 @@ def _max_pool(x: Tensor, padding: Padding, kernel: tuple[int, int], stride: tupl
 
 
 class MaxPool(nn.Module):
-    """(k_t, k, k) max pool on the frame view: the spatial pool, then the temporal one, which is exact."""
+    """(k_t, k, k) max pool on the frame view: the spatial pool, then the temporal one, which is exact.
+
+    Raises ValueError for an even kernel of stride 1 with padding "same", which would lose a position.
+    """
 
     def __init__(self, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1), *, padding: Padding = "same") -> None:
         super().__init__()
+        if padding == "same" and any(k % 2 == 0 and s == 1 for k, s in zip(kernel, stride, strict=True)):
+            raise ValueError(f"a max pool of kernel {kernel} and stride {stride} cannot be padded to the same size")
         self.kernel, self.stride = kernel, stride
         self.padding: Padding = padding
 

@@ -131,6 +131,13 @@ def test_max_pool(
     check(MaxPool(kernel, stride, padding=padding), frames, clips, expected)
 
 
+@pytest.mark.parametrize(("kernel", "stride"), [((1, 2), (1, 1)), ((2, 3), (1, 1)), ((4, 2), (1, 2))])
+def test_a_max_pool_that_would_lose_a_position_is_refused(kernel: tuple[int, int], stride: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="same size"):
+        MaxPool(kernel, stride)
+    MaxPool(kernel, stride, padding="symmetric")
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)),
