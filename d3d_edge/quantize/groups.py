@@ -21,6 +21,28 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _aten = torch.ops.aten
 CONVOLUTIONS = frozenset({_aten.conv2d.default, _aten.conv2d.padding})
+REARRANGING = frozenset(
+    {
+        _aten.permute.default,
+        _aten.view.default,
+        _aten.reshape.default,
+        _aten.flatten.using_ints,
+        _aten.transpose.int,
+        _aten.unsqueeze.default,
+        _aten.squeeze.dim,
+        _aten.squeeze.dims,
+        _aten.slice.Tensor,
+        _aten.narrow.default,
+        _aten.clone.default,
+        _aten.contiguous.default,
+        _aten.pad.default,
+        _aten.constant_pad_nd.default,
+        _aten.max_pool2d.default,
+        _aten.dropout.default,
+        _aten.relu.default,
+    }
+)
+"""Operators whose output values are input values, or zero. A ReLU that follows a convolution is not treated as one."""
 _POOLS = frozenset({_aten.max_pool2d.default})
 _COMPUTING = (
     CONVOLUTIONS

@@ -29,7 +29,7 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 from torchao.quantization.pt2e import (
     FakeQuantizeBase,
@@ -43,6 +43,7 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, 
 from d3d_edge.errors import BundleError
 from d3d_edge.files import atomic_file, sha256_of_value
 from d3d_edge.models.layers import SpatialConv
+from d3d_edge.quantize import rounding
 from d3d_edge.quantize.groups import CONVOLUTIONS
 from d3d_edge.quantize.observer import count_uses
 from d3d_edge.quantize.origin import keep_layers, layer_of
@@ -77,6 +78,8 @@ def prepare(
     quantizer = EdgeQuantizer(scheme, observer, percentile=percentile, keep_float=keep_float, qat=qat)
     with _quiet():
         prepared: GraphModule = (prepare_qat_pt2e if qat else prepare_pt2e)(graph, quantizer)
+    if qat:
+        rounding.skip_repeats(prepared)
     count_uses(prepared)
     return prepared
 
@@ -112,9 +115,9 @@ def adopt_ranges(graph: GraphModule, calibrated: GraphModule) -> None:
             fake.disable_observer()
 
 
-def set_rounding(prepared: GraphModule, rounding: bool) -> None:
+def set_rounding(prepared: GraphModule, on: bool) -> None:
     """Switch the fake quantization of all tensors on or off; observers go on either way. Kept by `state_dict`."""
-    prepared.apply(enable_fake_quant if rounding else disable_fake_quant)
+    prepared.apply(enable_fake_quant if on else disable_fake_quant)
 
 
 def set_training(prepared: GraphModule, training: bool) -> None:
@@ -159,11 +162,14 @@ def take_weights(graph: GraphModule, source: GraphModule) -> None:
 
 def _computation(graph: GraphModule) -> list[tuple[str, ...]]:
     """Operators and the quantizers and weights they read, in order, without what depends on the clip count."""
-    return [
-        (str(node.target), *(str(source.target) for source in node.all_input_nodes if source.op != "call_function"))
-        for node in graph.graph.nodes
-        if node.op in ("call_function", "call_module")
-    ]
+
+    def name(node: Node) -> str:
+        return rounding.name_of(node) or str(node.target)
+
+    def reads(node: Node) -> list[str]:
+        return [name(x) for x in node.all_input_nodes if x.op != "call_function" or rounding.name_of(x)]
+
+    return [(name(node), *reads(node)) for node in graph.graph.nodes if node.op in ("call_function", "call_module")]
 
 
 def form(prepared: GraphModule) -> str:
@@ -192,6 +198,7 @@ def convert(prepared: GraphModule, sample: Tensor) -> ExportedProgram:
     """
     with _quiet():
         converted = copy.deepcopy(prepared).to("cpu")
+        rounding.restore(converted)
         set_training(converted, False)
         converted = convert_pt2e(converted)
     drop_identities(converted)

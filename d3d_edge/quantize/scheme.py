@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 import torch
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e import FakeQuantize, PartialWrapper
+from torchao.quantization.pt2e import PartialWrapper
 from torchao.quantization.pt2e.quantizer import (
     QuantizationAnnotation,
     QuantizationSpec,
@@ -36,10 +36,11 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 
-from d3d_edge.quantize.groups import CONVOLUTIONS, groups_of, kept_in_float
+from d3d_edge.quantize.groups import CONVOLUTIONS, REARRANGING, groups_of, kept_in_float
 from d3d_edge.quantize.observer import GroupMovingAverage, Histogram, MinMax, PerChannelMinMax, PerChannelNewest
 from d3d_edge.quantize.origin import keep_float as note_float
 from d3d_edge.quantize.ranges import GroupPercentile, LeastSquares
+from d3d_edge.quantize.rounding import Rounding
 
 Scheme = Literal["symmetric", "affine"]
 Observer = Literal["minmax", "moving_average", "histogram", "percentile", "mse"]
@@ -57,28 +58,6 @@ WEIGHT_STEP_MIN = 2.0**-20
 
 _aten = torch.ops.aten
 _PRODUCTS = frozenset({_aten.mul.Tensor, _aten.add.Tensor})
-_REARRANGING = frozenset(
-    {
-        _aten.permute.default,
-        _aten.view.default,
-        _aten.reshape.default,
-        _aten.flatten.using_ints,
-        _aten.transpose.int,
-        _aten.unsqueeze.default,
-        _aten.squeeze.dim,
-        _aten.squeeze.dims,
-        _aten.slice.Tensor,
-        _aten.narrow.default,
-        _aten.clone.default,
-        _aten.contiguous.default,
-        _aten.pad.default,
-        _aten.constant_pad_nd.default,
-        _aten.max_pool2d.default,
-        _aten.dropout.default,
-        _aten.relu.default,
-    }
-)
-"""Operators whose output values are input values, or zero. A ReLU that follows a convolution is not treated as one."""
 
 
 class EdgeQuantizer(Quantizer):  # type: ignore[misc]
@@ -125,7 +104,7 @@ class EdgeQuantizer(Quantizer):  # type: ignore[misc]
                 self._annotate_cat(node)
             elif node.target in _PRODUCTS or node.target is _aten.mean.dim:
                 _annotate(node, dict.fromkeys(node.all_input_nodes, self.activation), self.activation)
-            elif node.target in _REARRANGING and _is_quantized(node.args[0]):
+            elif node.target in REARRANGING and _is_quantized(node.args[0]):
                 source = node.args[0]
                 _annotate(node, {source: SharedQuantizationSpec(source)}, SharedQuantizationSpec((source, node)))
         return model
@@ -168,7 +147,7 @@ def _quantized_region(model: GraphModule) -> tuple[set[Node], set[Node]]:
         node = pending.pop()
         if node not in sources:
             sources.add(node)
-            if node.target in _REARRANGING or node.target is _aten.cat.default:
+            if node.target in REARRANGING or node.target is _aten.cat.default:
                 pending.extend(node.all_input_nodes)
     behind = _reached(model.graph.nodes, convolutions, lambda node: node.all_input_nodes)
     entries = {node for node in sources if node.target in _PRODUCTS} - behind
@@ -206,7 +185,7 @@ def _activation_spec(scheme: Scheme, chosen: Callable[..., Any], qat: bool) -> Q
     # Not FusedMovingAvgObsFakeQuantize: its kernel gives a range without negative values (after a ReLU) the zero point
     # -128 in the symmetric scheme too.
     constructor = (
-        FakeQuantize.with_args(observer=chosen, eps=ACTIVATION_STEP_MIN)
+        Rounding.with_args(observer=chosen, eps=ACTIVATION_STEP_MIN)
         if qat
         else PartialWrapper(partial(chosen, eps=ACTIVATION_STEP_MIN))
     )
@@ -221,7 +200,7 @@ def _activation_spec(scheme: Scheme, chosen: Callable[..., Any], qat: bool) -> Q
 
 def _weight_spec(qat: bool) -> QuantizationSpec:
     constructor = (
-        FakeQuantize.with_args(observer=PerChannelNewest, averaging_constant=1.0, eps=WEIGHT_STEP_MIN)
+        Rounding.with_args(observer=PerChannelNewest, averaging_constant=1.0, eps=WEIGHT_STEP_MIN)
         if qat
         else PerChannelMinMax.with_args(eps=WEIGHT_STEP_MIN)
     )

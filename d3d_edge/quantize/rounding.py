@@ -1,0 +1,134 @@
+"""The rounding of training: torchao's fake quantizer, faster, and only where there is something to round.
+
+Knows no network.
+"""
+
+from __future__ import annotations
+
+from d3d_edge.quantize import quietly  # noqa: F401
+
+# isort: split
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e import FakeQuantize
+
+from d3d_edge.quantize.groups import REARRANGING
+
+_aten = torch.ops.aten
+_SKIPPED = "skipped_rounding"
+"""Where a node that stands for a fake quantizer has the name of that, and the one it is called by elsewhere."""
+_KEEPING = (REARRANGING - {_aten.dropout.default}) | {_aten.cat.default}
+"""Operators that keep values on the grid of their inputs. Dropout scales what it leaves."""
+
+
+def rounded(x: Tensor, scale: float, zero_point: int, quant_min: int, quant_max: int) -> Tensor:
+    """torch.fake_quantize_per_tensor_affine in a tenth of its time on a CPU (torch 2.13), any shape to the same shape.
+
+    Torch's kernel goes value by value, and writes a mask. The values are the same, and the gradient too but for what
+    lies on the very edge of the range.
+    """
+    result: Tensor = _Rounded.apply(x, scale, quant_min - zero_point, quant_max - zero_point)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float, lowest: int, highest: int) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.ends = (lowest - 0.5) * scale, (highest + 0.5) * scale
+        return x.mul(1 / scale).round_().clamp_(lowest, highest).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (x,) = ctx.saved_tensors
+        return _aten.hardtanh_backward(gradient, x, *ctx.ends), None, None, None
+
+
+class Rounding(FakeQuantize):  # type: ignore[misc]
+    """torchao's, which asks the device at every call whether to observe and to round; this one knows."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._observes = self._rounds = True
+
+    def enable_observer(self, enabled: bool = True) -> None:
+        """Follow the ranges of what is rounded from now on, or not."""
+        super().enable_observer(enabled)
+        self._observes = enabled
+
+    def enable_fake_quant(self, enabled: bool = True) -> None:
+        """Round from now on, or not."""
+        super().enable_fake_quant(enabled)
+        self._rounds = enabled
+
+    def _load_from_state_dict(self, *given: Any) -> None:
+        super()._load_from_state_dict(*given)
+        self._observes, self._rounds = bool(self.observer_enabled[0]), bool(self.fake_quant_enabled[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same shape."""
+        if self._observes:
+            self.activation_post_process(x.detach())
+            for kept, found in zip((self.scale, self.zero_point), self.calculate_qparams(), strict=True):
+                kept.resize_(found.shape).copy_(found)
+        if not self._rounds:
+            return x
+        ends = self.quant_min, self.quant_max
+        if self.is_per_channel:
+            return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, self.ch_axis, *ends)
+        if x.device.type == "cpu":
+            return rounded(x, float(self.scale), int(self.zero_point), *ends)
+        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, *ends)
+
+
+def skip_repeats(prepared: GraphModule) -> None:
+    """Pass on what a fake quantizer has rounded already, and what was only rearranged or joined since.
+
+    Rounding it again would change nothing, neither values nor gradients, and half of all roundings are such. `restore`
+    brings them back: each is a rounding of the graph that is deployed.
+    """
+    names: dict[nn.Module, str] = {}
+    grids: dict[Node, str] = {}
+    for node in list(prepared.graph.nodes):
+        before = {grids.get(source) for source in node.all_input_nodes}
+        grid = before.pop() if len(before) == 1 else None
+        if node.op == "call_module":
+            name = names.setdefault(prepared.get_submodule(node.target), node.target)
+            grids[_skipped(node, name) if name == grid else node] = name
+        elif grid and node.target in _KEEPING:
+            grids[node] = grid
+    prepared.delete_all_unused_submodules()
+    prepared.recompile()
+
+
+def restore(prepared: GraphModule) -> None:
+    """Undo `skip_repeats`."""
+    for node in list(prepared.graph.nodes):
+        if names := node.meta.pop(_SKIPPED, None):
+            own, shared = names
+            prepared.add_submodule(own, prepared.get_submodule(shared))
+            with prepared.graph.inserting_after(node):
+                _replaced(node, prepared.graph.call_module(own, node.args))
+    prepared.recompile()
+
+
+def name_of(node: Node) -> str | None:
+    """The module that `node` calls, also where it is skipped; None for another node."""
+    return str(node.target) if node.op == "call_module" else node.meta.get(_SKIPPED, (None,))[0]
+
+
+def _skipped(node: Node, shared: str) -> Node:
+    with node.graph.inserting_after(node):
+        by = _replaced(node, node.graph.call_function(_aten.alias.default, node.args))
+    by.meta[_SKIPPED] = str(node.target), shared
+    return by
+
+
+def _replaced(node: Node, by: Node) -> Node:
+    by.meta = dict(node.meta)
+    node.replace_all_uses_with(by)
+    node.graph.erase_node(node)
+    return by
