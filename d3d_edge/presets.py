@@ -54,6 +54,8 @@ class Shape(Schema):
     """First layer, as in a recipe's network."""
     temporal_from: str
     """First layer whose separable convolutions have a temporal kernel."""
+    gating: bool = True
+    """Whether there are gates."""
 
     @classmethod
     def of(
@@ -63,6 +65,8 @@ class Shape(Schema):
         width: float,
         temporal_from: str = "Conv2d_2c_3x3",
         stem: str = "conv3d_k3",
+        *,
+        gating: bool = True,
         **stage_widths: float,
     ) -> Shape:
         """A shape whose resize leaves the margin around the crop that the published one has, 256 to 224."""
@@ -74,16 +78,22 @@ class Shape(Schema):
             stage_widths=StageWidths(**stage_widths),
             stem=stem,
             temporal_from=temporal_from,
+            gating=gating,
         )
 
     def __str__(self) -> str:
         words = (f"{self.frames}x{self.side}x{self.side}", f"{self.width:g}", self.temporal_from, self.stem)
-        return " ".join(filter(None, (*words, str(self.stage_widths))))
+        return " ".join(filter(None, (*words, str(self.stage_widths), "" if self.gating else "ungated")))
 
     @property
     def network(self) -> dict[str, Any]:
         """The settings of a recipe's network."""
-        network = {"width": self.width, "stem": self.stem, "temporal_from": self.temporal_from}
+        network = {
+            "width": self.width,
+            "stem": self.stem,
+            "temporal_from": self.temporal_from,
+            "gating": self.gating,
+        }
         stages = self.stage_widths.given()
         return network | ({"stage_widths": stages} if stages else {})
 
