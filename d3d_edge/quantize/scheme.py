@@ -40,7 +40,7 @@ from d3d_edge.quantize.groups import CONVOLUTIONS, REARRANGING, groups_of, kept_
 from d3d_edge.quantize.observer import GroupMovingAverage, Histogram, MinMax, PerChannelMinMax, PerChannelNewest
 from d3d_edge.quantize.origin import keep_float as note_float
 from d3d_edge.quantize.ranges import GroupPercentile, LeastSquares
-from d3d_edge.quantize.rounding import Rounding
+from d3d_edge.quantize.rounding import EdgeFakeQuantize
 
 Scheme = Literal["symmetric", "affine"]
 Observer = Literal["minmax", "moving_average", "histogram", "percentile", "mse"]
@@ -185,7 +185,7 @@ def _activation_spec(scheme: Scheme, chosen: Callable[..., Any], qat: bool) -> Q
     # Not FusedMovingAvgObsFakeQuantize: its kernel gives a range without negative values (after a ReLU) the zero point
     # -128 in the symmetric scheme too.
     constructor = (
-        Rounding.with_args(observer=chosen, eps=ACTIVATION_STEP_MIN)
+        EdgeFakeQuantize.with_args(observer=chosen, eps=ACTIVATION_STEP_MIN)
         if qat
         else PartialWrapper(partial(chosen, eps=ACTIVATION_STEP_MIN))
     )
@@ -200,7 +200,7 @@ def _activation_spec(scheme: Scheme, chosen: Callable[..., Any], qat: bool) -> Q
 
 def _weight_spec(qat: bool) -> QuantizationSpec:
     constructor = (
-        Rounding.with_args(observer=PerChannelNewest, averaging_constant=1.0, eps=WEIGHT_STEP_MIN)
+        EdgeFakeQuantize.with_args(observer=PerChannelNewest, averaging_constant=1.0, eps=WEIGHT_STEP_MIN)
         if qat
         else PerChannelMinMax.with_args(eps=WEIGHT_STEP_MIN)
     )

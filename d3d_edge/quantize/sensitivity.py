@@ -18,6 +18,7 @@ from torch.fx import GraphModule
 from torchao.quantization.pt2e import ObserverBase
 
 from d3d_edge.quantize.groups import Group, groups_of
+from d3d_edge.quantize.rounding import rounded
 
 
 class Rounding(nn.Module):
@@ -33,11 +34,7 @@ class Rounding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` of any shape, rounded or as it is."""
-        if not self.on:
-            return x
-        if self.axis is None:
-            return torch.fake_quantize_per_tensor_affine(x, self.scale[0], self.zero_point[0], *self.bounds)
-        return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, self.axis, *self.bounds)
+        return rounded(x, self.scale, self.zero_point, self.axis, *self.bounds) if self.on else x
 
 
 class Switched:
@@ -79,13 +76,13 @@ class Switched:
         return sum(self.module.get_parameter(name).numel() for name in names)
 
     @torch.no_grad()
-    def logits(self, rounded: Iterable[Group], batches: Iterable[Tensor]) -> Tensor:
-        """Float [N, classes] of clips uint8 [N*T, H, W, C] in batches of the prepared size, the groups `rounded` in
+    def logits(self, chosen: Iterable[Group], batches: Iterable[Tensor]) -> Tensor:
+        """Float [N, classes] of clips uint8 [N*T, H, W, C] in batches of the prepared size, the groups `chosen` in
         INT8 and all others in float."""
         for module in self.module.modules():
             if isinstance(module, Rounding):
                 module.on = False
-        for group in rounded:
+        for group in chosen:
             for module in self._of[group]:
                 module.on = True
         return torch.cat([self.module(batch) for batch in batches])

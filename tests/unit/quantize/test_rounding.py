@@ -24,7 +24,7 @@ from tests import networks
 def test_values_and_gradients_are_those_of_torch(scale: float, zero_point: int, steps: list[float]) -> None:
     x = (torch.tensor(steps) * scale).requires_grad_()
     theirs = torch.fake_quantize_per_tensor_affine(x, scale, zero_point, -128, 127)
-    ours = rounding.rounded(x, scale, zero_point, -128, 127)
+    ours = rounding.rounded(x, torch.tensor([scale]), torch.tensor([zero_point]), None, -128, 127)
     assert torch.equal(ours, theirs)
     weights = torch.arange(1.0, len(steps) + 1)
     assert torch.equal(*(torch.autograd.grad((made * weights).sum(), x)[0] for made in (ours, theirs)))
