@@ -59,6 +59,7 @@ SHAPES = (
     Shape.of(16, 56, 0.25, stem="conv3d_k3_3x3", gating=False),
     Shape.of(16, 56, 0.25, stem="conv3d_k3_3x3", Mixed_5=0.5),
     Shape.of(32, 56, 0.25, stem="conv3d_k3_3x3"),
+    Shape.of(32, 56, 0.25, stem="conv3d_k3_3x3", gating=False),
     Shape.of(16, 56, 0.25, stem="conv3d_k3_3x3", Conv2d_1=0.5, Conv2d_2=0.5),
     Shape.of(16, 56, 0.5),
     Shape.of(16, 80, 0.35, "Mixed_3b"),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeVar
+
+from d3d_edge.harness import cores
 
 WARM_UP = 3
 Name = TypeVar("Name", bound=Hashable)
@@ -24,7 +23,7 @@ def take_turns(
     for _ in range(WARM_UP):
         for run in runs.values():
             run()
-    with threads_apart():
+    with cores.apart():
         for _ in range(repetitions):
             for name, run in runs.items():
                 if twice:
@@ -33,27 +32,3 @@ def take_turns(
                 run()
                 times[name].append(1e3 * (time.perf_counter() - began))
     return times
-
-
-@contextmanager
-def threads_apart() -> Iterator[None]:
-    """Within, this thread has a core that none of the process's other threads may use, if there are two.
-
-    Linux at times leaves both threads of a pool on one core, for a second and longer: then all takes as long as on one.
-    """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if len(cores) < 2:
-        yield
-        return
-    try:
-        _keep_on(cores[:1], cores[1:])
-        yield
-    finally:
-        _keep_on(cores, cores)
-
-
-def _keep_on(own: list[int], others: list[int]) -> None:
-    this = threading.get_native_id()
-    for thread in map(int, os.listdir("/proc/self/task")):
-        with suppress(ProcessLookupError):  # It has ended meanwhile.
-            os.sched_setaffinity(thread, own if thread == this else others)

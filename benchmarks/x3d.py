@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.turns import WARM_UP, threads_apart
+from benchmarks.turns import WARM_UP
 from benchmarks.x3d_network import X3D
 from d3d_edge import manifest, recipe, runtimes
 from d3d_edge.bundle import GOLDEN_CLIPS, Bundle
@@ -37,7 +37,7 @@ from d3d_edge.distill import loop, loss
 from d3d_edge.distill.loop import Job
 from d3d_edge.distill.loss import Outputs
 from d3d_edge.files import write_json
-from d3d_edge.harness import accuracy, latency
+from d3d_edge.harness import accuracy, cores, latency
 from d3d_edge.models.recogniser import OFFSET, SCALE
 from d3d_edge.pipeline.data import RunData, prepare
 from d3d_edge.pipeline.data import epochs as epochs_of
@@ -163,7 +163,7 @@ def times(
     for name, run in runs.items():
         for _ in range(WARM_UP):
             run()
-        with threads_apart():
+        with cores.apart():
             taken[name] = [_ms(run) for _ in range(repetitions)]
         time.sleep(PAUSE_S)
     return [{"name": name, "threads": threads, **latency.spread(row).model_dump()} for name, row in taken.items()]

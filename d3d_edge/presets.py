@@ -1,9 +1,10 @@
 """Presets: sizes of network and clip that go together, by name. Data only: what a recipe says wins over its preset.
 
 `nano` and `small` are chosen by measured time and accuracy on hand gestures, whose classes differ by motion: few
-pixels, a small stem, and for `small` more frames, which help where the videos have them (docs/models.md). `medium` and
-`base` are steps up in pixels, for scenes in which what moves is small in the picture, and are chosen by computation.
-`paper` is the published network, and is not meant for a phone.
+pixels, a small stem, no gates for `nano`, where they take time and give nothing, and for `small` more frames, which
+help where the videos have them (docs/models.md). `medium` and `base` are steps up in pixels, for scenes in which what
+moves is small in the picture, and are chosen by computation. `paper` is the published network, and is not meant for a
+phone.
 """
 
 from __future__ import annotations
@@ -88,14 +89,9 @@ class Shape(Schema):
     @property
     def network(self) -> dict[str, Any]:
         """The settings of a recipe's network."""
-        network = {
-            "width": self.width,
-            "stem": self.stem,
-            "temporal_from": self.temporal_from,
-            "gating": self.gating,
-        }
+        network = {"width": self.width, "stem": self.stem, "temporal_from": self.temporal_from}
         stages = self.stage_widths.given()
-        return network | ({"stage_widths": stages} if stages else {})
+        return network | ({"stage_widths": stages} if stages else {}) | ({} if self.gating else {"gating": False})
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -132,9 +128,10 @@ PRESETS = {
         width=0.25,
         stem="conv3d_k3_3x3",
         temporal_from="Conv2d_2c_3x3",
+        gating=False,
     ),
     "small": Preset(
-        description="nano with 32 frames: what moves fills much of the picture",
+        description="32 small frames, and gates: what moves fills much of the picture",
         frames=32,
         short_side=64,
         side=56,

@@ -236,6 +236,7 @@ def print_models(rows: Sequence[Model], classes: int) -> None:
         network = row.network
         widths = " ".join(filter(None, (f"{network.width:g}", str(network.stage_widths))))
         what = f"width {widths}, stem {network.stem}, temporal from {network.temporal_from}"
+        what += "" if network.gating else ", no gates"
         console.print(f"{row.name}: {what}; {row.description}", markup=False, highlight=False)
     notes = (
         "",

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d3d_edge.clip import ClipSpec
-from d3d_edge.harness import conditions
+from d3d_edge.harness import conditions, cores
 from d3d_edge.runner import Runner
 from d3d_edge.timing import Conditions, EndToEnd, Samples, Sustained
 from d3d_edge.video.decode import Frame
@@ -119,7 +119,8 @@ def _round(taken: _Taken, opener: Opener, clip: Clip, plan: Plan, *, first: bool
                 for _ in range(WARMUP_AGAIN):
                     runner.run(clip)
             usual_ms = float(np.median(taken.warmup_ms or [taken.first_ms]))
-            taken.network_ms += [run_ms(runner, clip) for _ in range(plan.runs_a_round(usual_ms))]
+            with cores.apart():
+                taken.network_ms += [run_ms(runner, clip) for _ in range(plan.runs_a_round(usual_ms))]
 
 
 def run_ms(runner: Runner, clip: NDArray[Any]) -> float:
@@ -169,9 +170,10 @@ def sustained(runner: Runner, clip: Clip, minutes: float, on_moment: Callable[[]
     at_s: list[float] = []
     medians: list[float] = []
     states: list[Conditions] = []
+    runner.run(clip)  # what starts threads
     began = time.perf_counter()
     while (passed := time.perf_counter() - began) < 60 * minutes:
-        with conditions.Watch() as watch:
+        with cores.apart(), conditions.Watch() as watch:
             times = [run_ms(runner, clip)]
             while time.perf_counter() - began < passed + 1.0:
                 times.append(run_ms(runner, clip))

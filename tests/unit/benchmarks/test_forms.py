@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -169,22 +167,6 @@ def test_a_pass_is_set_beside_a_copy_of_the_largest_value_that_it_touches() -> N
     graph.output(graph.pool(graph.join([x, x]), (2, 1), ((0, 0), (0, 0))))
     found = glue.Lowered(Path(), graph.written, b"")
     assert wall._sizes(found, ("Concatenate2", "MaxPooling2d")) == [80, 80]
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads cannot be kept on cores here")
-def test_the_thread_that_times_shares_its_core_with_no_other() -> None:
-    cores, seen, go = os.sched_getaffinity(0), dict[str, set[int]](), threading.Event()
-    if len(cores) < 2:
-        pytest.skip("one core only")
-    other = threading.Thread(target=lambda: (go.wait(10), seen.update(other=os.sched_getaffinity(0))))
-    other.start()
-    with turns.threads_apart():
-        seen["own"] = os.sched_getaffinity(0)
-        go.set()
-        other.join()
-    assert seen["own"].isdisjoint(seen["other"])
-    assert seen["own"] | seen["other"] == cores
-    assert os.sched_getaffinity(0) == cores
 
 
 def test_twice_counts_the_second_run_of_each() -> None:
