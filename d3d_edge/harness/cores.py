@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_THREADS = Path("/proc/self/task")
 _PROCESSOR = 36
 """proc(5): "processor" is field 39 of /proc/.../stat; the third is the first after the name in parentheses."""
 
@@ -19,21 +20,21 @@ def apart() -> Iterator[None]:
     Linux at times leaves both threads of a pool on one core, for a second and for minutes: then all takes as long as on
     one thread. Threads that are made within run where this one does, so warm up before. Does nothing but on Linux.
     """
-    cores: set[int] = set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else set()
+    cores: set[int] = set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") and _THREADS.is_dir() else set()
     if len(cores) < 2:
         yield
         return
     own, before = _core(), dict[int, set[int]]()
     this = threading.get_native_id()
     try:
-        for thread in map(int, os.listdir("/proc/self/task")):
-            with suppress(ProcessLookupError):  # It has ended meanwhile.
+        for thread in map(int, os.listdir(_THREADS)):
+            with suppress(OSError):  # It has ended meanwhile, or nothing may be moved here.
                 before[thread] = set(os.sched_getaffinity(thread))
                 os.sched_setaffinity(thread, {own} if thread == this else before[thread] - {own} or before[thread])
         yield
     finally:
         for thread, allowed in before.items():
-            with suppress(ProcessLookupError):
+            with suppress(OSError):
                 os.sched_setaffinity(thread, allowed)
 
 
