@@ -4,10 +4,11 @@ python -m benchmarks.shapes --data manifest.csv --out shapes/
 python -m benchmarks.shapes --data manifest.csv --out shapes/ --seeds 3 --int8 --shape "16x72x72 0.25 Conv2d_2c_3x3 conv3d_k3"
 python -m benchmarks.shapes --out shapes/ --times
 
-A shape is frames, pixels, width, first temporal layer, stem, widths of single stages, and whether there are gates. Each is trained as recipe
-`gestures` says, the teacher for 60 epochs and the student for --epochs, and with --int8 quantized as that says. With
---times each is timed as an INT8 `.pte` with random weights, all in turns, with 2 threads and then 1. What is finished is
-kept: runs in OUT/runs, files in OUT/students. Leaves OUT/shapes.json, and prints all that is finished so far as a table.
+A shape is frames, pixels, width, first temporal layer, stem, widths of single stages, and whether there are gates.
+Each is trained as recipe `gestures` says, the teacher for 60 epochs and the student for --epochs, and with --int8
+quantized as that says. With --times each is timed as an INT8 `.pte` with random weights, all in turns, with 2 threads
+and then 1. What is finished is kept: runs in OUT/runs, files in OUT/students. Leaves OUT/shapes.json, and prints all
+that is finished so far as a table.
 """  # noqa: E501
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ def mean(clip: Tensor) -> Tensor:
     """Mean over time and space of the clip view, float [N, C, T, H*W] to [N, C, 1, 1]."""
     if torch.compiler.is_compiling():
         return clip.mean((2, 3), keepdim=True)  # what quantizers and runtimes look for
-    # The same, but for its gradient, which is channels-last here. There it is channels-first, and so is its sum with
-    # that of another reader: what is behind then walks across memory.
+    # The same, but for its gradient, which is channels-last here. There it is channels-first, and so may be its sum
+    # with that of another reader: what reads that sum then walks across memory.
     return clip.permute(0, 2, 3, 1).mean((1, 2), keepdim=True).permute(0, 3, 1, 2)
 
 

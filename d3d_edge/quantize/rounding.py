@@ -88,8 +88,9 @@ class EdgeFakeQuantize(FakeQuantize):  # type: ignore[misc]
 def skip_repeats(prepared: GraphModule) -> None:
     """Pass on what a fake quantizer has rounded already, and what was only rearranged or joined since.
 
-    Rounding it again would change nothing, neither values nor gradients, and half of all roundings are such. `restore`
-    brings them back: each is a rounding of the graph that is deployed.
+    Rounding it again by the same range would change nothing, neither values nor gradients, and half of all roundings
+    are such. Only while ranges follow, the branches of a join may be rounded by ranges that are not yet that of all.
+    `restore` brings them back: each is a rounding of the graph that is deployed.
     """
     names: dict[nn.Module, str] = {}
     grids: dict[Node, str] = {}
