@@ -17,8 +17,8 @@ _PROCESSOR = 36
 def apart() -> Iterator[None]:
     """Within, this thread stays on the core where it is, and the process's other threads keep off it, if there are two.
 
-    Linux at times leaves both threads of a pool on one core, for a second or half a minute: then all takes as long as on
-    one thread. Threads that are made within run where this one does, so warm up before. Does nothing but on Linux.
+    Linux at times leaves both threads of a pool on one core, for a second or half a minute: then all takes as long as
+    on one thread. Threads that are made within run where this one does, so warm up before. Does nothing but on Linux.
     """
     cores: set[int] = set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") and _THREADS.is_dir() else set()
     if len(cores) < 2:
