@@ -35,8 +35,7 @@ from d3d_edge.runtimes import (
     quick_lowering,
     settle,
     xnnpack_bytes,
-    xnnpack_fusion,
-    xnnpack_graph,
+    xnnpack_delegate,
 )
 from d3d_edge.target import Precision, Target
 
@@ -98,19 +97,21 @@ class ExecuTorch:
             failures = (RuntimeError, ValueError, AssertionError, NotImplementedError, KeyError)
             own = (ExportError, InternalError, SpecViolationError, export_error.InternalError)
             kernels = executorch_checks.kernels()
+            delegates: list[Any] = []
             try:
                 taking_bytes = xnnpack_bytes.with_bytes_quantized(program)
                 with (
                     quick_lowering.quickly(taking_bytes) as same,
                     xnnpack_bytes.bytes_delegated(),
-                    _delegates_made_small(),
+                    xnnpack_delegate.made_small(delegates),
                 ):
                     edge = to_edge_transform_and_lower(same, partitioner=[XnnpackPartitioner()])
                     partitioned = edge.exported_program()
                     left_out = executorch_checks.undelegated(partitioned, _version())
                     allowed += settle(left_out, allow_fallback=allow_fallback)
                     facts = _facts(partitioned)
-                    lowered = edge.to_executorch()
+                    outside = bool(facts["undelegated_operators"])
+                    lowered = edge.to_executorch(xnnpack_delegate.memory(delegates, outside=outside))
             except (*failures, *own) as error:
                 raise _not_lowered(program, error) from error
         (plan,) = lowered.executorch_program.execution_plan
@@ -151,6 +152,9 @@ class ExecuTorchRunner:
                 self._program = library._load_program(str(path), program_verification=verified)
                 self._method = self._program.load_method("forward")
                 described = self._method.method_meta()
+                # A view of the method's own memory, where every run leaves its logits.
+                (logits,) = self._method.get_outputs(clone_outputs=False)
+                self._logits: Any = logits.numpy()[0]
             except (RuntimeError, OSError) as error:
                 raise BundleError(
                     f"ExecuTorch cannot load {path}: {_first_line(error)}", hint="export the bundle again"
@@ -169,17 +173,18 @@ class ExecuTorchRunner:
         if self._method is None:
             raise DataError("the model is closed")
         # What is done here is timed with the model, and torch's own code has left the caches by then: no tensor is
-        # indexed or cloned.
-        (logits,) = self._method([torch.from_numpy(np.ascontiguousarray(clip))], clone_outputs=False)
-        # They lie in the method's own memory, which the next clip overwrites.
-        answer: NDArray[Any] = logits.numpy()[0].copy()
+        # made that was there before.
+        frames = torch.from_numpy(np.ascontiguousarray(clip))  # The file may read them where they are.
+        self._method.set_inputs([frames])
+        self._method.execute()
+        answer: NDArray[Any] = self._logits.copy()
         return answer
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._method = self._program = None
+        self._method = self._program = self._logits = None
 
 
 def _spec(name: str, described: Any, *, drop: int) -> TensorSpec:
@@ -202,44 +207,6 @@ def _facts(program: ExportedProgram) -> dict[str, int | float | str | bool]:
         "undelegated_operators": len(outside),
         "undelegated_names": " ".join(sorted(set(outside))),
     }
-
-
-@contextmanager
-def _delegates_made_small() -> Iterator[None]:
-    """Write delegates without idle moves of memory, and with their constants inside. For executorch 1.4.
-
-    It stores every constant as a segment of the program instead, named twice by the SHA-256 of its bytes, so that
-    several programs can share it; of a small network's many scales, the name is longer than the scale.
-    """
-    from executorch.backends.xnnpack import xnnpack_preprocess
-    from executorch.exir._serialize._named_data_store import NamedDataStore, NamedDataStoreOutput
-
-    serialize = xnnpack_preprocess.serialize_xnnpack_binary
-    stores: list[NamedDataStore] = []
-
-    class EmptiedStore(NamedDataStore):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            stores.append(self)
-
-        def get_named_data_store_output(self) -> NamedDataStoreOutput:
-            return NamedDataStore().get_named_data_store_output()
-
-    def serialize_small(graph: Any, constants: bytearray) -> bytes:
-        store = stores.pop()
-        xnnpack_graph.simplify(graph)
-        xnnpack_fusion.fuse(graph)
-        xnnpack_graph.embed(graph, {key: store.buffers[at] for key, at in store.key_to_buffer_idx.items()}, constants)
-        written: bytes = serialize(graph, constants)
-        return written
-
-    xnnpack_preprocess.serialize_xnnpack_binary = serialize_small
-    xnnpack_preprocess.NamedDataStore = EmptiedStore
-    try:
-        yield
-    finally:
-        xnnpack_preprocess.serialize_xnnpack_binary = serialize
-        xnnpack_preprocess.NamedDataStore = NamedDataStore
 
 
 def _not_lowered(program: ExportedProgram, error: Exception) -> LoweringError:

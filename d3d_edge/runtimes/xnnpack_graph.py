@@ -7,6 +7,7 @@ Must not change a value that is computed. For executorch 1.4, whose own passes m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,9 @@ from torch.fx import GraphModule
 
 ALIGNMENT = 4
 """Bytes: of a float. Executorch aligns to 16, but XNNPACK packs all weights anew before it computes with them."""
+
+VECTOR = 64
+"""Values that are a whole number of vectors on every processor that XNNPACK knows: bytes of AVX-512's, the longest."""
 
 _MOVES = ("XNNStaticTranspose", "XNNStaticReshape")
 
@@ -141,6 +145,22 @@ def alike(values: dict[int, Any], a: int, b: int) -> bool:
     """Whether two values have the same type, scale and zero point."""
     kinds = [(tensor_of(union).datatype, getattr(union, "quant_params", None)) for union in (values[a], values[b])]
     return bool(kinds[0] == kinds[1])
+
+
+def stays_inside(graph: Any) -> bool:
+    """Whether XNNPACK reads nothing beyond the frames, the unsigned bytes that enter an `XNNGraph`.
+
+    Its kernels load whole vectors, also where an array ends amid one, unless it is known to end with one: a conversion
+    goes through it from end to end. What else enters is ExecuTorch's own.
+    """
+    entering = {number: tensor_of(union) for number, union in values_of(graph).items() if is_external(union)}
+    frames = {number: tensor for number, tensor in entering.items() if tensor.datatype.name == "xnn_datatype_quint8"}
+    return all(
+        kind(node.xnode_union) == "XNNConvert" and math.prod(frames[number].dims) % VECTOR == 0
+        for node in graph.xnodes
+        for number in (getattr(node.xnode_union, field) for field in inputs(node.xnode_union))
+        if number in frames
+    )
 
 
 def is_external(union: Any) -> bool:

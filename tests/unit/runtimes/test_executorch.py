@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -23,7 +26,15 @@ from d3d_edge.models.layers import StackedConv
 from d3d_edge.models.views import clip_view
 from d3d_edge.quantize import pt2e
 from d3d_edge.quantize.scheme import Scheme
-from d3d_edge.runtimes import executorch, executorch_checks, quick_lowering, xnnpack_bytes, xnnpack_fusion
+from d3d_edge.runtimes import (
+    executorch,
+    executorch_checks,
+    quick_lowering,
+    xnnpack_bytes,
+    xnnpack_delegate,
+    xnnpack_fusion,
+    xnnpack_graph,
+)
 from tests import networks
 
 pytest.importorskip("executorch")
@@ -212,10 +223,58 @@ def test_a_small_delegate_gives_the_same_logits(
             return np.stack([runner.run(networks.clip(seed).numpy()) for seed in range(5)])
 
     small = lowered(make)
-    monkeypatch.setattr(executorch, "_delegates_made_small", nullcontext)
+    monkeypatch.setattr(xnnpack_delegate, "made_small", nullcontext)
     whole = executorch.RUNTIME.lower(make(), tmp_path, ANDROID, precision="int8").facts
     np.testing.assert_array_equal(logits(small.path), logits(tmp_path / executorch.MODEL))
     assert int(small.facts["size_bytes"]) < int(whole["size_bytes"])
+
+
+AT_THE_END_OF_MEMORY = """
+import ctypes, json, mmap, sys
+from pathlib import Path
+import numpy as np
+from d3d_edge.runtimes.executorch import ExecuTorchRunner
+
+size, given = 3 * mmap.PAGESIZE, np.load(sys.argv[1])
+pages = mmap.mmap(-1, size + mmap.PAGESIZE)
+forbidden = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(pages)) + size)
+assert ctypes.CDLL(None).mprotect(forbidden, ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+clip = np.frombuffer(pages, np.uint8, given.size, size - given.size).reshape(given.shape)
+clip[:] = given
+for path in sys.argv[2:]:
+    with ExecuTorchRunner(Path(path), 1) as runner:
+        print(json.dumps(runner.run(clip).tolist()))
+"""
+"""Runs files on a clip behind which no byte may be read: the process is killed if one is."""
+
+
+def test_a_clip_is_read_where_the_app_has_it_and_not_beyond(lowered: Lower, tmp_path: Path) -> None:
+    paths = [lowered(make).path for make in (networks.quantized, symmetric_stem, networks.float_program)]
+    clip = networks.clip().numpy()
+    np.save(tmp_path / "clip.npy", clip)
+    expected = []
+    for path in paths:
+        with executorch.ExecuTorchRunner(path, 1) as runner:
+            assert not runner._method.method_meta().input_tensor_meta(0).is_memory_planned()
+            expected.append(runner.run(clip).tolist())
+    command = [sys.executable, "-W", "ignore", "-c", AT_THE_END_OF_MEMORY, str(tmp_path / "clip.npy"), *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line) for line in done.stdout.splitlines()] == expected
+
+
+def test_a_clip_is_copied_where_something_could_be_read_beyond_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lowered: Lower
+) -> None:
+    monkeypatch.setattr(xnnpack_graph, "VECTOR", 7)
+    executorch.RUNTIME.lower(networks.quantized(), tmp_path, ANDROID, precision="int8")
+    clip = networks.clip().numpy()
+    with (
+        executorch.ExecuTorchRunner(lowered(networks.quantized).path, 1) as in_place,
+        executorch.ExecuTorchRunner(tmp_path / executorch.MODEL, 1) as copied,
+    ):
+        assert copied._method.method_meta().input_tensor_meta(0).is_memory_planned()
+        np.testing.assert_array_equal(in_place.run(clip), copied.run(clip))
 
 
 def test_models_that_are_open_together_keep_their_pool_of_threads(

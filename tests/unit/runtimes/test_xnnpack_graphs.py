@@ -14,7 +14,7 @@ pytest.importorskip("executorch")
 from benchmarks.graphs import Graph
 from benchmarks.xnnpack import Part
 from d3d_edge.models.recogniser import OFFSET, SCALE
-from d3d_edge.runtimes import xnnpack_fusion
+from d3d_edge.runtimes import xnnpack_fusion, xnnpack_graph
 from d3d_edge.runtimes.xnnpack_bytes import sums_in_int8
 
 HALF_STEP = float(torch.tensor(-OFFSET / 127).half())
@@ -96,3 +96,25 @@ def test_where_bytes_are_summed_in_int8_floats_are_rounded_the_same_way() -> Non
         sums = byte * factors[0] - 127 * factors[1] + (1 << (shift - 1))
         np.testing.assert_array_equal(np.clip(sums >> shift, -128, 127), expected)
     assert taken > 20
+
+
+def entering(width: int, reader: str) -> Graph:
+    """Frames of two rows of so many pixels of four bytes, and what reads them."""
+    graph = Graph(int8=True)
+    frames = graph.input(1, 2, width, 4, kind="quint8")
+    read = graph.convert(frames, to_float=True) if reader == "convert" else graph.each("Sigmoid", frames)
+    graph.output(graph.both("Add", read, graph.input(1, kind="fp32")))
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("width", "reader", "inside"), [(8, "convert", True), (9, "convert", False), (8, "another operator", False)]
+)
+def test_what_reads_whole_vectors_to_the_end_reads_nothing_beyond(width: int, reader: str, inside: bool) -> None:
+    assert xnnpack_graph.stays_inside(entering(width, reader).written) is inside
+
+
+def test_every_reader_of_what_enters_counts() -> None:
+    graph = entering(8, "convert")
+    graph.output(graph.each("Sigmoid", 0))
+    assert not xnnpack_graph.stays_inside(graph.written)
