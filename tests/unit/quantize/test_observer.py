@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
 
-from d3d_edge.quantize.observer import GroupMovingAverage
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchao.quantization.pt2e.observer import UniformQuantizationObserverBase
+
+from d3d_edge.quantize.observer import GroupMovingAverage, MinMax, PerChannelMinMax
 from tests import networks
+
+ENDS = st.lists(st.floats(-(2.0**20), 2.0**20, width=32), min_size=2, max_size=2).map(sorted)
 
 
 def observer(uses: int) -> GroupMovingAverage:
@@ -38,3 +46,47 @@ def test_a_prepared_graph_counts_the_tensors_of_each_group() -> None:
     calls = [graph.get_submodule(node.target) for node in graph.graph.nodes if node.op == "call_module"]
     assert max(group.uses for group in groups) > 4
     assert all(group.uses == calls.count(group) for group in groups)
+
+
+def per_tensor(scheme: torch.qscheme) -> Any:
+    return MinMax(dtype=torch.int8, quant_min=-128, quant_max=127, qscheme=scheme, eps=2.0**-12)
+
+
+def per_channel() -> Any:
+    return PerChannelMinMax(
+        dtype=torch.int8, quant_min=-127, quant_max=127, qscheme=torch.per_channel_symmetric, eps=2.0**-20
+    )
+
+
+@pytest.mark.parametrize("scheme", [torch.per_tensor_symmetric, torch.per_tensor_affine])
+@given(ends=ENDS)
+def test_a_range_has_the_scale_that_torchao_gives_it(scheme: torch.qscheme, ends: list[float]) -> None:
+    made = per_tensor(scheme)
+    low, high = torch.tensor(ends)
+    found, expected = (
+        method(low, high)
+        for method in (
+            made._calculate_qparams,
+            lambda *given: UniformQuantizationObserverBase._calculate_qparams(made, *given),
+        )
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@given(ends=st.lists(ENDS, min_size=1, max_size=5))
+def test_each_channel_has_the_scale_that_torchao_gives_it(ends: list[list[float]]) -> None:
+    made = per_channel()
+    low, high = torch.tensor(ends).unbind(1)
+    expected = UniformQuantizationObserverBase._calculate_qparams(made, low, high)
+    torch.testing.assert_close(made._calculate_qparams(low, high), expected, rtol=0, atol=0)
+
+
+def test_an_observer_that_saw_nothing_says_so() -> None:
+    with pytest.warns(UserWarning, match="observer"):
+        scale, _ = per_tensor(torch.per_tensor_symmetric).calculate_qparams()
+    assert scale.numel() == 1
+
+
+def test_a_range_that_is_no_number_is_no_scale() -> None:
+    with pytest.raises(AssertionError):
+        per_tensor(torch.per_tensor_symmetric)._calculate_qparams(torch.tensor(float("nan")), torch.tensor(1.0))
