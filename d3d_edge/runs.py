@@ -81,9 +81,9 @@ class Run:
             done = json.loads((self.folder(stage) / _DONE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        if fingerprint is not None and done.get("fingerprint") != fingerprint:
+        if not isinstance(done, dict) or "fingerprint" not in done:
             return None
-        return dict(done)
+        return done if fingerprint in (None, done["fingerprint"]) else None
 
     def finish(self, stage: Stage, fingerprint: str, **results: Any) -> None:
         """Mark a stage finished, last of all that it writes."""

@@ -82,7 +82,7 @@ def assign(data: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
         dotted, equals, text = setting.partition("=")
         keys = dotted.strip().split(".")
         if not equals or not all(keys):
-            raise RecipeError(f"--set {setting!r} is not of the form key=value", hint="--set student.width=0.5")
+            raise RecipeError(f"--set {setting!r} is not of the form key=value", hint="--set student.network.width=0.5")
         try:
             value: Any = yaml.safe_load(text)
         except yaml.YAMLError as error:

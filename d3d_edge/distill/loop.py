@@ -28,6 +28,8 @@ from d3d_edge.recipe import TrainSpec
 from d3d_edge.video.datasets import Batch
 
 _EVALUATIONS = 10  # Times top-1 is measured in a run: enough to see a curve, little beside the training itself.
+_SEEDS = 2**63
+"""torch takes no larger seed."""
 
 Teacher = Callable[[Batch], Answer]
 """What there is to learn from, as a function of a batch."""
@@ -113,7 +115,7 @@ def run(job: Job, folder: Path, fingerprint: str, progress: Progress) -> list[di
         while state.epoch < spec.epochs:
             started = time.monotonic()
             # Dropout is decided by (seed, epoch, process), so no random state needs to be stored.
-            torch.manual_seed(job.seed * 1_000_003 + state.epoch + distributed.rank() * 1_000_000_007)
+            torch.manual_seed((job.seed * 1_000_003 + state.epoch + distributed.rank() * 1_000_000_007) % _SEEDS)
             job.set_training(True)
             if job.begin_epoch:
                 job.begin_epoch(state.epoch)

@@ -46,9 +46,14 @@ def load(data: Path | Source) -> Manifest:
     """
     source = data if isinstance(data, Source) else Source(path=data)
     manifest = Manifest(clips=tuple(_clips(source)))
+    if not manifest.clips:
+        raise DataError(
+            f"{source} lists no clip", hint="a clip a line: its path, its label, and its split if it has one"
+        )
     if len(manifest.labels) < 2:
-        only = manifest.labels[0] if manifest.labels else "none"
-        raise DataError(f"{source} holds one class only: {only}", hint="recognition needs at least two classes")
+        raise DataError(
+            f"{source} holds one class only: {manifest.labels[0]}", hint="recognition needs at least two classes"
+        )
     return manifest
 
 

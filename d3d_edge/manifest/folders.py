@@ -28,8 +28,8 @@ def from_folders(folder: Path) -> list[Clip]:
     Class folders lie in `folder`, or in its folders train, val and test, which then are the split.
 
     Raises:
-        DataError: there are no class folders, one is empty, a video of a split lies in none, a name cannot stand in a
-            CSV, or a video is there twice.
+        DataError: there are no class folders, one is empty, a video lies in none, a folder beside splits is none, a
+            name cannot stand in a CSV, or a video is there twice.
     """
     clips: list[Clip] = []
     for class_folder, split in _class_folders(folder):
@@ -59,7 +59,13 @@ def _class_folders(folder: Path) -> Iterator[tuple[Path, Split | Literal[""]]]:
     # A class may well be called "train"; then videos lie in it, or beside it is a class of another name.
     splits = [SPLIT_NAMES.get(path.name.lower()) for path in inner]
     trains = [path for path, split in zip(inner, splits, strict=True) if split == "train"]
-    if trains and None not in splits and not any(_videos(path) for path in trains):
+    others = [path for path, split in zip(inner, splits, strict=True) if split is None]
+    if trains and others and len(set(splits)) > 2 and not any(map(_videos, inner)):
+        raise DataError(
+            f"{others[0]} is no split, and lies beside folders that are, such as {trains[0].name}",
+            hint="call it train, val or test, or move it elsewhere; classes go into the folders of the splits",
+        )
+    if trains and not others and not any(_videos(path) for path in trains):
         for path, split in zip(inner, splits, strict=True):
             if videos := _videos(path):
                 raise DataError(
@@ -69,6 +75,11 @@ def _class_folders(folder: Path) -> Iterator[tuple[Path, Split | Literal[""]]]:
             for class_folder in _folders(path):
                 yield class_folder, split or ""
     else:
+        if inner and (videos := _videos(folder)):
+            raise DataError(
+                f"{videos[0]} lies in no class folder",
+                hint="move it into the folder of its class; clips without a class cannot be used",
+            )
         for class_folder in inner:
             yield class_folder, ""
 
@@ -83,6 +94,13 @@ def _videos(folder: Path) -> list[Path]:
 
 
 def is_video(path: Path) -> bool:
-    """Whether `path` is a file with a video's suffix, and not one of a system's own."""
+    """Whether `path` is a file with a video's suffix, and not one of a system's own.
+
+    A link that leads nowhere is one: its video is missing, which is to be told as of any clip that cannot be read.
+    """
     # A name with a leading dot is a system's own, such as the ._clip.mp4 beside each clip that macOS copied.
-    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return (
+        path.suffix.lower() in VIDEO_SUFFIXES
+        and not path.name.startswith(".")
+        and (path.is_file() or (path.is_symlink() and not path.exists()))
+    )

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import torch
+
 from d3d_edge.errors import RecipeError
 from d3d_edge.models.s3dg import S3DG
 from d3d_edge.recipe import NetworkSpec
+
+
+def check(spec: NetworkSpec) -> None:
+    """Raises RecipeError where a network cannot be built. Nothing is computed."""
+    with torch.device("meta"):
+        network(spec, 2, in_channels=3)
 
 
 def network(spec: NetworkSpec, classes: int, *, in_channels: int) -> S3DG:

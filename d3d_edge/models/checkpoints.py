@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -173,7 +174,9 @@ def _read(path: Path) -> dict[str, Tensor]:
             # Opened here, since numpy leaves a file open that it cannot read.
             with path.open("rb") as file, np.load(file, allow_pickle=False) as variables:
                 return {name: torch.from_numpy(variables[name]) for name in variables.files}
-        held = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch guesses aloud what the file may be; the error says what it is not
+            held = torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGED as error:
         raise DataError(
             f"{path} is damaged, or is neither .npz nor a state dict of tensors", hint="download or save it again"

@@ -91,7 +91,7 @@ def prepare(run: Run, cache_dir: Path, *, workers: int, strict: bool, progress: 
                 reason = next(clip.reason for clip in skipped if clip.path in keys)
                 raise DataError(
                     f"no readable {split} clip is left of the class {broken[0]}, e.g. {reason}",
-                    hint="replace the damaged clips",
+                    hint="mend or replace such clips, or change what the recipe asks of them",
                 )
     data = RunData(run.recipe, run.data.labels, prepared.clips)
     note_doubtful(data, progress)

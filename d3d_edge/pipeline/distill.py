@@ -15,13 +15,14 @@ from torch import nn
 
 from d3d_edge import manifest
 from d3d_edge.distill import distributed, log, loop, loss
+from d3d_edge.distill.checkpoint import Checkpoint, discard
 from d3d_edge.distill.loop import Job
 from d3d_edge.distill.loss import Loss, Outputs
 from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.files import atomic_folder
 from d3d_edge.harness import accuracy
 from d3d_edge.manifest import Source
-from d3d_edge.models.build import network
+from d3d_edge.models.build import check, network
 from d3d_edge.models.recogniser import Recogniser
 from d3d_edge.models.s3dg import S3DG
 from d3d_edge.pipeline import weights
@@ -69,15 +70,18 @@ def distill(
     `teacher` is a run with the same data and flow teacher, which is copied instead of trained again.
 
     Raises:
-        RecipeError: `out` was begun with another recipe or other data, the teacher of `teacher` is another one, or
-            published weights are of another network.
+        RecipeError: `out` was begun with another recipe or other data, the teacher of `teacher` is another one, a
+            network cannot be built, or published weights are of another network.
         DataError: the data cannot be used; or `resume` is given and there is nothing to go on with.
         StorageError: the run or the cache cannot be written.
     """
     started = datetime.now(UTC)
     if resume and not (out / "recipe.yaml").is_file():
         raise DataError(f"{out} is not a run, so there is nothing to resume", hint="leave out --resume to begin")
+    for spec in (recipe.teacher, recipe.student):
+        check(spec.network)
     hashes = weights.check(recipe)
+    source = Run.open(teacher) if teacher else None
     split = recipe.split
     clips = manifest.with_split(
         manifest.load(data), val_share=split.val_share, test_share=split.test_share, seed=split.seed
@@ -86,8 +90,7 @@ def distill(
     distributed.from_main(lambda: weights.record(run, hashes))
     log.note_what_is_missing(progress)
     run_data = distributed.from_main(lambda: prepare(run, cache_dir, workers=workers, strict=strict, progress=progress))
-    if teacher:
-        source = Run.open(teacher)
+    if source:
         distributed.from_main(lambda: _copy_teacher(source, run, run_data))
     rows = [_teacher(run, run_data, progress)]
     # The spatial stream comes before the student, which may learn from it too.
@@ -275,8 +278,12 @@ def void(_: object) -> None:
 def _stage(
     run: Run, stage: Stage, name: str, role: Role, job: Job, data: RunData, mark: str, progress: Progress
 ) -> Row:
-    """Train a stage unless it is finished, measure it on the test split, and give its row."""
-    done = distributed.from_main(lambda: run.results(stage, mark))
+    """Train a stage unless it is finished, measure it on the test split, and give its row.
+
+    Raises:
+        DataError: it was finished with other clips: it is not thrown away because of a file that is gone for now.
+    """
+    done = distributed.from_main(lambda: _finished(run, stage, job, mark, progress))
     if done is None:
         began = time.monotonic()
         note_waiting(job.title, loop.run(job, run.folder(stage), mark, progress), progress)
@@ -285,6 +292,23 @@ def _stage(
     else:
         progress.note(f"{job.title}: finished before, top-1 {done['top1']:.3f} -> {run.folder(stage)}")
     return trained_row(name, role, "float32", done)
+
+
+def _finished(run: Run, stage: Stage, job: Job, mark: str, progress: Progress) -> dict[str, Any] | None:
+    """What a stage recorded, if it is finished and its weights are there."""
+    folder, done = run.folder(stage), run.results(stage)
+    if done is None:
+        return None
+    if Checkpoint.kept(folder) is None:
+        progress.note(f"{job.title}: begins again, since the weights in {folder} are gone")
+        discard(folder)
+        return None
+    if done["fingerprint"] != mark:
+        raise DataError(
+            f"{folder} was finished with other clips than can be read now, or by another version of d3d-edge",
+            hint="bring the clips back as they were, choose another --out, or delete the folder to train it again",
+        )
+    return done
 
 
 def _finish(run: Run, stage: Stage, job: Job, data: RunData, mark: str, began: float) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def load_network(run: Run, stage: Stage, spec: NetworkSpec, *, in_channels: int)
     """The trained network of a finished stage, frozen and in evaluation mode.
 
     Raises:
-        DataError: the stage has no checkpoint.
+        DataError: the stage has no checkpoint, or one of another network.
     """
     net = network(spec, len(run.data.labels), in_channels=in_channels)
     checkpoint = Checkpoint.kept(run.folder(stage))
@@ -41,7 +41,13 @@ def load_network(run: Run, stage: Stage, spec: NetworkSpec, *, in_channels: int)
     weights = checkpoint.model
     if any(key.startswith(NETWORK_PREFIX) for key in weights):
         weights = {k.removeprefix(NETWORK_PREFIX): v for k, v in weights.items() if k.startswith(NETWORK_PREFIX)}
-    net.load_state_dict(weights)
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError as error:
+        raise DataError(
+            f"the checkpoint in {run.folder(stage)} is of another network than the recipe's",
+            hint="delete the folder, and d3d-edge distill trains it again",
+        ) from error
     return net.eval().requires_grad_(False)
 
 

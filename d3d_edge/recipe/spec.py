@@ -153,6 +153,12 @@ class DistillSpec(Schema):
     temperature: float = Field(default=4.0, gt=0)
     """Logits are divided by it in the KL divergence."""
 
+    @model_validator(mode="after")
+    def _learns_something(self) -> Self:
+        if not (self.cross_entropy_weight or self.uses_teacher):
+            raise ValueError("every weight is 0, so there is nothing to learn")
+        return self
+
     @property
     def uses_teacher(self) -> bool:
         """Whether any of the distances to the teacher counts."""
@@ -250,7 +256,7 @@ class Recipe(Schema):
 
     name: str
     description: str
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     split: SplitSpec = SplitSpec()
     clip: ClipSpec
     flow: FlowSpec

@@ -89,6 +89,8 @@ def test_settings_are_applied_and_checked(path: Path) -> None:
             "quantize.qat={train: {epochs: 1, batch_size: 1, learning_rate: 1, precision: bfloat16}}",
             "quantize.qat: quantization-aware training runs in float32",
         ),
+        ("seed=9223372036854775808", "seed: "),
+        ("distill={weight: 0, reduction: mean, cross_entropy_weight: 0}", "distill: every weight is 0"),
         (
             "quantize.qat={train: {epochs: 1, batch_size: 1, learning_rate: 1}, start_share: 0.6}",
             "quantize.qat: freeze_share must not be less than start_share",

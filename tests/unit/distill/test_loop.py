@@ -56,6 +56,11 @@ def test_a_loss_that_is_not_finite_stops_with_a_hint(tmp_path: Path) -> None:
     assert not (tmp_path / "last.pt").exists()
 
 
+def test_a_seed_may_be_a_time_of_day_or_as_large_as_a_recipe_allows(tmp_path: Path) -> None:
+    for seed in (20_261_126_120_000, 2**63 - 1):
+        assert loop.run(job(seed=seed), tmp_path / str(seed), "mark", Silent())
+
+
 def test_the_teacher_gets_no_gradient(tmp_path: Path) -> None:
     teacher = nn.Linear(12, 2)
     seen = []

@@ -96,6 +96,8 @@ class TestFolders:
                 ["train/a/1.mp4", "train/b/1.mp4", "test/2.mp4"],
                 r"test/2\.mp4 lies in no class folder, and test is a split",
             ),
+            (["train/a/1.mp4", "train/b/1.mp4", "test/a/2.mp4", "extra/a/3.mp4"], "extra is no split, and lies beside"),
+            (["a/1.mp4", "b/1.mp4", "2.mp4"], r"2\.mp4 lies in no class folder"),
             (["a/1.mp4", "b/line\nbreak.mp4"], "cannot be written to a CSV"),
             (["a/1.mp4", "b/not\udce9utf8.mp4"], "cannot be written to a CSV"),
         ],
@@ -103,6 +105,11 @@ class TestFolders:
     def test_a_folder_that_cannot_be_used_is_refused(self, tmp_path: Path, names: list[str], message: str) -> None:
         with pytest.raises(DataError, match=message):
             load(videos(tmp_path, *names))
+
+    def test_a_link_that_leads_nowhere_is_a_missing_clip(self, tmp_path: Path) -> None:
+        videos(tmp_path, "a/1.mp4", "b/1.mp4")
+        (tmp_path / "b" / "2.mp4").symlink_to(tmp_path / "not fetched.mp4")
+        assert [Path(clip.path).name for clip in load(tmp_path).clips] == ["1.mp4", "1.mp4", "not fetched.mp4"]
 
     def test_one_video_under_two_names_is_refused(self, tmp_path: Path) -> None:
         videos(tmp_path, "a/1.mp4", "b/2.mp4")
@@ -154,7 +161,7 @@ class TestTable:
             ("path,class\na.mp4,x\n", "the columns are path,class"),
             ("path,label,speed\na.mp4,x,1\n", "the columns are path,label,speed"),
             ("path,label,label\na.mp4,x,y\n", "the columns are path,label,label"),
-            ("path,label\n", "one class only: none"),
+            ("path,label\n", "lists no clip"),
             ("path,label\na.mp4,x\n", "one class only: x"),
             ("path,label\na.mp4,x\nb.mp4\n", "list.csv:3: the row does not have the header's number of columns"),
             ("path,label\na.mp4,x,y\n", "list.csv:2: the row does not have"),
