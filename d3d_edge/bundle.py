@@ -22,9 +22,10 @@ from d3d_edge.errors import BundleError
 from d3d_edge.files import atomic_folder, files_below, sha256_of_file, size_of, write_json
 from d3d_edge.runner import TensorSpec
 from d3d_edge.schema import Schema
-from d3d_edge.target import Precision
+from d3d_edge.target import Precision, RuntimeName
 
 FORMAT_VERSION = 1
+LABELS = "labels.txt"
 GOLDEN_CLIPS = "golden/clips.npy"
 GOLDEN_LOGITS = "golden/logits.npy"
 _MANIFEST = "manifest.json"
@@ -45,7 +46,7 @@ class Description(Schema):
     name: str
     """Name of the recipe."""
     target: str
-    runtime: str
+    runtime: RuntimeName
     precision: Precision
     scheme: Literal["symmetric", "affine"] | None
     """Quantization scheme; null where the float graph was lowered."""
@@ -167,6 +168,11 @@ def _verify(path: Path, manifest: BundleManifest) -> None:
         raise BundleError(f"{path}: the file {extra[0]} is not part of the bundle", hint="remove it, or " + again)
     if not any(name == manifest.model or name.startswith(manifest.model + "/") for name in manifest.files):
         raise BundleError(f"{path}: the model {manifest.model} is not among the bundle's files", hint=again)
+    if manifest.output.shape[-1] != len(manifest.labels) or tuple(manifest.input.shape) != manifest.clip.shape:
+        raise BundleError(f"{path / _MANIFEST}: labels or clip do not fit what the model gives or takes", hint=again)
     for name, entry in manifest.files.items():
         if sha256_of_file(path / name) != entry.sha256:
             raise BundleError(f"{path}: the file {name} is damaged (SHA-256 differs)", hint=again)
+    labels = path / LABELS
+    if LABELS in manifest.files and labels.read_text(encoding="utf-8").split("\n")[:-1] != list(manifest.labels):
+        raise BundleError(f"{path / _MANIFEST}: the labels are not those of {LABELS}", hint=again)

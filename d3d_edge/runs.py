@@ -71,6 +71,11 @@ class Run:
             raise DataError(f"{path} is not a run", hint="d3d-edge distill RECIPE --data DIR --out RUN makes one")
         return cls(path, recipe.load(str(path / "recipe.yaml")), manifest.load(path / "data.csv"))
 
+    @property
+    def quantize_hash(self) -> str:
+        """Hash of what the recipe says of quantization."""
+        return fingerprint(self.recipe.quantize.model_dump(mode="json"))
+
     def folder(self, stage: Stage) -> Path:
         """The folder of a stage."""
         return self.path / stage

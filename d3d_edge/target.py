@@ -25,12 +25,15 @@ QUANTIZED: frozenset[Precision] = frozenset({"int8", "int8+float16"})
 """Those lowered from the quantized graph; the others from the float one."""
 
 
+RuntimeName = Literal["executorch", "coreml", "tensorrt", "eager"]
+
+
 class Target(Schema):
     """Which runtime lowers and runs a model for a device family, and with which settings."""
 
     name: str
     description: str
-    runtime: Literal["executorch", "coreml", "tensorrt", "eager"]
+    runtime: RuntimeName
     """The code that lowers to this target, one module in d3d_edge/runtimes/."""
     extra: str
     """The extra of this package that brings what lowering needs."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--sustained",
     "minutes",
-    type=click.FloatRange(0),
+    type=options.Number(0),
     default=0.0,
     metavar="MINUTES",
     help="Also run each bundle for so long without a pause, and say whether it slows down.",

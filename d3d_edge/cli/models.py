@@ -43,7 +43,7 @@ _ROWS = 12
     show_default=True,
     help="Classes of the classifier; those of your data decide in training.",
 )
-@click.option("--budget-ms", type=click.FloatRange(0, min_open=True), help="Propose a student that takes no longer.")
+@click.option("--budget-ms", type=options.Number(0, min_open=True), help="Propose a student that takes no longer.")
 @click.option(
     "--on",
     metavar="host|ssh:USER@HOST|adb[:SERIAL]|ios[:UDID]",
@@ -52,7 +52,7 @@ _ROWS = 12
 @click.option("--target", default="android", show_default=True, help="With --on: whose runtime is timed.")
 @click.option("--frames", type=click.IntRange(1), multiple=True, default=FRAMES, show_default=True)
 @click.option("--side", "sides", type=click.IntRange(16), multiple=True, default=SIDES, show_default=True)
-@click.option("--width", "widths", type=click.FloatRange(0, 2, True), multiple=True, default=WIDTHS, show_default=True)
+@click.option("--width", "widths", type=options.Number(0, 2, True), multiple=True, default=WIDTHS, show_default=True)
 @click.option("--plot", type=options.PATH, metavar="FILE.svg", help="With --on: also draw the curve.")
 @click.option("--again", is_flag=True, help="With --on: measure again what was measured before.")
 @options.threads

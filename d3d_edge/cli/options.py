@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,17 @@ from d3d_edge.workers import cpus
 C = TypeVar("C", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
+
+
+class Number(click.FloatRange):
+    """A float in a range. What is no number lies in every range for click, since no comparison with it is true."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The float that `value` says; click.BadParameter for anything else."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 DATA_HELP = f"""A folder per class, or folders train, val and test that hold such; a CSV {EXPECTED}; the folder of the

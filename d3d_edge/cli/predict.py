@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from d3d_edge.pipeline.predict import Answer
     from d3d_edge.pipeline.watch import Moment, Wanted, Watched
 
-_SECONDS = click.FloatRange(0.02, 600)
+_SECONDS = options.Number(0.02, 600)
 
 
 @click.command("predict")
@@ -43,7 +43,7 @@ _SECONDS = click.FloatRange(0.02, 600)
 @click.option(
     "--stride", "stride_s", type=_SECONDS, metavar="SECONDS", help="From one window to the next. Default: 0.25."
 )
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Stop there. Default: at the end, or Ctrl-C.")
+@click.option("--seconds", type=options.Number(0, min_open=True), help="Stop there. Default: at the end, or Ctrl-C.")
 @options.threads
 @options.as_json
 def command(

@@ -73,7 +73,7 @@ def page(sources: tuple[Path, ...], out: Path, data: Path | None) -> None:
 @click.argument("after", type=options.PATH)
 @click.option(
     "--bound",
-    type=click.FloatRange(0),
+    type=options.Number(0),
     metavar="PERCENT",
     help="Exit with 4 where a row is slower or larger by more percent, or loses more points of top-1, beyond noise.",
 )

@@ -68,8 +68,8 @@ def softmax(logits: Logits) -> Logits:
 
 
 def agreement(logits: Logits, reference: Logits) -> float:
-    """Share of clips with the same first answer."""
-    return float((logits.argmax(axis=1) == reference.argmax(axis=1)).mean())
+    """Share of clips with the same first answer. A tie is none, and agrees with another tie only."""
+    return float(np.mean(np.equal(answers(logits).predicted, answers(reference).predicted)))
 
 
 def pairs(logits: Mapping[str, Logits]) -> tuple[Pair, ...]:

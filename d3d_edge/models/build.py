@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import torch
 
+from d3d_edge.clip import ClipSpec
 from d3d_edge.errors import RecipeError
 from d3d_edge.models.s3dg import S3DG
 from d3d_edge.recipe import NetworkSpec
 
 
-def check(spec: NetworkSpec) -> None:
-    """Raises RecipeError where a network cannot be built. Nothing is computed."""
-    with torch.device("meta"):
-        network(spec, 2, in_channels=3)
+def check(spec: NetworkSpec, clip: ClipSpec) -> None:
+    """Raises RecipeError where a network cannot be built, or such a clip is too small for it. Nothing is computed."""
+    with torch.device("meta"), torch.no_grad():
+        net = network(spec, 2, in_channels=3).eval()
+        try:
+            net(torch.empty(clip.frames, 3, clip.height, clip.width))
+        except RuntimeError as error:
+            raise RecipeError(
+                f"network: a clip of {clip.frames}x{clip.height}x{clip.width} is too small for it",
+                hint="a larger clip, or padding: same",
+            ) from error
 
 
 def network(spec: NetworkSpec, classes: int, *, in_channels: int) -> S3DG:

@@ -79,7 +79,7 @@ def distill(
     if resume and not (out / "recipe.yaml").is_file():
         raise DataError(f"{out} is not a run, so there is nothing to resume", hint="leave out --resume to begin")
     for spec in (recipe.teacher, recipe.student):
-        check(spec.network)
+        check(spec.network, recipe.clip)
     hashes = weights.check(recipe)
     source = Run.open(teacher) if teacher else None
     split = recipe.split

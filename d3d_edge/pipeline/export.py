@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from d3d_edge import runtimes, target
-from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, Bundle, Description
+from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, LABELS, Bundle, Description
 from d3d_edge.errors import BundleError, DataError, LoweringError, RecipeError, StorageError
 from d3d_edge.files import sha256_of_file, write_text
 from d3d_edge.manifest import Clip
@@ -64,13 +64,20 @@ class Source:
         """The float or the quantized graph of a run, whichever `precision` is lowered from.
 
         Raises:
-            DataError: the stage that makes it is not finished.
+            DataError: the stage that makes it is not finished, or was before its recipe was changed.
         """
         if precision not in QUANTIZED:
             run.need("student", f"d3d-edge distill ... --out {run.path}")
             path, calibration = run.folder("student") / GRAPH_NAME, None
         else:
-            calibration = run.need("quantized", f"d3d-edge quantize {run.path}")["calibration_hash"]
+            again = f"d3d-edge quantize {run.path}"
+            done = run.need("quantized", again)
+            # Graphs of older versions do not say.
+            if done.get("recipe_hash", run.quantize_hash) != run.quantize_hash:
+                raise DataError(
+                    f"{run.path} was quantized before its recipe's section quantize was changed", hint=again
+                )
+            calibration = done["calibration_hash"]
             path = run.folder("quantized") / GRAPH_NAME
         if not path.is_file():
             raise DataError(f"{path} is missing", hint="run the stage again")
@@ -220,7 +227,7 @@ def _export(run: Run, out: Path, golden: NDArray[np.uint8], wanted: Wanted) -> B
 
         def fill(folder: Path) -> None:
             (scratch / lowered.model).rename(folder / lowered.model)
-            write_text(folder / "labels.txt", "".join(f"{label}\n" for label in run.data.labels))
+            write_text(folder / LABELS, "".join(f"{label}\n" for label in run.data.labels))
             write_text(folder / "recipe.yaml", run.recipe.yaml())
             (folder / "golden").mkdir()
             _save(folder / GOLDEN_CLIPS, golden)

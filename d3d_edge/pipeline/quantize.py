@@ -93,6 +93,7 @@ def _quantize(run: Run, data: RunData, plan: CalibrationPlan, mark: str, progres
         **mix,
         "logit_step": pt2e.logit_step(program),
         "calibration_hash": record.hash(),
+        "recipe_hash": run.quantize_hash,
         "graph_sha256": sha256_of_file(folder / GRAPH_NAME),
     }
     run.finish("quantized", mark, **done)

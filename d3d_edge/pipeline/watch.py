@@ -124,7 +124,8 @@ def watch(
     Raises:
         BundleError: the bundle is damaged.
         MissingDependency: its runtime's package is not installed.
-        RecipeError: a window's length is given and the bundle's sampling sets it, or the overlay's name is no video.
+        RecipeError: a window's length is given and the bundle's sampling sets it, the overlay's name is no video or
+            the timeline's no picture, or one of them is the source or the other.
         DataError: the source cannot be read, or holds too few frames for a window.
         DeviceError: there is no such camera.
         StorageError: overlay or timeline cannot be written.
@@ -136,8 +137,7 @@ def watch(
             f"{bundle_path} takes every {made.clip.stride}. frame, {made.clip.frames} of them: that is its window",
             hint="leave out --window",
         )
-    if wanted.overlay:
-        encode.check_name(wanted.overlay)
+    _check_outputs(wanted)
     runtime = runtimes.get(made.runtime)
     runtime.check_run()
     with ExitStack() as stack:
@@ -155,6 +155,17 @@ def watch(
     if watcher.failure:
         raise watcher.failure
     return found
+
+
+def _check_outputs(wanted: Wanted) -> None:
+    if wanted.overlay:
+        encode.check_name(wanted.overlay)
+    if wanted.timeline and wanted.timeline.suffix.lower() != ".png":
+        raise RecipeError(f"the timeline {wanted.timeline} is no .png", hint="a timeline is a PNG picture")
+    taken = {Path(wanted.source.address).resolve(): "the video itself"}
+    for what, path in (("overlay", wanted.overlay), ("timeline", wanted.timeline)):
+        if path and (is_ := taken.setdefault(path.resolve(), f"the {what}")) != f"the {what}":
+            raise RecipeError(f"the {what} {path} is {is_}", hint="another name")
 
 
 class _Watcher:

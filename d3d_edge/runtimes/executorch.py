@@ -223,6 +223,7 @@ def _not_lowered(program: ExportedProgram, error: Exception) -> LoweringError:
 
 def _tried(path: Path) -> Iterator[LoweringError]:
     """Why the file does not run: some kernels refuse only what they are given. This machine has those of the phone."""
+    notes: list[str] = []
     try:
         with ExecuTorchRunner(path, 0) as runner, _native_notes() as notes:
             runner.run(np.zeros(runner.inputs[0].shape, runner.inputs[0].dtype))

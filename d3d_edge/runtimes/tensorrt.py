@@ -91,6 +91,12 @@ class TensorRT:
         if isinstance(opset, bool) or not isinstance(opset, int):
             raise RecipeError(f"the target {target.name}: options.opset is {opset!r}, not a number")
         model = _to_onnx(program, opset)
+        written = next(entry.version for entry in model.opset_import if not entry.domain)
+        if written != opset:
+            raise RecipeError(
+                f"the target {target.name}: options.opset is {opset}, which PyTorch cannot write: it wrote {written}",
+                hint=f"--set opset={written}, or another that it can",
+            )
         if precision in ("int8+float16", "float16"):
             tensorrt_float16.convert(model)
         allowed += check(model, allow_fallback=allow_fallback, kept_float=kept_float_layers(program))

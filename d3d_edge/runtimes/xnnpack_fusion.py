@@ -7,9 +7,11 @@ time of a whole quarter-width network. Must not change a value that is computed.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from d3d_edge.runtimes.xnnpack_graph import (
+    NOT_EXTERNAL,
     alike,
     drop_unused,
     inputs,
@@ -25,9 +27,46 @@ _CONVOLUTIONS = ("XNNConv2d", "XNNDepthwiseConv2d")
 
 def fuse(graph: Any) -> None:
     """Edit an `XNNGraph` in place."""
-    for step in (_without_conversions, _convert_once, _slice_once, _pad_inside_convolutions, _without_views):
+    for step in (
+        _pool_on_one_grid,
+        _without_conversions,
+        _convert_once,
+        _slice_once,
+        _pad_inside_convolutions,
+        _without_views,
+    ):
         step(graph, values_of(graph))
         drop_unused(graph, values_of(graph))
+
+
+def _pool_on_one_grid(graph: Any, values: dict[int, Any]) -> None:
+    """Let an INT8 max pool keep the scale of what it reads, and convert its result. XNNPACK has no other.
+
+    ExecuTorch writes one with two scales for a pool that is kept in float between INT8 operators. The largest of some
+    values is rounded to the second grid as each of them would be.
+    """
+    from executorch.backends.xnnpack.serialization.xnnpack_graph_schema import XNNConvert
+
+    for node in list(graph.xnodes):
+        call = node.xnode_union
+        if kind(call) != "XNNMaxPooling2d" or not is_int8(values[call.output_id]):
+            continue
+        if alike(values, call.input_id, call.output_id):
+            continue
+        source, result = values[call.input_id], values[call.output_id]
+        made = next(value for value in graph.xvalues if value.xvalue_union is result)
+        between = copy.deepcopy(made)
+        pooled = between.xvalue_union
+        pooled.quant_params = copy.deepcopy(source.quant_params)
+        tensor = tensor_of(pooled)
+        tensor.id_out = max(values) + 1
+        tensor.flags, tensor.external_id = 0, NOT_EXTERNAL
+        graph.xvalues.append(between)
+        values[tensor.id_out] = pooled
+        convert = copy.deepcopy(node)
+        convert.xnode_union, convert.output_min_max = XNNConvert(tensor.id_out, call.output_id, 0), None
+        call.output_id = tensor.id_out
+        graph.xnodes.insert(graph.xnodes.index(node) + 1, convert)
 
 
 def _without_conversions(graph: Any, values: dict[int, Any]) -> None:

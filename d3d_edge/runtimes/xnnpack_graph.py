@@ -17,6 +17,9 @@ from torch.fx import GraphModule
 ALIGNMENT = 4
 """Bytes: of a float. Executorch aligns to 16, but XNNPACK packs all weights anew before it computes with them."""
 
+NOT_EXTERNAL = 2**32 - 1
+"""The external number of a value that neither enters nor leaves: `XNN_INVALID_VALUE_ID`."""
+
 VECTOR = 64
 """Values that are a whole number of vectors on every processor that XNNPACK knows: bytes of AVX-512's, the longest."""
 

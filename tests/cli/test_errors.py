@@ -309,3 +309,26 @@ def test_a_teacher_that_is_none_is_refused_before_anything_is_decoded(
     words = ("distill", recipe_file, "--data", clips, "--out", tmp_path / "run", "--teacher", tmp_path / "nowhere")
     refused(d3d_edge(*words), 8, "nowhere is not a run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_clip_that_is_too_small_for_the_network_is_refused_before_anything_is_decoded(
+    d3d_edge: D3DEdge, clips: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    small = [
+        word
+        for setting in ("clip.frames=1", "teacher.network.padding=symmetric", "student.network.padding=symmetric")
+        for word in ("--set", setting)
+    ]
+    refused(d3d_edge("distill", recipe_file, "--data", clips, "--out", tmp_path / "run", *small), 2, "too small")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_graph_from_before_the_recipe_was_changed_is_not_exported(
+    d3d_edge: D3DEdge, made: Path, tmp_path: Path
+) -> None:
+    run = copied_run(made, tmp_path)
+    recipe = run / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("scheme: symmetric", "scheme: affine"))
+    result = d3d_edge("export", run, "--target", "android", "--out", tmp_path / "bundles")
+    refused(result, 8, "was quantized before", f"d3d-edge quantize {run}")
+    assert not (tmp_path / "bundles").exists()

@@ -129,7 +129,11 @@ def test_another_format_version_is_refused_before_anything_else(made: Bundle, ve
     [
         (lambda data: data.pop("labels"), "labels: Field required"),
         (lambda data: data["clip"].pop("frames"), "clip.frames: Field required"),
-        (lambda data: data.update(runtime=1), "runtime: Input should be a valid string"),
+        (lambda data: data.update(runtime=1), "runtime: Input should be 'executorch'"),
+        (lambda data: data.update(runtime="nosuch"), "runtime: Input should be 'executorch'"),
+        (lambda data: data.update(labels=["clap"]), "labels or clip do not fit"),
+        (lambda data: data.update(labels=["wave", "clap"]), r"the labels are not those of labels\.txt"),
+        (lambda data: data["clip"].update(frames=data["clip"]["frames"] + 1), "labels or clip do not fit"),
         (lambda data: data.update(later=1), "later: Extra inputs"),
         (lambda data: data.update(model="other.bin"), "the model other.bin is not among the bundle's files"),
         (lambda data: data.update(model="../other/model.bin"), "is not among the bundle's files"),

@@ -48,6 +48,12 @@ def test_agreement_and_largest_difference() -> None:
     assert accuracy.largest_difference(LOGITS, other) == 3.0
 
 
+def test_a_tie_agrees_with_nothing_but_a_tie() -> None:
+    dead, sure = np.zeros((2, 3), np.float32), np.array([[1, 0, 0], [0, 1, 0]], np.float32)
+    assert accuracy.agreement(dead, sure) == 0
+    assert accuracy.agreement(dead, dead) == 1
+
+
 def test_chance_is_the_commonest_class() -> None:
     assert accuracy.chance(LABELS) == 0.75
 
