@@ -49,11 +49,11 @@ def _pool_on_one_grid(graph: Any, values: dict[int, Any]) -> None:
 
     for node in list(graph.xnodes):
         call = node.xnode_union
-        if kind(call) != "XNNMaxPooling2d" or not is_int8(values[call.output_id]):
-            continue
-        if alike(values, call.input_id, call.output_id):
+        if kind(call) != "XNNMaxPooling2d" or alike(values, call.input_id, call.output_id):
             continue
         source, result = values[call.input_id], values[call.output_id]
+        if not (is_int8(source) and is_int8(result)):
+            continue
         made = next(value for value in graph.xvalues if value.xvalue_union is result)
         between = copy.deepcopy(made)
         pooled = between.xvalue_union
