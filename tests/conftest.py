@@ -37,6 +37,7 @@ GO_FIRST = (
     "cli/test_weights.py",
     "cli/test_errors.py",
     "cli/test_prepare.py",
+    "cli/test_lost_and_changed.py",
     "cli/test_probe.py",
     "cli/test_devices.py",
     "cli/test_validate.py",

@@ -29,7 +29,7 @@ from d3d_edge.video.datasets import Batch
 
 _EVALUATIONS = 10  # Times top-1 is measured in a run: enough to see a curve, little beside the training itself.
 _SEEDS = 2**63
-"""torch takes no larger seed."""
+"""Seeds are counted modulo this: all below it, and some above, torch takes."""
 
 Teacher = Callable[[Batch], Answer]
 """What there is to learn from, as a function of a batch."""

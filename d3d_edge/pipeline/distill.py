@@ -25,7 +25,7 @@ from d3d_edge.manifest import Source
 from d3d_edge.models.build import check, network
 from d3d_edge.models.recogniser import Recogniser
 from d3d_edge.models.s3dg import S3DG
-from d3d_edge.pipeline import weights
+from d3d_edge.pipeline import marks, weights
 from d3d_edge.pipeline.data import RunData, batch_size, epochs, prepare
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.streams import (
@@ -44,7 +44,7 @@ from d3d_edge.quantize import pt2e
 from d3d_edge.recipe import Recipe, TrainSpec
 from d3d_edge.report import FILE_NAME, Report, Role, Row
 from d3d_edge.runner import Where
-from d3d_edge.runs import Run, Stage, fingerprint
+from d3d_edge.runs import Run, Stage
 from d3d_edge.target import Precision
 from d3d_edge.video.datasets import Batch
 
@@ -113,7 +113,7 @@ def distill(
 
 
 def _copy_teacher(source: Run, run: Run, data: RunData) -> None:
-    mark = _teacher_mark(run, data)
+    mark = marks.teacher(run, data)
     if run.results("teacher", mark) is not None:
         return
     source.need("teacher", f"d3d-edge distill ... --out {source.path}")
@@ -153,7 +153,7 @@ def _teacher(run: Run, data: RunData, progress: Progress) -> Row:
     channels_last(net)
     minimised = loss.cross_entropy(spec.train.label_smoothing)
     job = _job("teacher (flow)", net, flow_stream(net), data, spec.train, minimised)
-    return _stage(run, "teacher", "flow teacher", "teacher", job, data, _teacher_mark(run, data), progress)
+    return _stage(run, "teacher", "flow teacher", "teacher", job, data, marks.teacher(run, data), progress)
 
 
 def _student(run: Run, data: RunData, progress: Progress) -> Row:
@@ -169,7 +169,7 @@ def _student(run: Run, data: RunData, progress: Progress) -> Row:
             stream = projected.stream()
     minimised = loss.distillation(spec, train.label_smoothing)
     job = _job("student (RGB)", model, stream, data, train, minimised, teacher_of(run))
-    return _stage(run, "student", "D3D student", "float", job, data, student_mark(run, data), progress)
+    return _stage(run, "student", "D3D student", "float", job, data, marks.student(run, data), progress)
 
 
 def _baseline(run: Run, data: RunData, name: str, progress: Progress) -> Row:
@@ -179,7 +179,7 @@ def _baseline(run: Run, data: RunData, name: str, progress: Progress) -> Row:
     train = spec.train or run.recipe.student.train
     minimised = loss.cross_entropy(train.label_smoothing)
     job = _job(f"{name} (RGB)", net, rgb_stream(net), data, train, minimised, still=spec.frames == "one")
-    return _stage(run, name, name.replace("_", " "), "baseline", job, data, _baseline_mark(run, data, name), progress)
+    return _stage(run, name, name.replace("_", " "), "baseline", job, data, marks.baseline(run, data, name), progress)
 
 
 def _rgb_network(run: Run, data: RunData, initialise: Literal["scratch", "teacher"], progress: Progress) -> S3DG:
@@ -198,37 +198,6 @@ def _write_graph(run: Run) -> None:
     net = load_rgb(run, "student")
     program = pt2e.export_float(Recogniser(net), torch.zeros(run.recipe.clip.shape, dtype=torch.uint8))
     pt2e.save(program, run.folder("student") / GRAPH_NAME)
-
-
-def _base_mark(run: Run, data: RunData) -> str:
-    """Hash of the decoded data and how training changes it."""
-    recipe = run.recipe
-    parts = [part.model_dump(mode="json") for part in (recipe.clip, recipe.flow, recipe.augment)]
-    return fingerprint(data.content(), parts, recipe.seed)
-
-
-def _teacher_mark(run: Run, data: RunData) -> str:
-    spec = run.recipe.teacher.model_dump(mode="json", exclude={"weights"})
-    return fingerprint("teacher", _base_mark(run, data), spec, *weights.mark(run, "teacher"))
-
-
-def _baseline_mark(run: Run, data: RunData, name: str) -> str:
-    recipe = run.recipe
-    spec = recipe.baselines[name]
-    parts = [
-        part.model_dump(mode="json") for part in (spec, recipe.student.network, spec.train or recipe.student.train)
-    ]
-    if spec.initialise == "teacher":
-        return fingerprint("baseline", _teacher_mark(run, data), parts)
-    return fingerprint("baseline", _base_mark(run, data), parts, *weights.mark(run, "student"))
-
-
-def student_mark(run: Run, data: RunData) -> str:
-    """Hash of everything that decides the student's weights."""
-    recipe = run.recipe
-    parts = [part.model_dump(mode="json", exclude={"weights"}) for part in (recipe.student, recipe.distill)]
-    spatial = [_baseline_mark(run, data, "spatial")] if recipe.distill.teacher == "two_stream" else []
-    return fingerprint("student", _teacher_mark(run, data), parts, *spatial, *weights.mark(run, "student"))
 
 
 def _job(

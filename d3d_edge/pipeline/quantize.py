@@ -14,9 +14,9 @@ from d3d_edge.calibset import CalibrationPlan, CalibrationSet
 from d3d_edge.distill import log
 from d3d_edge.files import sha256_of_file, write_json
 from d3d_edge.harness import accuracy
-from d3d_edge.pipeline import calibration, mixed, motion, qat
+from d3d_edge.pipeline import calibration, marks, mixed, motion, qat
 from d3d_edge.pipeline.data import RunData, prepare
-from d3d_edge.pipeline.distill import GRAPH_NAME, student_mark, trained_row
+from d3d_edge.pipeline.distill import GRAPH_NAME, trained_row
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.streams import load_rgb, rgb_stream
 from d3d_edge.progress import Progress
@@ -49,7 +49,7 @@ def quantize(run: Run, *, cache_dir: Path, workers: int, strict: bool, progress:
     mark = fingerprint(
         "quantized",
         _FORMAT,
-        student_mark(run, data),
+        marks.student(run, data),
         plan.model_dump(mode="json"),
         run.recipe.quantize.model_dump(mode="json"),
     )

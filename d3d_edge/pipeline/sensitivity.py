@@ -17,9 +17,8 @@ from d3d_edge import calibset
 from d3d_edge.files import atomic_file, write_json
 from d3d_edge.harness import accuracy
 from d3d_edge.harness.accuracy import Logits
-from d3d_edge.pipeline import calibration
+from d3d_edge.pipeline import calibration, marks
 from d3d_edge.pipeline.data import RunData, prepare
-from d3d_edge.pipeline.distill import student_mark
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.sensitivity_figure import Bar, figure
 from d3d_edge.progress import Progress
@@ -56,7 +55,7 @@ def sensitivity(
     drawn = calibration.drawn_clips(data, plan)
     used = drawn[:clips]
     parts = [plan.model_dump(mode="json"), run.recipe.quantize.scheme, len(used)]
-    mark = fingerprint("sensitivity", _FORMAT, student_mark(run, data), *parts)
+    mark = fingerprint("sensitivity", _FORMAT, marks.student(run, data), *parts)
     done = run.results("sensitivity", mark)
     if done is None:
         switched = Switched(calibration.calibrated(run, data, plan, drawn, progress, clips=min(_BATCH, len(drawn))))

@@ -173,7 +173,7 @@ class ExecuTorchRunner:
         if self._method is None:
             raise DataError("the model is closed")
         # What is done here is timed with the model, and torch's own code has left the caches by then: no tensor is
-        # made that was there before.
+        # made that need not be.
         frames = torch.from_numpy(np.ascontiguousarray(clip))  # The file may read them where they are.
         self._method.set_inputs([frames])
         self._method.execute()

@@ -54,8 +54,7 @@ def _pool_on_one_grid(graph: Any, values: dict[int, Any]) -> None:
         source, result = values[call.input_id], values[call.output_id]
         if not (is_int8(source) and is_int8(result)):
             continue
-        made = next(value for value in graph.xvalues if value.xvalue_union is result)
-        between = copy.deepcopy(made)
+        between = copy.deepcopy(next(value for value in graph.xvalues if value.xvalue_union is result))
         pooled = between.xvalue_union
         pooled.quant_params = copy.deepcopy(source.quant_params)
         tensor = tensor_of(pooled)

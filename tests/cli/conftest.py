@@ -159,3 +159,19 @@ def with_references(made: Path, out: Path) -> Path:
     for bundle in (made / "bundles").glob("reference-*"):
         alone(bundle, out)
     return out
+
+
+def refused(result: Result, code: int, *words: str) -> None:
+    """One line of error that holds all of `words`, and the exit code."""
+    assert result.code == code, result.err
+    assert "Traceback" not in result.err
+    errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, result.err
+    for word in words:
+        assert word in errors[0]
+
+
+@pytest.fixture
+def own_clips(clips: Path, tmp_path: Path) -> Path:
+    """The clips, to be damaged."""
+    return Path(shutil.copytree(clips, tmp_path / "own"))

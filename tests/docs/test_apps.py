@@ -20,22 +20,7 @@ from tests.cli.conftest import D3DEdge
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "apps.md").read_text(encoding="utf-8")
 CLIP, GOLDEN = re.findall(r"^```python\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
-SPEC = ClipSpec.model_validate(
-    {
-        "frames": 5,
-        "sampling": "uniform",
-        "stride": None,
-        "short_clips": "repeat_last",
-        "short_side": 40,
-        "interpolation": "area",
-        "height": 33,
-        "width": 40,
-        "crop": "center",
-        "colour": "rgb",
-        "layout": "THWC",
-        "dtype": "uint8",
-    }
-)
+SIZE = {"frames": 5, "short_clips": "repeat_last", "short_side": 40, "height": 33, "width": 40}
 
 
 @pytest.mark.parametrize(
@@ -51,9 +36,9 @@ SPEC = ClipSpec.model_validate(
     ids=str,
 )
 def test_the_clip_of_a_video_is_that_of_the_tool(
-    changes: dict[str, Any], clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], clip_data: dict[str, Any], clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = ClipSpec.model_validate({**SPEC.model_dump(), **changes})
+    spec = ClipSpec.model_validate({**clip_data, **SIZE, **changes})
     (tmp_path / "bundles" / "android").mkdir(parents=True)
     (tmp_path / "bundles" / "android" / "manifest.json").write_text(json.dumps({"clip": spec.model_dump()}))
     (tmp_path / "clips" / "wave").mkdir(parents=True)

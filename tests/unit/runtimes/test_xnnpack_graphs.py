@@ -11,6 +11,7 @@ import torch
 
 pytest.importorskip("executorch")
 
+from benchmarks.graphs import SCALE as SCALE_OF_GRAPHS
 from benchmarks.graphs import Graph
 from benchmarks.xnnpack import Part
 from d3d_edge.models.recogniser import OFFSET, SCALE
@@ -118,3 +119,24 @@ def test_every_reader_of_what_enters_counts() -> None:
     graph = entering(8, "convert")
     graph.output(graph.each("Sigmoid", 0))
     assert not xnnpack_graph.stays_inside(graph.written)
+
+
+def test_an_int8_pool_between_two_scales_is_one_that_xnnpack_takes() -> None:
+    graph = Graph(int8=True)
+    frames = graph.input(1, 4, 4, 8)
+    pooled = graph.pool(frames, (3, 3), ((1, 1), (1, 1)))
+    graph.written.xvalues[pooled].xvalue_union.quant_params.scale = 3 * SCALE_OF_GRAPHS
+    graph.output(pooled)
+    with pytest.raises(RuntimeError, match="max_pooling"):
+        outputs(graph.written, graph.constants)
+    xnnpack_fusion.fuse(graph.written)
+    kinds = [type(node.xnode_union).__name__ for node in graph.written.xnodes]
+    assert kinds == ["XNNMaxPooling2d", "XNNConvert"]
+    with Part(graph.written, graph.constants, graph.written.xnodes) as part:
+        values = np.random.default_rng(1).integers(-128, 128, (1, 4, 4, 8)).astype(np.int8)
+        part.arrays[part.inputs[0]][: values.size] = values.view(np.uint8).ravel()
+        part.run()
+        found = part.arrays[part.outputs[0]][: values.size].view(np.int8).reshape(values.shape)
+    around = np.pad(values, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-128)
+    largest = np.lib.stride_tricks.sliding_window_view(around, (3, 3), axis=(1, 2)).max((-2, -1))
+    np.testing.assert_array_equal(found, np.rint(largest / 3))  # no third lies between two integers

@@ -1,0 +1,40 @@
+"""Fingerprints of the stages of `distill`: what decides a stage's weights. A stage of another one is another's."""
+
+from __future__ import annotations
+
+from d3d_edge.pipeline import weights
+from d3d_edge.pipeline.data import RunData
+from d3d_edge.runs import Run, fingerprint
+
+
+def _base(run: Run, data: RunData) -> str:
+    """Hash of the decoded data and how training changes it."""
+    recipe = run.recipe
+    parts = [part.model_dump(mode="json") for part in (recipe.clip, recipe.flow, recipe.augment)]
+    return fingerprint(data.content(), parts, recipe.seed)
+
+
+def teacher(run: Run, data: RunData) -> str:
+    """Hash of everything that decides the flow teacher's weights."""
+    spec = run.recipe.teacher.model_dump(mode="json", exclude={"weights"})
+    return fingerprint("teacher", _base(run, data), spec, *weights.mark(run, "teacher"))
+
+
+def baseline(run: Run, data: RunData, name: str) -> str:
+    """The same of a baseline's."""
+    recipe = run.recipe
+    spec = recipe.baselines[name]
+    parts = [
+        part.model_dump(mode="json") for part in (spec, recipe.student.network, spec.train or recipe.student.train)
+    ]
+    if spec.initialise == "teacher":
+        return fingerprint("baseline", teacher(run, data), parts)
+    return fingerprint("baseline", _base(run, data), parts, *weights.mark(run, "student"))
+
+
+def student(run: Run, data: RunData) -> str:
+    """The same of the student's weights."""
+    recipe = run.recipe
+    parts = [part.model_dump(mode="json", exclude={"weights"}) for part in (recipe.student, recipe.distill)]
+    spatial = [baseline(run, data, "spatial")] if recipe.distill.teacher == "two_stream" else []
+    return fingerprint("student", teacher(run, data), parts, *spatial, *weights.mark(run, "student"))

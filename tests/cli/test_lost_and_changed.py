@@ -1,0 +1,105 @@
+"""What was lost or changed since, and what can never work, is told in time; no finished work is thrown away."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.cli.conftest import D3DEdge, refused
+
+
+def copied_run(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / "run", tmp_path / "run"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damaged", [False, True], ids=["lost", "damaged"])
+def test_a_finished_stage_without_its_weights_is_trained_again(
+    damaged: bool, d3d_edge: D3DEdge, made: Path, clips: Path, cache: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    run = copied_run(made, tmp_path)
+    weights, words = run / "student" / "last.pt", ("distill", recipe_file, "--data", clips, "--cache", cache)
+    before = weights.read_bytes()
+    if damaged:
+        weights.write_bytes(before[: len(before) // 2])
+        refused(d3d_edge(*words, "--out", run), 8, "last.pt", "damaged", "delete it to train")
+    weights.unlink()
+    refused(d3d_edge("evaluate", run, "--cache", cache), 8, "no checkpoint", "d3d-edge distill trains it again")
+    done = d3d_edge(*words, "--out", run)
+    assert done.code == 0, done.err
+    assert "student (RGB): begins again" in done.err
+    assert "teacher (flow): finished before" in done.err
+    assert torch.load(weights, weights_only=True)["epoch"] == torch.load(BytesIO(before), weights_only=True)["epoch"]
+
+
+@pytest.mark.slow
+def test_a_finished_stage_is_not_thrown_away_for_a_clip_that_is_gone(
+    d3d_edge: D3DEdge, made: Path, own_clips: Path, clips: Path, cache: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    run = copied_run(made, tmp_path)
+    listed = run / "data.csv"
+    listed.write_text(listed.read_text().replace(str(clips), str(own_clips)))
+    words = ("distill", recipe_file, "--data", own_clips, "--out", run, "--cache", cache)
+    video = next(
+        Path(row["path"]) for row in csv.DictReader(listed.read_text().splitlines()) if row["split"] == "train"
+    )
+    kept, before = video.read_bytes(), (run / "teacher" / "last.pt").read_bytes()
+    video.write_bytes(b"")
+    refused(d3d_edge(*words), 8, "teacher", "other clips", "bring the clips back")
+    assert (run / "teacher" / "last.pt").read_bytes() == before
+    video.write_bytes(kept)
+    done = d3d_edge(*words)
+    assert done.code == 0, done.err
+    assert "student (RGB): finished before" in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["evaluate", "probe"])
+def test_weights_of_another_network(command: str, d3d_edge: D3DEdge, made: Path, cache: Path, tmp_path: Path) -> None:
+    run = copied_run(made, tmp_path)
+    shutil.copyfile(run / "teacher" / "last.pt", run / "student" / "last.pt")
+    refused(d3d_edge(command, run, "--cache", cache), 8, "student is of another network")
+
+
+def test_a_layer_that_is_none_is_refused_before_anything_is_decoded(
+    d3d_edge: D3DEdge, clips: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    wrong = [word for net in ("teacher", "student") for word in ("--set", f"{net}.network.temporal_from=Mixed_9z")]
+    refused(d3d_edge("distill", recipe_file, "--data", clips, "--out", tmp_path / "run", *wrong), 2, "Mixed_9z")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_that_is_none_is_refused_before_anything_is_decoded(
+    d3d_edge: D3DEdge, clips: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    words = ("distill", recipe_file, "--data", clips, "--out", tmp_path / "run", "--teacher", tmp_path / "nowhere")
+    refused(d3d_edge(*words), 8, "nowhere is not a run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_clip_that_is_too_small_for_the_network_is_refused_before_anything_is_decoded(
+    d3d_edge: D3DEdge, clips: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    small = [
+        word
+        for setting in ("clip.frames=1", "teacher.network.padding=symmetric", "student.network.padding=symmetric")
+        for word in ("--set", setting)
+    ]
+    refused(d3d_edge("distill", recipe_file, "--data", clips, "--out", tmp_path / "run", *small), 2, "too small")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_graph_from_before_the_recipe_was_changed_is_not_exported(
+    d3d_edge: D3DEdge, made: Path, tmp_path: Path
+) -> None:
+    run = copied_run(made, tmp_path)
+    recipe = run / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("scheme: symmetric", "scheme: affine"))
+    result = d3d_edge("export", run, "--target", "android", "--out", tmp_path / "bundles")
+    refused(result, 8, "was quantized before", f"d3d-edge quantize {run}")
+    assert not (tmp_path / "bundles").exists()
