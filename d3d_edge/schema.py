@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from d3d_edge.errors import RecipeError
 from d3d_edge.files import sha256_of_value
@@ -18,6 +18,17 @@ class Schema(BaseModel):
     """A frozen value with named, typed fields; an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic takes true for 1, and the author of `epochs: true` does not.
+        if isinstance(value, bool) and info.field_name:
+            annotation = cls.model_fields[info.field_name].annotation
+            kinds = (annotation, *get_args(annotation))
+            if bool not in kinds and (int in kinds or float in kinds):
+                raise ValueError(f"is a number, not {str(value).lower()}")
+        return value
 
     def hash(self) -> str:
         """Hex SHA-256 of the canonical JSON of all fields."""
@@ -103,8 +114,34 @@ def build(cls: type[S], data: dict[str, Any], source: str, lines: dict[Location,
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        found = [_explain(cls, source, lines or {}, detail) for detail in error.errors()]
+        found = [_explain(cls, source, lines or {}, detail) for detail in _one_a_value(error.errors(), data)]
         raise RecipeError("; ".join(found)) from error
+
+
+def _one_a_value(details: Iterable[Any], data: Any) -> list[Any]:
+    """The errors with their messages joined where a value could be of several kinds, and is of none.
+
+    pydantic gives one for each kind, named behind the place.
+    """
+    found: dict[Location, Any] = {}
+    for detail in details:
+        location = detail["loc"]
+        if detail["type"] not in ("extra_forbidden", "missing"):
+            location = _reached(location, data)
+        earlier = found.get(location)
+        message = detail["msg"] if earlier is None else f"{earlier['msg']}, or {detail['msg'].lower()}"
+        found[location] = {**detail, "loc": location, "msg": message}
+    return list(found.values())
+
+
+def _reached(location: Location, data: Any) -> Location:
+    """As much of `location` as leads to a value in `data`."""
+    for length, part in enumerate(location):
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return location[:length]
+    return location
 
 
 def _explain(cls: type[Schema], source: str, lines: dict[Location, int], detail: Any) -> str:

@@ -56,11 +56,11 @@ def copy(name: str, file: Path) -> None:
 def check(file: str, settings: tuple[str, ...]) -> None:
     """Check the recipe FILE; all mistakes are shown at once, with their lines. Exit code 2 if there are any.
 
-    Published weights that it names are read and held against its networks.
+    Its networks are held against the size of its clips, the published weights that it names, and the parts that are to
+    stay float.
     """
     loaded = recipe.load(file, settings)
-    if loaded.teacher.weights or loaded.student.weights:
-        from d3d_edge.pipeline import weights
+    from d3d_edge.pipeline import checks  # takes seconds: it brings PyTorch
 
-        weights.check(loaded)
+    checks.check(loaded)
     click.echo(f"{file}: recipe {loaded.name!r} is well-formed")

@@ -11,7 +11,7 @@ from d3d_edge.recipe import NetworkSpec
 
 
 def check(spec: NetworkSpec, clip: ClipSpec) -> None:
-    """Raises RecipeError where a network cannot be built, or such a clip is too small for it. Nothing is computed."""
+    """Raises RecipeError where such a clip is too small for a network. Nothing is computed."""
     with torch.device("meta"), torch.no_grad():
         net = network(spec, 2, in_channels=3).eval()
         try:
@@ -24,24 +24,17 @@ def check(spec: NetworkSpec, clip: ClipSpec) -> None:
 
 
 def network(spec: NetworkSpec, classes: int, *, in_channels: int) -> S3DG:
-    """An untrained S3D-G: `in_channels` is 3 for RGB, 2 for flow.
-
-    Raises:
-        RecipeError: `temporal_from` names no layer.
-    """
-    try:
-        return S3DG(
-            classes,
-            in_channels=in_channels,
-            width=spec.width,
-            stage_widths=spec.stage_widths.given(),
-            stem=spec.stem,
-            gating=spec.gating,
-            temporal_from=spec.temporal_from,
-            padding=spec.padding,
-            dropout=spec.dropout,
-            bn_scale=spec.bn_scale,
-            bn_momentum=spec.bn_momentum,
-        )
-    except ValueError as error:
-        raise RecipeError(f"network: {error}") from error
+    """An untrained S3D-G: `in_channels` is 3 for RGB, 2 for flow."""
+    return S3DG(
+        classes,
+        in_channels=in_channels,
+        width=spec.width,
+        stage_widths=spec.stage_widths.given(),
+        stem=spec.stem,
+        gating=spec.gating,
+        temporal_from=spec.temporal_from,
+        padding=spec.padding,
+        dropout=spec.dropout,
+        bn_scale=spec.bn_scale,
+        bn_momentum=spec.bn_momentum,
+    )

@@ -22,10 +22,10 @@ from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.files import atomic_folder
 from d3d_edge.harness import accuracy
 from d3d_edge.manifest import Source
-from d3d_edge.models.build import check, network
+from d3d_edge.models.build import network
 from d3d_edge.models.recogniser import Recogniser
 from d3d_edge.models.s3dg import S3DG
-from d3d_edge.pipeline import marks, weights
+from d3d_edge.pipeline import checks, marks, weights
 from d3d_edge.pipeline.data import RunData, batch_size, epochs, prepare
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.streams import (
@@ -70,17 +70,15 @@ def distill(
     `teacher` is a run with the same data and flow teacher, which is copied instead of trained again.
 
     Raises:
-        RecipeError: `out` was begun with another recipe or other data, the teacher of `teacher` is another one, a
-            network cannot be built, or published weights are of another network.
+        RecipeError: `out` was begun with another recipe or other data, the teacher of `teacher` is another one, or
+            its networks do not fit what else it says (see `checks`).
         DataError: the data cannot be used; or `resume` is given and there is nothing to go on with.
         StorageError: the run or the cache cannot be written.
     """
     started = datetime.now(UTC)
     if resume and not (out / "recipe.yaml").is_file():
         raise DataError(f"{out} is not a run, so there is nothing to resume", hint="leave out --resume to begin")
-    for spec in (recipe.teacher, recipe.student):
-        check(spec.network, recipe.clip)
-    hashes = weights.check(recipe)
+    hashes = checks.check(recipe)
     source = Run.open(teacher) if teacher else None
     split = recipe.split
     clips = manifest.with_split(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 from torch.fx import GraphModule, Node
@@ -16,8 +15,6 @@ from torch.fx import GraphModule, Node
 from d3d_edge.errors import RecipeError
 from d3d_edge.resources import near_miss
 from d3d_edge.sensitivity import Kind
-
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _aten = torch.ops.aten
 CONVOLUTIONS = frozenset({_aten.conv2d.default, _aten.conv2d.padding})
@@ -134,6 +131,7 @@ def kept_in_float(groups: Iterable[Group], names: Iterable[str]) -> frozenset[Gr
         if not any(group.is_named(name) for group in groups):
             part = name.partition(".")[0]
             inside = [group.name for group in groups if group.name.startswith(part + ".")]
-            known = sorted(inside or {group.name.partition(".")[0] for group in groups} | set(KINDS))
+            kinds = {group.kind for group in groups}
+            known = sorted(inside or {group.name.partition(".")[0] for group in groups} | kinds)
             raise RecipeError(f"quantize.keep_float: the network has no part {name!r}; {near_miss(name, known)}")
     return frozenset(group for group in groups if any(group.is_named(name) for name in names))

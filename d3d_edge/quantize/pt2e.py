@@ -44,7 +44,7 @@ from d3d_edge.errors import BundleError
 from d3d_edge.files import atomic_file, sha256_of_value
 from d3d_edge.models.layers import SpatialConv
 from d3d_edge.quantize import rounding
-from d3d_edge.quantize.groups import CONVOLUTIONS
+from d3d_edge.quantize.groups import CONVOLUTIONS, groups_of, kept_in_float
 from d3d_edge.quantize.observer import count_uses
 from d3d_edge.quantize.origin import keep_layers, layer_of
 from d3d_edge.quantize.passes import drop_device_checks, drop_identities, drop_unread, fold_batch_norms, round_biases
@@ -82,6 +82,11 @@ def prepare(
         rounding.skip_repeats(prepared)
     count_uses(prepared)
     return prepared
+
+
+def check_names(model: nn.Module, sample: Tensor, keep_float: Iterable[str]) -> None:
+    """Raises RecipeError where `keep_float` names no part of `model`, which is neither run nor changed."""
+    kept_in_float(groups_of(_export(model, sample)).values(), keep_float)
 
 
 def calibrate(prepared: GraphModule, clips: Iterable[Tensor]) -> None:

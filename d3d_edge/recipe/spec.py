@@ -46,7 +46,18 @@ class NetworkSpec(Schema):
     (docs/models.md); or 1x7x7 followed by 7x1x1."""
     gating: bool = True
     """Self-gating after Conv2d_2c and each Inception branch."""
-    temporal_from: str = "Conv2d_2c_3x3"
+    temporal_from: Literal[
+        "Conv2d_2c_3x3",
+        "Mixed_3b",
+        "Mixed_3c",
+        "Mixed_4b",
+        "Mixed_4c",
+        "Mixed_4d",
+        "Mixed_4e",
+        "Mixed_4f",
+        "Mixed_5b",
+        "Mixed_5c",
+    ] = "Conv2d_2c_3x3"
     """First layer whose separable convolutions have a temporal kernel; earlier ones are 2D."""
     padding: Literal["same", "symmetric"] = "same"
     """same: as TensorFlow pads (published S3D-G weights); symmetric: as PyTorch pads."""
@@ -230,6 +241,15 @@ class QuantizeSpec(Schema):
     """What stays float. auto: the fewest groups, the most sensitive first, with which top1_drop_points_max of the gates
     holds on the val split (without one, on the calibration clips). A list: names of groups as `d3d-edge sensitivity`
     tells them, parts of the network (Mixed_5c), or kinds (stem, spatial, temporal, gate, pool, join, head)."""
+
+    @field_validator("keep_float", mode="before")
+    @classmethod
+    def _none_auto_or_names(cls, value: Any) -> Any:
+        if value in ("none", "auto"):
+            return value
+        if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
+            return value
+        raise ValueError("is none, auto, or a list of names")
 
 
 class ExportSpec(Schema):

@@ -66,11 +66,23 @@ def test_weights_of_another_network(command: str, d3d_edge: D3DEdge, made: Path,
     refused(d3d_edge(command, run, "--cache", cache), 8, "student is of another network")
 
 
-def test_a_layer_that_is_none_is_refused_before_anything_is_decoded(
-    d3d_edge: D3DEdge, clips: Path, recipe_file: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("student.network.temporal_from=Mixed_9z",), "'Mixed_3b'"),
+        (("quantize.keep_float=[Mixed_5d]",), "did you mean 'Mixed_5c'?"),
+        (
+            ("clip.frames=1", "teacher.network.padding=symmetric", "student.network.padding=symmetric"),
+            "too small",
+        ),
+    ],
+)
+def test_a_network_that_does_not_fit_is_refused_before_anything_is_decoded(
+    settings: tuple[str, ...], message: str, d3d_edge: D3DEdge, clips: Path, recipe_file: Path, tmp_path: Path
 ) -> None:
-    wrong = [word for net in ("teacher", "student") for word in ("--set", f"{net}.network.temporal_from=Mixed_9z")]
-    refused(d3d_edge("distill", recipe_file, "--data", clips, "--out", tmp_path / "run", *wrong), 2, "Mixed_9z")
+    words = [word for setting in settings for word in ("--set", setting)]
+    refused(d3d_edge("recipes", "check", recipe_file, *words), 2, message)
+    refused(d3d_edge("distill", recipe_file, "--data", clips, "--out", tmp_path / "run", *words), 2, message)
     assert not (tmp_path / "run").exists()
 
 
@@ -79,18 +91,6 @@ def test_a_teacher_that_is_none_is_refused_before_anything_is_decoded(
 ) -> None:
     words = ("distill", recipe_file, "--data", clips, "--out", tmp_path / "run", "--teacher", tmp_path / "nowhere")
     refused(d3d_edge(*words), 8, "nowhere is not a run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_clip_that_is_too_small_for_the_network_is_refused_before_anything_is_decoded(
-    d3d_edge: D3DEdge, clips: Path, recipe_file: Path, tmp_path: Path
-) -> None:
-    small = [
-        word
-        for setting in ("clip.frames=1", "teacher.network.padding=symmetric", "student.network.padding=symmetric")
-        for word in ("--set", setting)
-    ]
-    refused(d3d_edge("distill", recipe_file, "--data", clips, "--out", tmp_path / "run", *small), 2, "too small")
     assert not (tmp_path / "run").exists()
 
 

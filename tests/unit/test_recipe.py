@@ -90,6 +90,10 @@ def test_settings_are_applied_and_checked(path: Path) -> None:
             "quantize.qat: quantization-aware training runs in float32",
         ),
         ("seed=9223372036854775808", "seed: "),
+        ("student.train.epochs=true", "student.train.epochs: is a number, not true"),
+        ("student.network.temporal_from=Mixed_9z", "'Mixed_5b' or 'Mixed_5c'"),
+        ("quantize.keep_float=some", "quantize.keep_float: is none, auto, or a list of names"),
+        ("quantize.keep_float=[1]", "quantize.keep_float: is none, auto, or a list of names"),
         ("distill={weight: 0, reduction: mean, cross_entropy_weight: 0}", "distill: every weight is 0"),
         (
             "quantize.qat={train: {epochs: 1, batch_size: 1, learning_rate: 1}, start_share: 0.6}",

@@ -30,6 +30,8 @@ class Outer(Schema):
     name: str
     inner: Inner
     maybe: Inner | None = None
+    either: int | str = 0
+    switch: bool = False
 
 
 def yaml_file(tmp_path: Path, text: str) -> Path:
@@ -105,7 +107,7 @@ def test_all_mistakes_are_told_at_once_each_with_its_line(tmp_path: Path) -> Non
     with pytest.raises(RecipeError) as caught:
         built(tmp_path, "nam: a\ninner:\n  widht: 1\n  depth: many\nmaybe:\n  width: -1\n")
     assert sorted(caught.value.message.split("; ")) == [
-        "did you mean 'name'? known: inner, maybe, name",
+        "did you mean 'name'? known: either, inner, maybe, name, switch",
         "did you mean 'width'? known: depth, width",
         "file.yaml: 'inner.width' is missing",
         "file.yaml: 'name' is missing",
@@ -114,6 +116,21 @@ def test_all_mistakes_are_told_at_once_each_with_its_line(tmp_path: Path) -> Non
         "file.yaml:4: inner.depth: input should be a valid integer, unable to parse string as an integer",
         "file.yaml:6: maybe.width: input should be greater than 0",
     ]
+
+
+@pytest.mark.parametrize("number", ["inner: {width: 1, depth: true}", "inner: {width: true}", "maybe: {width: false}"])
+def test_a_switch_is_no_number(tmp_path: Path, number: str) -> None:
+    with pytest.raises(RecipeError, match=r"file\.yaml:\d: \S+: is a number, not (true|false)"):
+        built(tmp_path, f"name: a\n{number}\n")
+    assert built(tmp_path, "name: a\ninner: {width: 1}\nswitch: true\n").switch
+
+
+def test_a_value_that_is_of_none_of_several_kinds_is_told_once(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        built(tmp_path, "name: a\ninner: {width: 1}\neither: [1]\n")
+    assert caught.value.message == (
+        "file.yaml:3: either: input should be a valid integer, or input should be a valid string"
+    )
 
 
 @pytest.mark.parametrize("text", ["1: a\n", "true: a\n", "null: a\n", "name: a\ninner: {1: 2}\n"])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from d3d_edge.models import S3DG, Recogniser, mac_count, parameter_count
-from d3d_edge.models.s3dg import END_POINTS, STAGES, Stem
+from d3d_edge.models.s3dg import END_POINTS, STAGES, UNITS, Stem
 from d3d_edge.presets import StageWidths
 from d3d_edge.recipe import NetworkSpec
 from tests.unit.models import reference
@@ -231,8 +231,9 @@ def test_pools_before_the_products_of_gates_change_nothing(
     assert torch.equal(features, net.features(last, 2))
 
 
-def test_recipes_take_every_stem() -> None:
+def test_recipes_take_every_stem_and_first_temporal_layer() -> None:
     assert get_args(NetworkSpec.model_fields["stem"].annotation) == get_args(Stem)
+    assert get_args(NetworkSpec.model_fields["temporal_from"].annotation) == UNITS
 
 
 def test_gates_multiply_what_the_pool_behind_them_leaves() -> None:
