@@ -90,7 +90,7 @@ class EagerRunner:
         if self._module is None:
             raise DataError("the model is closed")
         with torch.no_grad():
-            logits: torch.Tensor = self._module(torch.from_numpy(np.ascontiguousarray(clip)))
+            logits: torch.Tensor = self._module(torch.from_numpy(np.require(clip, requirements=("C", "W"))))
         return logits[0].numpy()
 
     def __enter__(self) -> Self:

@@ -17,6 +17,7 @@ from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -43,6 +44,9 @@ MODEL = "model.pte"
 _PACKAGE = "executorch"
 _EXTRA = "android"
 
+
+_open: WeakSet[ExecuTorchRunner] = WeakSet()
+"""Runners that are not closed, all of which compute on ExecuTorch's one pool of threads."""
 
 _DTYPES = {0: "uint8", 1: "int8", 3: "int32", 4: "int64", 6: "float32"}
 """ExecuTorch's ScalarType codes."""
@@ -128,6 +132,7 @@ class ExecuTorch:
         Raises:
             MissingDependency: executorch is missing.
             BundleError: the file cannot be loaded.
+            DataError: another file is open with another number of threads.
         """
         self.check_run()
         return ExecuTorchRunner(bundle.model_path, threads)
@@ -142,8 +147,15 @@ class ExecuTorchRunner:
         with _quiet(), _native_notes():
             library = import_module(executorch_checks.LIBRARY)
             executorch_checks.kernels()
-            # All models share one pool, and those that are open would go on with one that is no more.
-            if threads not in (0, library._threadpool_get_thread_count()):
+            pool: int = library._threadpool_get_thread_count()
+            if threads not in (0, pool):
+                # They would go on with a pool that is no more, and crash the process.
+                if _open:
+                    raise DataError(
+                        f"a model is open on {pool} threads, and this one is to run on {threads}: ExecuTorch has one "
+                        "pool of threads for all",
+                        hint="close the other first, or give both as many threads",
+                    )
                 library._unsafe_reset_threadpool(threads)
             self.threads: int = library._threadpool_get_thread_count()
             try:
@@ -162,6 +174,7 @@ class ExecuTorchRunner:
         self.runtime = f"executorch {metadata.version(_PACKAGE)} (XNNPACK)"
         self.inputs = (_spec("clip", described.input_tensor_meta(0), drop=0),)
         self.outputs = (_spec("logits", described.output_tensor_meta(0), drop=1),)
+        _open.add(self)
 
     def run(self, clip: NDArray[Any]) -> NDArray[Any]:
         """Logits float32 [classes] of `clip: uint8 [T, H, W, C] RGB`.
@@ -174,7 +187,8 @@ class ExecuTorchRunner:
             raise DataError("the model is closed")
         # What is done here is timed with the model, and torch's own code has left the caches by then: no tensor is
         # made that need not be.
-        frames = torch.from_numpy(np.ascontiguousarray(clip))  # The file may read them where they are.
+        # The file may read them where they are. torch warns of arrays that must not be written, though nobody does.
+        frames = torch.from_numpy(np.require(clip, requirements=("C", "W")))
         self._method.set_inputs([frames])
         self._method.execute()
         answer: NDArray[Any] = self._logits.copy()
@@ -185,6 +199,7 @@ class ExecuTorchRunner:
 
     def __exit__(self, *exc_info: object) -> None:
         self._method = self._program = self._logits = None
+        _open.discard(self)
 
 
 def _spec(name: str, described: Any, *, drop: int) -> TensorSpec:

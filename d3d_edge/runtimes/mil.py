@@ -171,7 +171,7 @@ class MilProgram:
         """Output arrays by name. Inputs are cast to their declared types; their shapes must be the declared ones."""
         values = dict(self._constants)
         for feature in self.inputs:
-            values[feature.name] = torch.from_numpy(np.ascontiguousarray(inputs[feature.name])).to(
+            values[feature.name] = torch.from_numpy(np.require(inputs[feature.name], requirements=("C", "W"))).to(
                 _held(feature.dtype, self._float16)
             )
         with torch.inference_mode():

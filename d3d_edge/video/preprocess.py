@@ -47,12 +47,12 @@ def frame_indices(count: int, spec: ClipSpec, part: Part = WHOLE) -> list[int]:
         DataError: there are no frames, or too few and the spec refuses short clips.
     """
     if count < 1:
-        raise DataError("the video has no frames")
+        raise DataError("there are no frames")
     step = spec.stride or 1
     if count < spec.frames_needed:
         if spec.short_clips == "refuse":
             raise DataError(
-                f"the video has {count} frames and the clip needs {spec.frames_needed}",
+                f"there are {count} frames, and a clip needs {spec.frames_needed}",
                 hint="clip.short_clips: repeat_last holds the last frame",
             )
         return [min(i * step, count - 1) for i in range(spec.frames)]

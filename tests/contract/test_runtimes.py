@@ -174,9 +174,12 @@ def test_a_result_outlives_the_next_run(runner: Runner) -> None:
     assert np.array_equal(first, kept)
 
 
-def test_a_clip_need_not_be_contiguous(runner: Runner) -> None:
+def test_a_clip_need_not_be_contiguous_nor_writable(runner: Runner) -> None:
     clip = networks.clip(3).numpy()
-    assert np.array_equal(runner.run(np.asfortranarray(clip)), runner.run(clip))
+    expected = runner.run(clip)
+    assert np.array_equal(runner.run(np.asfortranarray(clip)), expected)
+    clip.flags.writeable = False
+    assert np.array_equal(runner.run(clip), expected)
 
 
 @pytest.mark.parametrize(

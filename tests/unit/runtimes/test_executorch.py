@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from d3d_edge import target
-from d3d_edge.errors import MissingDependency
+from d3d_edge.errors import DataError, MissingDependency
 from d3d_edge.models.layers import StackedConv
 from d3d_edge.models.views import clip_view
 from d3d_edge.quantize import pt2e
@@ -296,3 +296,15 @@ def test_models_that_are_open_together_keep_their_pool_of_threads(
             assert (first.threads, second.threads) == (2, 2)
             np.testing.assert_array_equal(second.run(clip), expected)
         np.testing.assert_array_equal(first.run(clip), expected)
+
+
+def test_a_model_that_would_take_the_threads_of_an_open_one_is_refused(lowered: Lower) -> None:
+    path = lowered(networks.quantized).path
+    clip = networks.clip().numpy()
+    with executorch.ExecuTorchRunner(path, 2) as first:
+        expected = first.run(clip)
+        with pytest.raises(DataError, match="open on 2 threads, and this one is to run on 1"):
+            executorch.ExecuTorchRunner(path, 1)
+        np.testing.assert_array_equal(first.run(clip), expected)
+    with executorch.ExecuTorchRunner(path, 1) as afterwards:
+        np.testing.assert_array_equal(afterwards.run(clip), expected)

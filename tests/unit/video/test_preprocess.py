@@ -30,7 +30,7 @@ def test_dense_steps_around_the_middle() -> None:
 
 
 def test_a_short_video_is_refused_or_held() -> None:
-    with pytest.raises(DataError, match="has 3 frames and the clip needs 4"):
+    with pytest.raises(DataError, match="there are 3 frames, and a clip needs 4"):
         frame_indices(3, spec_of(frames=4))
     with pytest.raises(DataError, match="no frames"):
         frame_indices(0, spec_of(short_clips="repeat_last"))
@@ -95,7 +95,7 @@ def test_samples_the_promised_frames(write_video: VideoWriter, spec: ClipSpec) -
 
 
 def test_errors_name_the_file(write_video: VideoWriter) -> None:
-    with pytest.raises(DataError, match=r"clip\.mp4: the video has 16 frames and the clip needs 20"):
+    with pytest.raises(DataError, match=r"clip\.mp4: there are 16 frames, and a clip needs 20"):
         load_clip(write_video(), spec_of(frames=20))
     portrait = write_video("tall.mp4", height=96, width=48)
     with pytest.raises(DataError, match=r"tall\.mp4: .* 48x96, and the crop of 64x40"):

@@ -128,7 +128,7 @@ def test_a_part_that_the_video_does_not_have(write_video: VideoWriter) -> None:
     path = write_video(count=20)
     with pytest.raises(DataError, match=r"clip\.mp4 has no frame from 3 s to 4 s: its last is at 0\.760 s"):
         load_frames(path, spec_of(), start_s=3.0, end_s=4.0)
-    with pytest.raises(DataError, match=r"clip\.mp4: the video has 5 frames and the clip needs 8"):
+    with pytest.raises(DataError, match=r"clip\.mp4: there are 5 frames, and a clip needs 8"):
         load_frames(path, spec_of(), start_s=0.6)
 
 

@@ -97,7 +97,7 @@ def test_too_few_frames_in_a_window_are_refused_and_the_next_window_is_tried() -
     cutter = Windows(spec_of(frames=4), window_s=0.4, stride_s=0.4, rate_hz=10)
     for time_s in (0.0, 0.2):
         assert cutter.push(time_s, frame(0)) is None
-    with pytest.raises(DataError, match=r"from 0\.00 s on, the video has 2 frames and the clip needs 4"):
+    with pytest.raises(DataError, match=r"from 0\.00 s on, there are 2 frames, and a clip needs 4"):
         cutter.push(0.4, frame(0))
     windows = [cutter.push(0.5 + 0.1 * number, frame(0)) for number in range(4)]
     assert [window is None for window in windows] == [True, True, True, False]
