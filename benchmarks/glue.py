@@ -1,7 +1,9 @@
 """Time the INT8 `.pte` of S3D-G against the sum of its own convolutions, and say what the rest of the time is.
 
 Each convolution is run alone, by the kernel, the shapes, the weights and the scales that it has in the network. All
-take turns within each repetition. The parts of the network's time are XNNPACK's own, operator by operator.
+take turns within each repetition, once so that each runs after the others, as an app runs a network between other work,
+and once so that each runs after itself, as in a loop. The parts of the network's time are XNNPACK's own, operator by
+operator, after the others.
 """
 
 from __future__ import annotations
@@ -49,23 +51,46 @@ class Kind(Schema):
     ms: float
 
 
-class Result(Schema):
-    """One width. Times are the middle of the repetitions."""
+class Sums(Schema):
+    """What is compared. Times are the middle of the repetitions, ratios the middle of those within a repetition."""
 
-    multiplier: float
-    clip: str
-    threads: int
     network_ms: float
     """Of the `.pte` file, from bytes to logits."""
     xnnpack_ms: float
     """Of its graph without ExecuTorch around it."""
     convolutions_ms: float
     """The sum of the network's convolutions, each run alone."""
-    convolutions: int
     ratio: float
-    """Network over convolutions: the middle of the ratios within a repetition."""
+    """Network over convolutions."""
     xnnpack_ratio: float
+    """The graph without ExecuTorch over convolutions."""
+
+    @classmethod
+    def of(cls, times: dict[str, list[float]]) -> Sums:
+        """From the times of all turns."""
+        middle = {name: float(np.median(row)) for name, row in times.items()}
+        return cls(
+            network_ms=middle[NETWORK],
+            xnnpack_ms=middle[XNNPACK],
+            convolutions_ms=middle[CONVOLUTIONS],
+            ratio=np.median(np.divide(times[NETWORK], times[CONVOLUTIONS])),
+            xnnpack_ratio=np.median(np.divide(times[XNNPACK], times[CONVOLUTIONS])),
+        )
+
+
+class Result(Schema):
+    """One width."""
+
+    multiplier: float
+    clip: str
+    threads: int
+    convolutions: int
+    after_others: Sums
+    """Each ran after the others, whose code and data had taken the caches."""
+    after_itself: Sums
+    """Each ran twice at its turn, and the second run counts."""
     kinds: dict[str, Kind]
+    """After the others."""
 
 
 class Lowered(NamedTuple):
@@ -125,26 +150,16 @@ def measure(multiplier: float, clip: Clip, threads: int, repetitions: int) -> Re
             observed.run()
             profiles.append(observed.times_us())
 
-        times = take_turns(
-            {
-                NETWORK: lambda: runner.run(sample),
-                XNNPACK: whole.run,
-                PROFILED: profile,
-                CONVOLUTIONS: convolutions,
-            },
-            repetitions,
-        )
-        middle = {name: float(np.median(row)) for name, row in times.items()}
+        compared = {NETWORK: lambda: runner.run(sample), XNNPACK: whole.run, CONVOLUTIONS: convolutions}
+        after_others = take_turns({PROFILED: profile, **compared}, repetitions)
+        after_itself = take_turns(compared, repetitions, twice=True)
         return Result(
             multiplier=multiplier,
             clip="x".join(map(str, clip)),
             threads=threads,
-            network_ms=middle[NETWORK],
-            xnnpack_ms=middle[XNNPACK],
-            convolutions_ms=middle[CONVOLUTIONS],
             convolutions=len(alone),
-            ratio=float(np.median(np.divide(times[NETWORK], times[CONVOLUTIONS]))),
-            xnnpack_ratio=float(np.median(np.divide(times[XNNPACK], times[CONVOLUTIONS]))),
+            after_others=Sums.of(after_others),
+            after_itself=Sums.of(after_itself),
             kinds=kinds([name_of(node) for node in nodes], np.median(profiles[-repetitions:], axis=0)),
         )
 
@@ -188,17 +203,23 @@ def main(arguments: list[str] | None = None) -> None:
 def _print(result: Result) -> None:
     console = Console(soft_wrap=True)
     console.print(f"\nwidth {result.multiplier:g}, {result.clip}, {result.threads} threads; milliseconds of one clip")
-    console.print(
-        f"{NETWORK} {result.network_ms:.2f}, {XNNPACK} {result.xnnpack_ms:.2f}, its {result.convolutions} "
-        f"{CONVOLUTIONS} {result.convolutions_ms:.2f} in sum: {result.ratio:.2f} and {result.xnnpack_ratio:.2f} times "
-        f"those (goal {GOAL})"
-    )
+    table = columns(("each runs",), ("after the others", "after itself"))
+    for name, field in (
+        (f"{CONVOLUTIONS}, the sum of {result.convolutions}", "convolutions_ms"),
+        (XNNPACK, "xnnpack_ms"),
+        (NETWORK, "network_ms"),
+        ("graph / convolutions", "xnnpack_ratio"),
+        (f".pte / convolutions (goal {GOAL})", "ratio"),
+    ):
+        table.add_row(name, *(f"{getattr(sums, field):.2f}" for sums in (result.after_others, result.after_itself)))
+    console.print(table)
     table = columns(("in XNNPACK's graph, by its own clock",), ("operators", "ms"))
     for purpose, kind in result.kinds.items():
         table.add_row(purpose, str(kind.operators), f"{kind.ms:.3f}")
-    rest = result.xnnpack_ms - sum(kind.ms for kind in result.kinds.values())
+    sums = result.after_others
+    rest = sums.xnnpack_ms - sum(kind.ms for kind in result.kinds.values())
     table.add_row("fractions of a microsecond, which that clock drops", "", f"{rest:.3f}")
-    table.add_row("ExecuTorch around it", "", f"{result.network_ms - result.xnnpack_ms:.3f}")
+    table.add_row("ExecuTorch around it", "", f"{sums.network_ms - sums.xnnpack_ms:.3f}")
     console.print(table)
 
 
