@@ -56,16 +56,31 @@ def mapper(
     # spawn: a forked copy of a process in which torch or OpenCV has threads can lock up.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(prepare,))
+
+    def mapped(*work: Any) -> Any:
+        with _without_interrupts():  # All work is handed out here, which starts the processes.
+            return pool.map(*work)
+
     try:
-        yield pool.map
+        yield mapped
     except BrokenProcessPool as error:
         raise died from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block, and never reaches processes that are started in it: it is their parent's
+    to handle, and while they still import their modules they would each print where they were."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start(prepare: Callable[[], None]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
     prepare()
 

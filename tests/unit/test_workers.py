@@ -1,0 +1,42 @@
+"""Work shared by processes: in order, deaf to Ctrl-C, and gone with one clear error."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from d3d_edge.errors import DataError
+from d3d_edge.workers import mapper
+
+DIED = DataError("a worker died")
+
+
+def nothing() -> None:
+    """There is nothing to prepare."""
+
+
+def hears_interrupts(_: int) -> bool:
+    return signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def die(_: int) -> None:
+    os._exit(1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_results_come_in_the_order_of_the_work(workers: int) -> None:
+    with mapper(workers, prepare=nothing, died=DIED) as mapped:
+        assert list(mapped(abs, range(-5, 0))) == [5, 4, 3, 2, 1]
+
+
+def test_no_worker_hears_ctrl_c_and_their_parent_does() -> None:
+    with mapper(2, prepare=nothing, died=DIED) as mapped:
+        assert not any(mapped(hears_interrupts, range(4)))
+        assert hears_interrupts(0)
+
+
+def test_a_worker_that_dies_is_one_error() -> None:
+    with pytest.raises(DataError, match="a worker died"), mapper(2, prepare=nothing, died=DIED) as mapped:
+        list(mapped(die, range(2)))
