@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import tempfile
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -90,19 +92,27 @@ def prepared(
     return graph
 
 
+def reopened(program: ExportedProgram) -> ExportedProgram:
+    """`program` as it is after it was saved, which is what is lowered: a file keeps less than memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.pt2"
+        pt2e.save(program, path)
+        return pt2e.load(path)
+
+
 @functools.cache
 def quantized(scheme: Scheme = "symmetric") -> ExportedProgram:
     """The INT8 graph. Do not change it: all tests share it."""
-    return pt2e.convert(prepared(scheme), clip())
+    return reopened(pt2e.convert(prepared(scheme), clip()))
 
 
 @functools.cache
 def mixed() -> ExportedProgram:
     """An INT8 graph with a convolution, a gate and the classifier in float. Do not change it: all tests share it."""
-    return pt2e.convert(prepared(keep_float=("temporal.spatial", "gate", "head")), clip())
+    return reopened(pt2e.convert(prepared(keep_float=("temporal.spatial", "gate", "head")), clip()))
 
 
 @functools.cache
 def float_program() -> ExportedProgram:
     """The float graph. Do not change it: all tests share it."""
-    return pt2e.export_float(small(), clip())
+    return reopened(pt2e.export_float(small(), clip()))

@@ -251,15 +251,17 @@ def _to_onnx(program: ExportedProgram, opset: int) -> onnx.ModelProto:
 @contextmanager
 def _layers_in_scopes(program: ExportedProgram) -> Iterator[None]:
     """Give the exporter the layer of each operator where it looks for scopes; its own passes then carry them along."""
-    named = [(node, layer_of(node)) for node in program.graph.nodes if "nn_module_stack" not in node.meta]
-    for node, layer in named:
-        if layer:
+    before = {}
+    for node in program.graph.nodes:
+        # A graph that was read from a file has an empty one.
+        if not node.meta.get("nn_module_stack") and (layer := layer_of(node)):
+            before[node] = dict(node.meta)
             node.meta["nn_module_stack"] = {layer: (layer, "torch.nn.Module")}
     try:
         yield
     finally:
-        for node, _ in named:
-            node.meta.pop("nn_module_stack", None)
+        for node, meta in before.items():
+            node.meta = meta
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:
