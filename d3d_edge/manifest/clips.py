@@ -9,12 +9,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from d3d_edge.errors import DataError
 from d3d_edge.files import sha256_of_value
 from d3d_edge.schema import Schema
 
 Split = Literal["train", "val", "test"]
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp", ".flv"})
-UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters, and what Python makes of file names that are not UTF-8: neither can stand in a line of text."""
 
 
@@ -27,7 +28,7 @@ class Clip(Schema):
     split: Split | Literal[""]
     """Empty until a split is drawn."""
     group: str
-    """What must not be in two splits (a person, a source video); the path as listed where nothing is given."""
+    """What must not be in two splits (a person, a source video); the path as first listed where nothing is given."""
     start_s: float | None = Field(default=None, ge=0)
     """Seconds of the video at which the clip begins; none: at its first frame."""
     end_s: float | None = Field(default=None, gt=0)
@@ -50,6 +51,35 @@ class Clip(Schema):
     def key(self) -> str:
         """The path and the times: what tells one clip from another, to programs and to people."""
         return self.path + self.span
+
+
+def gathered(placed: Iterable[tuple[str, Clip]]) -> list[Clip]:
+    """The clips that are given, each with its place (a line of a list, or a file): a CSV of them can be read back.
+
+    Raises:
+        DataError: a clip is given twice, however it is spelled, or a name cannot stand in a CSV.
+    """
+    place_of_key: dict[str, str] = {}
+    clips: list[Clip] = []
+    for place, clip in placed:
+        refuse_unwritable(place, clip.path, clip.label, clip.group)
+        if clip.key in place_of_key:
+            raise DataError(f"{place}: {clip.key} is given by {place_of_key[clip.key]} already", hint="keep one")
+        place_of_key[clip.key] = place
+        clips.append(clip)
+    return clips
+
+
+def refuse_unwritable(place: str, *texts: str) -> None:
+    """Refuse texts that cannot stand in a line, be it of a CSV or of a bundle's labels.txt.
+
+    Raises:
+        DataError: one holds such a character; the message has its place.
+    """
+    if wrong := next(filter(_UNWRITABLE.search, texts), None):
+        raise DataError(
+            f"{place}: {wrong!r} holds a control character, a line's end or bytes that are not UTF-8", hint="rename it"
+        )
 
 
 def place_of(key: str) -> tuple[str, float | None, float | None]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from d3d_edge.errors import DataError
-from d3d_edge.manifest.clips import UNWRITABLE, VIDEO_SUFFIXES, Clip, Split
+from d3d_edge.manifest.clips import VIDEO_SUFFIXES, Clip, Split, gathered
 
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
@@ -31,7 +31,13 @@ def from_folders(folder: Path) -> list[Clip]:
         DataError: there are no class folders, one is empty, a video lies in none, a folder beside splits is none, a
             name cannot stand in a CSV, or a video is there twice.
     """
-    clips: list[Clip] = []
+    clips = gathered(_placed(folder))
+    if not clips:
+        raise DataError(f"{folder} holds no class folders", hint="expected one folder per class, with videos in it")
+    return clips
+
+
+def _placed(folder: Path) -> Iterator[tuple[str, Clip]]:
     for class_folder, split in _class_folders(folder):
         videos = sorted(p for p in class_folder.rglob("*") if is_video(p))
         if not videos:
@@ -42,16 +48,9 @@ def from_folders(folder: Path) -> list[Clip]:
         for video in videos:
             # Relative, so that a drawn split does not change when the folder moves.
             group = video.relative_to(folder).as_posix().strip()
-            path = str(video.resolve())
-            if UNWRITABLE.search(path + group):
-                raise DataError(f"the file name {path!r} cannot be written to a CSV", hint="rename the file")
-            clips.append(Clip(path=path, label=class_folder.name.strip(), split=split, group=group))
-    if not clips:
-        raise DataError(f"{folder} holds no class folders", hint="expected one folder per class, with videos in it")
-    path, times = Counter(clip.path for clip in clips).most_common(1)[0]
-    if times > 1:
-        raise DataError(f"{folder} links to {path} {times} times", hint="keep one link: a clip has one label")
-    return clips
+            label = class_folder.name.strip()
+            # Quoted: the name may hold what a message cannot.
+            yield repr(str(video)), Clip(path=os.path.realpath(video), label=label, split=split, group=group)
 
 
 def _class_folders(folder: Path) -> Iterator[tuple[Path, Split | Literal[""]]]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import csv
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from d3d_edge.errors import DataError
-from d3d_edge.manifest.clips import VIDEO_SUFFIXES, Clip, Split
+from d3d_edge.manifest.clips import VIDEO_SUFFIXES, Clip, Split, gathered
 from d3d_edge.manifest.official import refuse_none
 from d3d_edge.manifest.table import Row, check_splits, check_times, read_csv, seconds
 from d3d_edge.resources import near_miss
@@ -42,31 +42,34 @@ def load(lists: Sequence[Path], videos: Path) -> list[Clip]:
     """The clips of all `lists`, whose files are anywhere below `videos`.
 
     Where no row is of the split test, those of val are the test clips: Kinetics keeps the labels of its test split to
-    itself, and results are given on val.
+    itself, and results are given on val. So a list of test rows without the
+    column label is left out, if there are others.
 
     Raises:
         DataError: a row is wrong (the message has its line), or none of the videos is there.
     """
-    files = _files_below(videos)
-    clips: list[Clip] = []
-    seen: dict[str, str] = {}
-    for path in lists:
-        columns, rows = read_csv(path)
-        if missing := [name for name in _COLUMNS if name not in columns]:
-            raise DataError(f"{path}:1: the column {missing[0]} is missing", hint=f"expected {','.join(_COLUMNS)}")
-        for line, row in rows:
-            where = f"{path}:{line}"
-            clip = _clip(path, line, row, videos, files)
-            if clip.key in seen:
-                raise DataError(f"{where}: {clip.key} stands in {seen[clip.key]} already")
-            seen[clip.key] = where
-            clips.append(clip)
+    clips = gathered(_placed(lists, videos))
     if not any(clip.split == "test" for clip in clips):
         clips = [clip.model_copy(update={"split": "test"}) if clip.split == "val" else clip for clip in clips]
     listed_in = lists[0] if len(lists) == 1 else lists[0].parent
     refuse_none(clips, listed_in, videos)
     check_splits(listed_in, clips)
     return clips
+
+
+def _placed(lists: Sequence[Path], videos: Path) -> Iterator[tuple[str, Clip]]:
+    files = _files_below(videos)
+    tables = [(path, *read_csv(path)) for path in lists]
+    for path, columns, rows in [table for table in tables if not _withheld(*table[1:])] or tables:
+        if missing := [name for name in _COLUMNS if name not in columns]:
+            raise DataError(f"{path}:1: the column {missing[0]} is missing", hint=f"expected {','.join(_COLUMNS)}")
+        for line, row in rows:
+            yield f"{path}:{line}", _clip(path, line, row, videos, files)
+
+
+def _withheld(columns: list[str], rows: list[tuple[int, Row]]) -> bool:
+    """Whether these are test rows without labels."""
+    return "label" not in columns and all(row.get("split") == "test" for _, row in rows)
 
 
 def _clip(path: Path, line: int, row: Row, videos: Path, files: dict[str, list[Path]]) -> Clip:
@@ -85,7 +88,7 @@ def _clip(path: Path, line: int, row: Row, videos: Path, files: dict[str, list[P
     untrimmed = found is None and whole is not None
     return Clip(
         # Neither is there: named like a cut file, it is skipped when it is read.
-        path=str(found or whole or (videos / label / f"{cut}.mp4").resolve()),
+        path=os.path.realpath(found or whole or videos / label / f"{cut}.mp4"),
         label=label,
         split=_SPLIT[row["split"]],
         group=video_id,

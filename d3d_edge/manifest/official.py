@@ -7,13 +7,14 @@ with lines "name.avi 1" where 0 is not used, 1 is training and 2 is test.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from d3d_edge.errors import DataError
-from d3d_edge.manifest.clips import Clip, Split
+from d3d_edge.manifest.clips import Clip, Split, gathered, refuse_unwritable
 from d3d_edge.manifest.table import check_splits, text_of
 from d3d_edge.resources import near_miss
 
@@ -21,7 +22,7 @@ Kind = Literal["ucf101", "hmdb51"]
 _UCF_LIST = re.compile(r"(train|test)list(\d+)\.txt")
 _UCF_GROUP = re.compile(r".*_(g\d+)_c\d+")
 _HMDB_LIST = re.compile(r"(.+)_test_split(\d+)\.txt")
-_HMDB_SPLIT: dict[str, Split | None] = {"0": None, "1": "train", "2": "test"}
+_HMDB_SPLIT: dict[str, Split | Literal[""]] = {"0": "", "1": "train", "2": "test"}
 
 
 def kind_of(folder: Path) -> Kind | None:
@@ -38,7 +39,9 @@ def load(kind: Kind, folder: Path, videos: Path, fold: int | None) -> list[Clip]
     Raises:
         DataError: a line is wrong (the message has it), the split is not there, or none of its videos is.
     """
-    clips = list(_ucf101(folder, videos, fold) if kind == "ucf101" else _hmdb51(folder, videos, fold))
+    placed = _ucf101(folder, videos, fold) if kind == "ucf101" else _hmdb51(folder, videos, fold)
+    # Those that are in no split go last: a file that one line uses and another does not is a mistake too.
+    clips = [clip for clip in gathered(placed) if clip.split]
     refuse_none(clips, folder, videos)
     check_splits(folder, clips)
     return clips
@@ -46,21 +49,20 @@ def load(kind: Kind, folder: Path, videos: Path, fold: int | None) -> list[Clip]
 
 def refuse_none(clips: list[Clip], listed_in: Path, videos: Path) -> None:
     """An error if not one of the clips' files is there: then the folder is wrong, not a file missing."""
-    if clips and not any(Path(clip.path).is_file() for clip in clips):
+    if clips and not any(os.path.isfile(clip.path) for clip in clips):
         raise DataError(
             f"none of the {len(clips)} videos that {listed_in} lists is in {videos}, e.g. {Path(clips[0].path).name}",
             hint="--videos names the folder of the videos, or of their class folders",
         )
 
 
-def _ucf101(folder: Path, videos: Path, fold: int | None) -> Iterator[Clip]:
+def _ucf101(folder: Path, videos: Path, fold: int | None) -> Iterator[tuple[str, Clip]]:
     lists: dict[tuple[str, int], Path] = {}
     for path in sorted(folder.iterdir()):
         if found := _UCF_LIST.fullmatch(path.name):
             lists[found[1], int(found[2])] = path
     number = _number(folder, fold, {number for _, number in lists})
     index_of = _class_index(folder / "classInd.txt")
-    seen: dict[str, str] = {}
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
         if (split, number) not in lists:
@@ -77,13 +79,10 @@ def _ucf101(folder: Path, videos: Path, fold: int | None) -> Iterator[Clip]:
                 raise DataError(f"{where}: no class {label!r} in classInd.txt", hint=near_miss(label, sorted(index_of)))
             if index and index.strip() != index_of[label]:
                 raise DataError(f"{where}: {label} has the number {index.strip()}, in classInd.txt {index_of[label]}")
-            if name in seen:
-                raise DataError(f"{where}: {name} stands in {seen[name]} already")
-            seen[name] = where
             found = _UCF_GROUP.fullmatch(PurePosixPath(file).stem)
             # Without a group in its name, a video is its own.
             group = f"{label}_{found[1]}" if found else name
-            yield Clip(path=_video(videos, label, file), label=label, split=split, group=group)
+            yield where, Clip(path=_video(videos, label, file), label=label, split=split, group=group)
 
 
 def _class_index(path: Path) -> dict[str, str]:
@@ -99,13 +98,12 @@ def _class_index(path: Path) -> dict[str, str]:
     return index_of
 
 
-def _hmdb51(folder: Path, videos: Path, fold: int | None) -> Iterator[Clip]:
+def _hmdb51(folder: Path, videos: Path, fold: int | None) -> Iterator[tuple[str, Clip]]:
     lists: dict[int, list[tuple[str, Path]]] = {}
     for path in sorted(folder.iterdir()):
         if found := _HMDB_LIST.fullmatch(path.name):
             lists.setdefault(int(found[2]), []).append((found[1], path))
     for label, path in lists[_number(folder, fold, set(lists))]:
-        seen: dict[str, int] = {}
         for line, text in lines_of(path):
             name, _, use = text.rpartition(" ")
             name = name.strip()
@@ -113,12 +111,9 @@ def _hmdb51(folder: Path, videos: Path, fold: int | None) -> Iterator[Clip]:
                 raise DataError(
                     f"{path}:{line}: {text!r} is not of the form 'video.avi 1'", hint="0, 1 or 2 at the end"
                 )
-            if name in seen:
-                raise DataError(f"{path}:{line}: {name} stands in line {seen[name]} already")
-            seen[name] = line
-            if split := _HMDB_SPLIT[use]:
-                # The official lists keep clips of one film apart; the names do not say which film it is.
-                yield Clip(path=_video(videos, label, name), label=label, split=split, group=f"{label}/{name}")
+            # The official lists keep clips of one film apart; the names do not say which film it is.
+            clip = Clip(path=_video(videos, label, name), label=label, split=_HMDB_SPLIT[use], group=f"{label}/{name}")
+            yield f"{path}:{line}", clip
 
 
 def _number(folder: Path, fold: int | None, known: set[int]) -> int:
@@ -132,13 +127,17 @@ def _number(folder: Path, fold: int | None, known: set[int]) -> int:
 def _video(videos: Path, label: str, name: str) -> str:
     """The file in the class's folder; else beside the others, if it is there."""
     flat = videos / name
-    return str((flat if flat.is_file() else videos / label / name).resolve())
+    # Not Path.is_file(): it raises where a name is too long, which is one more way to be missing.
+    return os.path.realpath(flat if os.path.isfile(flat) else videos / label / name)
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, with their numbers from 1.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, or a line holds a control character.
     """
-    return ((number, line.strip()) for number, line in enumerate(text_of(path).split("\n"), 1) if line.strip())
+    for number, line in enumerate(text_of(path).split("\n"), 1):
+        if text := line.strip():
+            refuse_unwritable(f"{path}:{number}", text)
+            yield number, text

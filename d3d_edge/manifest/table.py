@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import get_args
 
 from d3d_edge.errors import DataError
 from d3d_edge.files import write_text
-from d3d_edge.manifest.clips import UNWRITABLE, Clip, Manifest, Split
+from d3d_edge.manifest.clips import Clip, Manifest, Split, gathered, refuse_unwritable
 
 _COLUMNS = ("path", "label", "split", "group")
 _TIMES = ("start_s", "end_s")
+_LONGEST_S = 365 * 24 * 3600
+"""A year: no video is longer, and a number without a bound makes a file name without one."""
 EXPECTED = "path,label,split[,group][,start_s,end_s]"
 
 Row = dict[str, str]
@@ -30,14 +33,8 @@ def from_csv(path: Path, videos: Path) -> list[Clip]:
     columns, rows = read_csv(path)
     if not {"path", "label"} <= set(columns) <= {*_COLUMNS, *_TIMES}:
         raise DataError(f"{path}:1: the columns are {','.join(columns)}", hint=f"expected {EXPECTED}")
-    clips: list[Clip] = []
-    seen: dict[str, int] = {}
-    for line, row in rows:
-        clip = _clip_of_row(path, line, row, videos)
-        if clip.key in seen:
-            raise DataError(f"{path}:{line}: {clip.key} stands in line {seen[clip.key]} already")
-        seen[clip.key] = line
-        clips.append(clip)
+    listed: dict[str, str] = {}
+    clips = gathered((f"{path}:{line}", _clip_of_row(path, line, row, videos, listed)) for line, row in rows)
     check_splits(path, clips)
     return clips
 
@@ -70,7 +67,7 @@ def text_of(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise DataError(f"cannot read {path}: {error}", hint="save it as UTF-8") from error
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error}") from error
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _rows(path: Path, reader: csv.DictReader[str]) -> Iterator[tuple[int, Row]]:
@@ -78,13 +75,12 @@ def _rows(path: Path, reader: csv.DictReader[str]) -> Iterator[tuple[int, Row]]:
         if None in row or any(value is None for value in row.values()):
             raise DataError(f"{path}:{reader.line_num}: the row does not have the header's number of columns")
         stripped = {name: text.strip() for name, text in row.items()}
-        if wrong := next((text for text in stripped.values() if UNWRITABLE.search(text)), None):
-            # A label is a line of a bundle's labels.txt.
-            raise DataError(f"{path}:{reader.line_num}: {wrong!r} holds a control character or a line's end")
+        refuse_unwritable(f"{path}:{reader.line_num}", *stripped.values())
         yield reader.line_num, stripped
 
 
-def _clip_of_row(path: Path, line: int, row: Row, videos: Path) -> Clip:
+def _clip_of_row(path: Path, line: int, row: Row, videos: Path, listed: dict[str, str]) -> Clip:
+    """`listed` has how each file was first listed: its group, however it is spelled elsewhere."""
     split = row.get("split", "")
     if not row["path"] or not row["label"]:
         raise DataError(f"{path}:{line}: path and label must not be empty")
@@ -94,12 +90,13 @@ def _clip_of_row(path: Path, line: int, row: Row, videos: Path) -> Clip:
         raise DataError(f"{path}:{line}: split {split!r} is not known", hint="train, val, test, or empty in every row")
     start_s, end_s = (seconds(path, line, row, name) for name in _TIMES)
     check_times(path, line, start_s, end_s)
+    file = os.path.realpath(videos / row["path"])
     return Clip.model_validate(
         {
-            "path": str((videos / row["path"]).resolve()),
+            "path": file,
             "label": row["label"],
             "split": split,
-            "group": row.get("group") or row["path"],
+            "group": row.get("group") or listed.setdefault(file, row["path"]),
             "start_s": start_s,
             "end_s": end_s,
         }
@@ -110,7 +107,7 @@ def seconds(path: Path, line: int, row: Row, name: str) -> float | None:
     """A time of a row; none where it is empty.
 
     Raises:
-        DataError: it is not a number, or is negative.
+        DataError: it is not a number, is negative, or is more than a year.
     """
     text = row.get(name, "")
     if not text:
@@ -119,8 +116,11 @@ def seconds(path: Path, line: int, row: Row, name: str) -> float | None:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 <= value < math.inf:
-        raise DataError(f"{path}:{line}: {name} {text!r} is not a time", hint="seconds from the start of the video")
+    if not 0 <= value <= _LONGEST_S:
+        raise DataError(
+            f"{path}:{line}: {name} {text!r} is not a time",
+            hint="seconds from the start of the video, a year of them at most",
+        )
     return value
 
 

@@ -58,6 +58,22 @@ def test_missing_files_are_listed_all_the_same(tmp_path: Path) -> None:
     assert clips[3].path == str((tmp_path / "air drumming" / "jkl_000110_000120.mp4").resolve())
 
 
+@pytest.mark.parametrize("row", [f"abseiling,{'x' * 300},0,10,train", f"{'x' * 300},abc,0,10,train"])
+def test_a_file_whose_name_would_be_too_long_is_missing(tmp_path: Path, row: str) -> None:
+    # Beside another: in a folder that is not there, any name is just missing.
+    clips = load(made(tmp_path, f"{HEADER}\n{row}\n{ROWS}", "abseiling/other.mp4", "DEF.mp4")).clips
+    assert len(clips) == 5
+    assert "x" * 300 in clips[0].path
+
+
+def test_two_ids_of_one_file_are_refused(tmp_path: Path) -> None:
+    path = made(tmp_path, f"{HEADER}\n{ROWS}", "DEF.mp4")
+    for name in ("ghi_000003_000013.mp4", "jkl_000110_000120.mp4"):
+        (tmp_path / name).symlink_to("DEF.mp4")
+    with pytest.raises(DataError, match=r"list\.csv:5: .*DEF\.mp4 is given by .*list\.csv:4 already"):
+        load(path)
+
+
 def test_val_is_the_test_split_where_there_is_no_other(tmp_path: Path) -> None:
     path = made(tmp_path, f"{HEADER}\n{ROWS}", "DEF.mp4")
     assert [clip.split for clip in load(path).clips] == ["train", "train", "test", "test"]
@@ -77,6 +93,33 @@ def test_a_folder_of_lists_is_read_as_one(tmp_path: Path) -> None:
     assert [clip.split for clip in loaded.clips] == ["train", "train", "test", "test"]
 
 
+UNLABELLED = "youtube_id,time_start,time_end,split\n"
+
+
+def test_test_rows_without_labels_are_left_out(tmp_path: Path) -> None:
+    made(tmp_path, f"{HEADER}\n{ROWS}", "DEF.mp4")
+    expected = load(tmp_path)
+    (tmp_path / "test.csv").write_text(f"{UNLABELLED}mno,0,10,test\n")
+    assert load(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"test": f"{UNLABELLED}a,0,10,test\n", "test2": f"{UNLABELLED}b,0,10,test\n"}, "test.csv:1: .*label"),
+        ({"train": f"{UNLABELLED}a,0,10,train\n", "val": f"{HEADER}\n{ROWS}"}, "train.csv:1: .*label"),
+        ({"test": f"{UNLABELLED}a,0,10,test\nb,0,10,val\n", "train": f"{HEADER}\n{ROWS}"}, "test.csv:1: .*label"),
+        ({"test": "youtube_id\na\n", "train": f"{HEADER}\n{ROWS}"}, "test.csv:1: .*label"),
+    ],
+    ids=["no list has them", "of training", "not of test alone", "of no split"],
+)
+def test_other_lists_without_labels_are_refused(tmp_path: Path, files: dict[str, str], message: str) -> None:
+    for name, text in files.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+    with pytest.raises(DataError, match=f"{message} is missing"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -89,9 +132,10 @@ def test_a_folder_of_lists_is_read_as_one(tmp_path: Path) -> None:
         (f"{HEADER}\na,b,x,10,train\n", "list.csv:2: time_start 'x' is not a time"),
         (f"{HEADER}\na,b,-1,10,train\n", "list.csv:2: time_start '-1' is not a time"),
         (f"{HEADER}\na,b,0,inf,train\n", "list.csv:2: time_end 'inf' is not a time"),
+        (f"{HEADER}\na,b,1e300,2e300,train\n", "list.csv:2: time_start '1e300' is not a time .*a year of them at most"),
         (f"{HEADER}\na,b,10,10,train\n", "list.csv:2: the clip ends at 10 s and begins at 10 s"),
         (f"{HEADER}\n{ROWS}abseiling,DEF,20,30,val\n", "group DEF is in train and in test"),
-        (f"{HEADER}\n{ROWS}air drumming,DEF,0,10,train\n", "list.csv:6: .*stands in .*list.csv:3 already"),
+        (f"{HEADER}\n{ROWS}air drumming,DEF,0,10,train\n", "list.csv:6: .*is given by .*list.csv:3 already"),
     ],
 )
 def test_a_wrong_row_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:

@@ -98,8 +98,8 @@ class TestFolders:
             ),
             (["train/a/1.mp4", "train/b/1.mp4", "test/a/2.mp4", "extra/a/3.mp4"], "extra is no split, and lies beside"),
             (["a/1.mp4", "b/1.mp4", "2.mp4"], r"2\.mp4 lies in no class folder"),
-            (["a/1.mp4", "b/line\nbreak.mp4"], "cannot be written to a CSV"),
-            (["a/1.mp4", "b/not\udce9utf8.mp4"], "cannot be written to a CSV"),
+            (["a/1.mp4", "b/line\nbreak.mp4"], r"b/line\\nbreak\.mp4' holds a control character"),
+            (["a/1.mp4", "b/not\udce9utf8.mp4"], r"b/not\\udce9utf8\.mp4' holds .* not UTF-8 .*rename"),
         ],
     )
     def test_a_folder_that_cannot_be_used_is_refused(self, tmp_path: Path, names: list[str], message: str) -> None:
@@ -114,7 +114,7 @@ class TestFolders:
     def test_one_video_under_two_names_is_refused(self, tmp_path: Path) -> None:
         videos(tmp_path, "a/1.mp4", "b/2.mp4")
         (tmp_path / "b" / "1.mp4").symlink_to(tmp_path / "a" / "1.mp4")
-        with pytest.raises(DataError, match=r"links to .*1\.mp4 2 times"):
+        with pytest.raises(DataError, match=r"b/1\.mp4': .*a/1\.mp4 is given by '.*a/1\.mp4' already"):
             load(tmp_path)
 
 
@@ -133,6 +133,25 @@ class TestTable:
         assert [clip.key.removeprefix(str(tmp_path)) for clip in clips] == ["/a.mp4#t=0,2.5", "/a.mp4#t=2.5", "/b.mp4"]
         assert [clip.group for clip in clips] == ["a.mp4", "a.mp4", "b.mp4"]
         assert load(path).without([clips[0].key]).clips == clips[1:]
+
+    @pytest.mark.parametrize("other", ["./a.mp4", "sub/../a.mp4", "{here}/a.mp4", "link.mp4"])
+    def test_a_file_is_one_group_however_it_is_spelled(self, tmp_path: Path, other: str) -> None:
+        (tmp_path / "link.mp4").symlink_to("a.mp4")
+        rows = f"a.mp4,x,{{}},,1\n{other.format(here=tmp_path)},x,{{}},1,2\nb.mp4,y,{{}},,\n"
+        header = "path,label,split,start_s,end_s\n"
+        clips = load(table(tmp_path, header + rows.format("", "", ""))).clips
+        assert [clip.group for clip in clips] == ["a.mp4", "a.mp4", "b.mp4"]
+        with pytest.raises(DataError, match=r"group a\.mp4 is in train and in test"):
+            load(table(tmp_path, header + rows.format("train", "test", "test")))
+
+    def test_a_folder_whose_name_no_table_can_hold_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "\a").mkdir()
+        with pytest.raises(DataError, match=r"list\.csv:2: .*/\\x07/a\.mp4' holds a control character"):
+            load(Source(path=table(tmp_path, "path,label\na.mp4,x\nb.mp4,y\n"), videos=tmp_path / "\a"))
+
+    def test_a_link_to_itself_is_a_missing_clip(self, tmp_path: Path) -> None:
+        (tmp_path / "a.mp4").symlink_to("a.mp4")
+        assert len(load(table(tmp_path, "path,label\na.mp4,x\nb.mp4,y\n")).clips) == 2
 
     def test_videos_may_lie_in_another_folder(self, tmp_path: Path) -> None:
         path = table(tmp_path, "path,label\na.mp4,x\n/b.mp4,y\n")
@@ -175,7 +194,7 @@ class TestTable:
                 'path,label\na.mp4,"two\nlines"\n',
                 r"list.csv:3: 'two\\nlines' holds a control character",
             ),
-            ("path,label\na.mp4,x\nb.mp4,y\n./a.mp4,y\n", "list.csv:4: .*a.mp4 stands in line 2 already"),
+            ("path,label\na.mp4,x\nb.mp4,y\n./a.mp4,y\n", "list.csv:4: .*a.mp4 is given by .*list.csv:2 already"),
             ("path,label,split\na.mp4,x,train\nb.mp4,y,\n", "1 of 2 rows have no split"),
             (
                 "path,label,split,group\na.mp4,x,train,p\nb.mp4,y,test,p\n",
@@ -183,10 +202,11 @@ class TestTable:
             ),
             ("path,label,start_s\na.mp4,x,now\n", "list.csv:2: start_s 'now' is not a time"),
             ("path,label,end_s\na.mp4,x,-3\n", "list.csv:2: end_s '-3' is not a time"),
+            ("path,label,end_s\na.mp4,x,31536001\n", "list.csv:2: end_s '31536001' is not a time .*a year"),
             ("path,label,start_s,end_s\na.mp4,x,4,4\n", "list.csv:2: the clip ends at 4 s and begins at 4 s"),
             (
                 "path,label,start_s,end_s\na.mp4,x,1,2\na.mp4,x,1.0,2\n",
-                r"list.csv:3: .*a.mp4#t=1,2 stands in line 2 already",
+                r"list.csv:3: .*a.mp4#t=1,2 is given by .*list.csv:2 already",
             ),
             ('path,label\n"a.mp4,x\nb.mp4,y\n', "is not a CSV file: .*is a quote left open"),
             ("path,label\n" + "a" * 200_000 + ",x\n", "is not a CSV file"),

@@ -156,8 +156,21 @@ def test_every_used_line_of_hmdb51_is_one_clip(tmp_path_factory: pytest.TempPath
         (
             {"testlist01.txt": "Archery/v_Archery_g08_c01.avi\n"},
             None,
-            r"testlist01.txt:1: .* stands in .*trainlist01.txt:2 already",
+            r"testlist01.txt:1: .* is given by .*trainlist01.txt:2 already",
         ),
+        (
+            {"testlist01.txt": "Archery/../Archery/v_Archery_g08_c01.avi\n"},
+            None,
+            r"testlist01.txt:1: .*/videos/Archery/v_Archery_g08_c01.avi is given by .*trainlist01.txt:2 already",
+        ),
+        (
+            {"trainlist01.txt": "Archery//v.avi 2\n", "testlist01.txt": "ApplyEyeMakeup//v.avi\n"},
+            None,
+            r"testlist01.txt:1: /v.avi is given by .*trainlist01.txt:1 already",
+        ),
+        ({"classInd.txt": "1 Arch\aery\n"}, None, r"classInd.txt:1: '1 Arch\\x07ery' holds a control character"),
+        ({"testlist01.txt": "\nArchery/\x1b.avi\n"}, None, r"testlist01.txt:2: 'Archery/\\x1b.avi' holds a control"),
+        ({"testlist01.txt": "Archery/\0.avi\n"}, None, r"testlist01.txt:1: 'Archery/\\x00.avi' holds a control"),
         ({"testlist01.txt": "Archery/v_Archery_g08_c09.avi\n"}, None, "group Archery_g08 is in train and in test"),
         ({"trainlist03.txt": "Archery/v.avi 2\n"}, 3, "has no testlist03.txt"),
         ({}, 4, r"has no split 4 \(--fold chooses one; there: 1, 2\)"),
@@ -174,7 +187,11 @@ def test_a_wrong_line_of_ucf101(splits: Callable[..., Source], changes: Files, f
         ("a.avi 3", r"wave_test_split1.txt:2: 'a.avi 3' is not of the form 'video.avi 1'"),
         ("a.avi", r"wave_test_split1.txt:2: 'a.avi' is not of the form"),
         ("1", r"wave_test_split1.txt:2: '1' is not of the form"),
-        ("b.avi 2", r"wave_test_split1.txt:2: b.avi stands in line 1 already"),
+        ("b.avi 2", r"wave_test_split1.txt:2: .*/wave/b.avi is given by .*wave_test_split1.txt:1 already"),
+        ("b.avi 0", r"wave_test_split1.txt:2: .*/wave/b.avi is given by .*wave_test_split1.txt:1 already"),
+        ("../wave/b.avi 2", r"wave_test_split1.txt:2: .*/wave/b.avi is given by .*wave_test_split1.txt:1 already"),
+        ("\a.avi 2", r"wave_test_split1.txt:2: '\\x07.avi 2' holds a control character"),
+        ("a\0.avi 0", r"wave_test_split1.txt:2: 'a\\x00.avi 0' holds a control character"),
     ],
 )
 def test_a_wrong_line_of_hmdb51(splits: Callable[..., Source], line: str, message: str) -> None:
@@ -182,10 +199,35 @@ def test_a_wrong_line_of_hmdb51(splits: Callable[..., Source], line: str, messag
         load(splits(HMDB, HMDB_VIDEO, {"wave_test_split1.txt": f"b.avi 1\n{line}\n"}))
 
 
-def test_a_missing_class_index_is_named(splits: Callable[..., Source]) -> None:
+def test_a_flat_file_that_two_classes_list_is_refused(splits: Callable[..., Source]) -> None:
+    source = splits(HMDB, "0.avi", {"brush_hair_test_split1.txt": "0.avi 1\n", "wave_test_split1.txt": "0.avi 2\n"})
+    with pytest.raises(DataError, match=r"wave_test_split1\.txt:1: .*0\.avi is given by .*brush_hair.*\.txt:1 already"):
+        load(source)
+
+
+def test_a_class_whose_name_no_table_can_hold_is_refused(splits: Callable[..., Source]) -> None:
+    with pytest.raises(DataError, match=r":1: .*wa\\x07ve.* holds a control character"):
+        load(splits(HMDB, HMDB_VIDEO, {"wa\ave_test_split1.txt": "c.avi 1\n"}))
+
+
+@pytest.mark.parametrize(
+    ("files", "video", "changes"),
+    [
+        (UCF, UCF_VIDEO, {"testlist01.txt": f"Archery/{'v' * 300}.avi\n"}),
+        (HMDB, HMDB_VIDEO, {"brush_hair_test_split1.txt": f"{'v' * 300}.avi 1\n"}),
+    ],
+    ids=["ucf101", "hmdb51"],
+)
+def test_a_file_whose_name_is_too_long_is_missing(
+    splits: Callable[..., Source], files: Files, video: str, changes: Files
+) -> None:
+    assert f"{'v' * 300}.avi" in {Path(clip.path).name for clip in load(splits(files, video, changes)).clips}
+
+
+def test_a_missing_class_index_is_named_once(splits: Callable[..., Source]) -> None:
     source = splits(UCF, UCF_VIDEO)
     (source.path / "classInd.txt").unlink()
-    with pytest.raises(DataError, match=r"cannot read .*classInd\.txt"):
+    with pytest.raises(DataError, match=r"^cannot read [^ ]*classInd\.txt: No such file or directory$"):
         load(source)
 
 
