@@ -57,12 +57,12 @@ def mapper(
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(prepare,))
 
-    def mapped(*work: Any) -> Any:
+    def handed_out(*work: Any) -> Any:
         with _without_interrupts():  # All work is handed out here, which starts the processes.
             return pool.map(*work)
 
     try:
-        yield mapped
+        yield handed_out
     except BrokenProcessPool as error:
         raise died from error
     finally:
