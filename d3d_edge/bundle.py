@@ -11,7 +11,7 @@ BUNDLE/
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -64,7 +64,7 @@ class Description(Schema):
     float_sha256: str
     """Hash of the float student's graph, the one every bundle of a run is compared with."""
     logit_step: float | None
-    """Quantization step of the logits; null for float32."""
+    """Quantization step of the logits; null where the classifier is float."""
     calibration_hash: str | None
     """Hash of the CalibrationSet; null for float32."""
     data_hash: str
@@ -176,3 +176,12 @@ def _verify(path: Path, manifest: BundleManifest) -> None:
     labels = path / LABELS
     if LABELS in manifest.files and labels.read_text(encoding="utf-8").split("\n")[:-1] != list(manifest.labels):
         raise BundleError(f"{path / _MANIFEST}: the labels are not those of {LABELS}", hint=again)
+
+
+def by_place(bundles: Iterable[Bundle]) -> dict[str, Bundle]:
+    """Bundles by the name of their folder; where two are alike, by as much of the paths as tells them apart."""
+    found = {bundle.path.resolve(): bundle for bundle in bundles}
+    depth = 1
+    while len({path.parts[-depth:] for path in found}) < len(found):
+        depth += 1
+    return {"/".join(path.parts[-depth:]): bundle for path, bundle in found.items()}

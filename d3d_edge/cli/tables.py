@@ -210,10 +210,11 @@ def _where_notes(report: Report) -> list[str]:
         )
         return notes
     steps = {row.logit_step for row in report.rows if row.logit_step is not None}
-    if len(steps) == 1:
+    if any(row.agreement is not None for row in report.rows):
+        step = f"; a quantization step of the logits is {steps.pop():.3g}" if len(steps) == 1 else ""
         notes.append(
-            "agree and diff (largest difference of a logit) are against the quantized graph, and its own against "
-            f"the float student; a quantization step of the logits is {steps.pop():.3g}"
+            "agree and diff (largest difference of a logit) are against the quantized graph, and for it and for files "
+            f"that were not made from it against the float student{step}"
         )
     if sizes := [row for row in report.rows if row.latency]:
         threads = sizes[0].latency.threads if sizes[0].latency else 0

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from d3d_edge.errors import LoweringError
+from d3d_edge.errors import DataError, LoweringError
 from d3d_edge.report import Answers, ClassSlice, Pair, Paired, ReportClip
 from d3d_edge.runner import Runner
 
@@ -38,13 +38,26 @@ def logits_of(
     return {name: np.stack(found) for name, found in rows.items()}
 
 
+def finite(logits: Logits, whose: str) -> Logits:
+    """`logits` of a network that was trained here.
+
+    Raises:
+        DataError: one is NaN or infinite.
+    """
+    if not np.isfinite(logits).all():
+        raise DataError(
+            f"{whose} gives logits that are not finite", hint="train it again, with a lower learning_rate in the recipe"
+        )
+    return logits
+
+
 def topk(logits: Logits, labels: NDArray[np.int64], k: int) -> float:
     """Share of clips whose label is among the `k` largest logits.
 
-    Ties count against the model: a label whose logit equals k others is not among the first k.
+    Ties count against the model: a label whose logit equals k others is not among the first k. So does NaN.
     """
     own = logits[np.arange(len(labels)), labels][:, None]
-    not_below = (logits >= own).sum(axis=1)
+    not_below = (~(logits < own)).sum(axis=1)
     return float((not_below <= k).mean())
 
 
@@ -63,7 +76,7 @@ def wilson(right: int, clips: int, confidence: float = 0.95) -> tuple[float, flo
 
 def softmax(logits: Logits) -> Logits:
     """Rows of `logits` as probabilities."""
-    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True).astype(np.float64))  # float32 could overflow
     return np.asarray(raised / raised.sum(axis=1, keepdims=True), dtype=np.float32)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from d3d_edge import runtimes
-from d3d_edge.bundle import GOLDEN_CLIPS, Bundle
+from d3d_edge.bundle import GOLDEN_CLIPS, Bundle, by_place
 from d3d_edge.files import files_below
 from d3d_edge.harness import stopwatch
 from d3d_edge.harness.stopwatch import Opener, Plan
@@ -51,7 +51,7 @@ def benchmark(
         DataError: `video` cannot be read, or is too short for a bundle.
     """
     started = datetime.now(UTC)
-    bundles = _by_name([Bundle.open(path) for path in paths])
+    bundles = by_place(map(Bundle.open, paths))
     check(list(bundles.values()), devices)
     rows: dict[str, Row] = {}
     with Fleet(devices, threads) as fleet:
@@ -71,15 +71,6 @@ def benchmark(
         environment=environment(started, {bundle.manifest.runtime for bundle in bundles.values()}),
         rows=tuple(rows.values()),
     )
-
-
-def _by_name(bundles: Sequence[Bundle]) -> dict[str, Bundle]:
-    """By the name of the folder; where two are alike, by as much of the path as tells them apart."""
-    paths = [bundle.path.resolve() for bundle in bundles]
-    depth = 1
-    while len({path.parts[-depth:] for path in paths}) < len(set(paths)):
-        depth += 1
-    return {"/".join(path.parts[-depth:]): bundle for path, bundle in zip(paths, bundles, strict=True)}
 
 
 def _row(name: str, bundle: Bundle) -> Row:

@@ -224,7 +224,7 @@ def _job(
         spec=spec,
         seed=data.recipe.seed,
         set_training=lambda mode: void(model.train(mode)),
-        evaluate=(lambda: top1(stream, held_out)) if len(held_out) else None,
+        evaluate=(lambda: top1(stream, held_out, title)) if len(held_out) else None,
     )
 
 
@@ -281,7 +281,7 @@ def _finished(run: Run, stage: Stage, job: Job, mark: str, progress: Progress) -
 def _finish(run: Run, stage: Stage, job: Job, data: RunData, mark: str, began: float) -> dict[str, Any]:
     """Measure a trained stage on the test split, record that, and write what comes after it needs."""
     still = stage in run.recipe.baselines and run.recipe.baselines[stage].frames == "one"
-    logits, labels = evaluate(job.forward, data.dataset("test", still=still))
+    logits, labels = evaluate(job.forward, data.dataset("test", still=still), stage)
     done = {
         "top1": accuracy.topk(logits, labels, 1),
         "top5": accuracy.topk(logits, labels, 5),

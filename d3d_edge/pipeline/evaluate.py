@@ -166,7 +166,7 @@ def _answers(
     rows: dict[str, list[Logits]] = {stage: [] for stage in networks}
     for batch in batches:
         for stage, one in networks.items():
-            logits = one.stream(batch).logits.cpu().numpy()
+            logits = accuracy.finite(one.stream(batch).logits.cpu().numpy(), stage)
             rows[stage].append(accuracy.softmax(logits) if fusion == "softmax" else logits)
     found = {}
     for stage, parts in rows.items():

@@ -58,7 +58,7 @@ class HeldOut:
         """The val split; without one, the calibration clips."""
         split: Split = "val" if data.of("val") else "train"
         dataset = replace(data.dataset(split), clips=data.of("val") or drawn)
-        logits, labels = evaluate(rgb_stream(load_rgb(run, "student")), dataset)
+        logits, labels = evaluate(rgb_stream(load_rgb(run, "student")), dataset, "student")
         return cls(split, dataset, labels, accuracy.topk(logits, labels, 1))
 
     def clips(self) -> Iterator[Tensor]:

@@ -34,15 +34,12 @@ def answers(streams: Mapping[str, Stream], data: RunData, progress: Progress) ->
         )
     with progress.task("test clips in three orders", len(streams) * len(datasets)) as task:
 
-        def asked(stream: Stream, dataset: ClipDataset) -> Logits:
-            logits, _ = evaluate(stream, dataset)
+        def asked(name: str, dataset: ClipDataset) -> Logits:
+            logits, _ = evaluate(streams[name], dataset, name)
             task.advance(1)
             return logits
 
-        return {
-            name: {order: asked(stream, dataset) for order, dataset in datasets.items()}
-            for name, stream in streams.items()
-        }
+        return {name: {order: asked(name, dataset) for order, dataset in datasets.items()} for name in streams}
 
 
 def reordered_places(clips: int) -> list[int]:

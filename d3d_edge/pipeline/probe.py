@@ -194,7 +194,7 @@ def _top1(run: Run, data: RunData, network: Network, progress: Progress) -> dict
             task.advance(len(batch.label))
             return network.outputs(batch)
 
-        return {name: top1(outputs, dataset) for name, dataset in datasets.items()}
+        return {name: top1(outputs, dataset, network.source) for name, dataset in datasets.items()}
 
 
 @torch.no_grad()

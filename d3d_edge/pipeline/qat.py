@@ -37,17 +37,20 @@ def trained(
     training = data.dataset("train", training=True)
     held_out = data.dataset("val")
     size = batch_size(training, spec.train)
+    title = "quantization-aware training"
     graph = calibration.prepared(run, plan, clips=size, qat=True, keep_float=keep_float)
-    if plan.observer in FOLLOWING:
-        pt2e.calibrate(graph, calibration.batched(drawn, data, size))
-    else:
+    follows = plan.observer in FOLLOWING
+    batches = calibration.batched(drawn, data, size)
+    # Whatever is shown gives weights their ranges, which are needed even if they are fixed from the start.
+    pt2e.calibrate(graph, batches if follows else batches[:1])
+    if not follows:
         ranges = calibration.calibrated(run, data, plan, drawn, progress, clips=size, keep_float=keep_float)
         pt2e.adopt_ranges(graph, ranges)
     one = calibration.prepared(run, plan, clips=1, qat=True, keep_float=keep_float)
 
     def held_out_top1() -> float:
         pt2e.transfer(graph, one)
-        return top1(calibration.one_by_one(one), held_out)
+        return top1(calibration.one_by_one(one), held_out, title)
 
     def begin_epoch(epoch: int) -> None:
         pt2e.set_rounding(graph, epoch >= spec.start_share * spec.train.epochs)
@@ -55,7 +58,7 @@ def trained(
             pt2e.freeze_observers(graph)
 
     job = Job(
-        title="quantization-aware training",
+        title=title,
         model=graph,
         forward=lambda batch: Outputs(graph(batch.clip.flatten(0, 1))),
         teacher=_taught(run, spec),

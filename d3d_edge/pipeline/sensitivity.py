@@ -90,8 +90,8 @@ class _Clips:
 
     def logits(self, switched: Switched, rounded: Sequence[Group]) -> Logits:
         """Logits float32 [clips, classes] with the groups `rounded` in INT8."""
-        answers: Logits = switched.logits(rounded, self.batches)[: self.count].numpy()
-        return answers
+        answers = switched.logits(rounded, self.batches)[: self.count].numpy()
+        return accuracy.finite(answers, "the student, in part in INT8," if rounded else "the student")
 
 
 def _measured(run: Run, switched: Switched, clips: _Clips, mark: str, progress: Progress) -> dict[str, Any]:

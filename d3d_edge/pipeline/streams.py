@@ -104,18 +104,23 @@ def frames_of_clip(clip: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(stream: Stream, dataset: ClipDataset) -> tuple[accuracy.Logits, NDArray[np.int64]]:
-    """Logits float32 [N, classes] and labels [N] of a data set, in order."""
+def evaluate(stream: Stream, dataset: ClipDataset, whose: str) -> tuple[accuracy.Logits, NDArray[np.int64]]:
+    """Logits float32 [N, classes] and labels [N] of a data set, in order.
+
+    Raises:
+        DataError: a logit is not finite; the message says `whose`.
+    """
     pairs = [
         (stream(batch).logits.cpu().numpy(), batch.label.numpy())
         for batch in dataset.batches(EVALUATION_BATCH, workers=1)
     ]
-    return np.concatenate([logits for logits, _ in pairs]), np.concatenate([labels for _, labels in pairs])
+    logits = accuracy.finite(np.concatenate([logits for logits, _ in pairs]), whose)
+    return logits, np.concatenate([labels for _, labels in pairs])
 
 
-def top1(stream: Stream, dataset: ClipDataset) -> float:
-    """Top-1 on a data set, 0 to 1."""
-    return accuracy.topk(*evaluate(stream, dataset), 1)
+def top1(stream: Stream, dataset: ClipDataset, whose: str) -> float:
+    """Top-1 on a data set, 0 to 1. Raises DataError as `evaluate`."""
+    return accuracy.topk(*evaluate(stream, dataset, whose), 1)
 
 
 def beside(net: S3DG, data: Tensor) -> Tensor:

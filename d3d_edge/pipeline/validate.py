@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d3d_edge import recipe, runtimes
-from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, Bundle
+from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, Bundle, by_place
 from d3d_edge.errors import BundleError, DataError, MissingDependency
 from d3d_edge.harness import accuracy, gates, latency, stopwatch
 from d3d_edge.harness.accuracy import Logits
@@ -46,7 +47,7 @@ class _Model:
     device: str = HERE
     """Where it is run; empty where no device that was given can."""
     suffix: str = ""
-    """Of the name: the device."""
+    """Of the name: where it lies, if others are of the same target and precision; and the device."""
 
     @property
     def name(self) -> str:
@@ -147,7 +148,8 @@ def _models(paths: Sequence[Path], devices: Devices) -> list[_Model]:
             beside = path / name
             if beside not in given and (beside / "manifest.json").is_file():
                 reference = Bundle.open(beside)
-                if reference.manifest.float_sha256 == first.float_sha256:
+                roles = map(role_of, given.values())
+                if reference.manifest.float_sha256 == first.float_sha256 and role_of(reference) not in roles:
                     given[beside] = reference
     graphs: dict[bool, str] = {}
     for path, bundle in given.items():
@@ -157,12 +159,14 @@ def _models(paths: Sequence[Path], devices: Devices) -> list[_Model]:
         if graphs.setdefault(made.precision in QUANTIZED, made.graph_sha256) != made.graph_sha256:
             raise BundleError(f"{path} comes from another quantized graph", hint="export it again")
     models = []
-    for bundle in given.values():
+    alike = Counter(_Model(bundle, role_of(bundle)).name for bundle in given.values())
+    for place, bundle in by_place(given.values()).items():
         role = role_of(bundle)
+        apart = f" ({place})" if alike[_Model(bundle, role).name] > 1 else ""
         where = [name for name in dict.fromkeys(devices.names) if fits(bundle, name)] if role == "bundle" else [HERE]
-        models += [_Model(bundle, role, name, devices.suffix(name)) for name in where]
+        models += [_Model(bundle, role, name, apart + devices.suffix(name)) for name in where]
         if not where:
-            models.append(_Model(bundle, role, device=""))
+            models.append(_Model(bundle, role, device="", suffix=apart))
     order: dict[Role, int] = {"float": 0, "quantized": 1, "bundle": 2}
     return sorted(models, key=lambda model: order[model.role])
 

@@ -266,9 +266,10 @@ class GateSpec(Schema):
     top1_drop_points_max: float = Field(ge=0)
     """Percentage points of top-1 a bundle may lose against the float student."""
     agreement_min: float = Field(ge=0, le=1)
-    """Share of clips on which a bundle names the same class as the quantized graph."""
+    """Share of clips on which a bundle names the same class as the graph it was lowered from: the quantized one, or the
+    float student for a precision without INT8 activations."""
     size_bytes_max: int = Field(gt=0)
-    """Bytes of the model file."""
+    """Bytes of the model file, in INT8."""
 
 
 class Recipe(Schema):
@@ -295,6 +296,16 @@ class Recipe(Schema):
     @classmethod
     def _without_null(cls, value: Any) -> Any:
         return {name: spec for name, spec in value.items() if spec is not None} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _quantized_training_learns_something(self) -> Self:
+        if qat := self.quantize.qat:
+            labels = qat.distill.cross_entropy_weight
+            teacher = "teacher" in qat.distill.sources and (self.distill.weight or self.distill.divergence_weight)
+            labels = self.distill.cross_entropy_weight if labels is None else labels
+            if not (labels or teacher or "student" in qat.distill.sources):
+                raise ValueError("quantize.qat.distill: every weight is 0, so there is nothing to learn")
+        return self
 
     def yaml(self) -> str:
         """The resolved recipe, as YAML that reads back equal."""

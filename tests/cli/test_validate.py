@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+
+import onnx
 
 from d3d_edge.bundle import Bundle, Description
 from d3d_edge.report import Report
 from d3d_edge.runner import Where
-from tests.cli.conftest import TARGETS, D3DEdge
+from tests.cli.conftest import TARGETS, D3DEdge, alone
 
 
 def test_validate_measures_every_bundle_against_the_same_references(
@@ -51,22 +54,56 @@ def test_validate_prints_the_report_as_json(bundle_copy: Path, clips: Path, d3d_
     assert json.loads(result.out) == json.loads((tmp_path / "report.json").read_text())
 
 
+def changed(path: Path, change: Callable[[Path], None]) -> None:
+    """Make a bundle anew after a change to its files."""
+    bundle = Bundle.open(path)
+    before = path.rename(path.with_name("before"))
+
+    def fill(folder: Path) -> None:
+        shutil.copytree(before, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+        change(folder)
+
+    description = {key: value for key, value in dict(bundle.manifest).items() if key != "files"}
+    Bundle.write(path, Description(**description), fill)
+
+
+def test_bundles_of_one_target_are_told_apart(
+    bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    """The other one says the opposite of everything."""
+
+    def negate(folder: Path) -> None:
+        model = onnx.load(folder / "model.onnx")
+        (last,) = model.graph.output
+        (maker,) = [node for node in model.graph.node if last.name in node.output]
+        maker.output[0] = "before"
+        model.graph.node.append(onnx.helper.make_node("Neg", ["before"], [last.name], name="negated"))
+        onnx.save(model, folder / "model.onnx")
+
+    other = alone(bundle_copy, tmp_path / "other")
+    changed(other, negate)
+    for order in ([bundle_copy, other], [other, bundle_copy]):
+        result = d3d_edge("validate", *order, "--data", clips, "--out", tmp_path)
+        rows = {row.name: row for row in Report.read(tmp_path / "report.json").rows}
+        assert list(rows) == [f"jetson ({path.parent.name}/jetson)" for path in order], result.err
+        right, wrong = (rows[f"jetson ({path.parent.name}/jetson)"] for path in (bundle_copy, other))
+        assert right.golden_difference_max is not None
+        assert wrong.golden_difference_max is not None
+        assert right.golden_difference_max < 0.1 * wrong.golden_difference_max
+        assert right.answers != wrong.answers
+
+
 def test_a_missed_gate_still_writes_the_report_and_exits_4(
     bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
 ) -> None:
-    bundle = Bundle.open(bundle_copy)
-
     def strict(folder: Path) -> None:
-        shutil.copytree(made_of, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
         recipe = folder / "recipe.yaml"
         lines = [
             "  size_bytes_max: 1000" if "size_bytes_max" in line else line for line in recipe.read_text().split("\n")
         ]
         recipe.write_text("\n".join(lines))
 
-    made_of = bundle_copy.rename(tmp_path / "before")
-    description = {key: value for key, value in dict(bundle.manifest).items() if key != "files"}
-    Bundle.write(bundle_copy, Description(**description), strict)
+    changed(bundle_copy, strict)
     result = d3d_edge("validate", bundle_copy, "--data", clips)
     assert result.code == 4
     assert "size_bytes_max" in result.err

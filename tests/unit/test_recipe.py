@@ -90,6 +90,11 @@ def test_settings_are_applied_and_checked(path: Path) -> None:
             "quantize.qat: quantization-aware training runs in float32",
         ),
         ("seed=9223372036854775808", "seed: "),
+        (
+            "quantize.qat={train: {epochs: 1, batch_size: 1, learning_rate: 1}, "
+            "distill: {from: student, student_weight: 0, cross_entropy_weight: 0}}",
+            "quantize.qat.distill: every weight is 0",
+        ),
         ("student.train.epochs=true", "student.train.epochs: is a number, not true"),
         ("student.network.temporal_from=Mixed_9z", "'Mixed_5b' or 'Mixed_5c'"),
         ("quantize.keep_float=some", "quantize.keep_float: is none, auto, or a list of names"),

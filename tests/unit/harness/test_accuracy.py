@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from d3d_edge.errors import LoweringError
+from d3d_edge.errors import DataError, LoweringError
 from d3d_edge.harness import accuracy
 from d3d_edge.report import Answers, ReportClip
 from d3d_edge.runner import TensorSpec, Where
@@ -21,6 +21,7 @@ def test_topk(k: int, share: float) -> None:
 
 def test_a_tie_is_not_an_answer() -> None:
     assert accuracy.topk(np.zeros((4, 3), np.float32), LABELS, 1) == 0.0
+    assert accuracy.topk(np.full((4, 3), np.nan, np.float32), LABELS, 1) == 0.0
 
 
 def test_mean_class_counts_every_class_alike() -> None:
@@ -39,6 +40,7 @@ def test_softmax() -> None:
     shares = accuracy.softmax(LOGITS * 100)
     np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-6)
     assert (shares.argmax(axis=1) == LOGITS.argmax(axis=1)).all()
+    assert accuracy.softmax(np.array([[3e38, -3e38]], np.float32)).tolist() == [[1, 0]]
 
 
 def test_agreement_and_largest_difference() -> None:
@@ -155,6 +157,13 @@ def test_each_clip_is_decoded_once_and_goes_through_all_runners() -> None:
 def test_logits_that_are_not_finite_are_refused() -> None:
     with pytest.raises(LoweringError, match="b gives logits that are not finite"):
         accuracy.logits_of({"a": Fake(1), "b": Fake(float("nan"))}, [np.ones((1, 1, 1, 3), np.uint8)])
+
+
+def test_what_was_trained_to_no_number_is_refused() -> None:
+    assert accuracy.finite(LOGITS, "student") is LOGITS
+    for value in (np.nan, np.inf):
+        with pytest.raises(DataError, match=r"student gives logits that are not finite .*lower learning_rate"):
+            accuracy.finite(np.where(LOGITS == 3, value, LOGITS), "student")
 
 
 def test_every_two_bundles_are_compared_on_the_same_clips() -> None:

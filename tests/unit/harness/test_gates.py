@@ -138,9 +138,14 @@ def test_without_the_float_student_a_drop_is_not_measured() -> None:
     assert gate(DROP, row(top1=0.9, agreement=1.0, size_bytes=1)).verdict == "not measured"
 
 
-@pytest.mark.parametrize("values", [{"role": "quantized"}, {"precision": "float32"}])
-def test_only_int8_bundles_are_judged(values: dict[str, str]) -> None:
-    assert not gates.judge(BOUNDS, [row(50, agreement=0.1, size_bytes=9999, **values)])
+@pytest.mark.parametrize("role", ["float", "quantized"])
+def test_references_are_not_judged(role: str) -> None:
+    assert not gates.judge(BOUNDS, [row(50, agreement=0.1, size_bytes=9999, role=role)])
+
+
+def test_a_bundle_of_another_precision_is_judged_but_for_its_size() -> None:
+    found = gates.judge(BOUNDS, [row(50, agreement=0.1, size_bytes=9999, precision="float16")])
+    assert [(gate.name, gate.verdict) for gate in found] == [(DROP, "fail"), (AGREE, "fail")]
 
 
 @pytest.mark.parametrize("difference", [-0.3, -0.02, 0.001, 0.02, 0.3])
