@@ -20,7 +20,7 @@ import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -31,7 +31,7 @@ from torch import Tensor
 
 from d3d_edge.errors import DataError
 from d3d_edge.models import names
-from d3d_edge.models.names import CLASSIFIER, SLIM_SCOPE, Map
+from d3d_edge.models.names import CLASSIFIER, SLIM_SCOPE, Made, Map
 from d3d_edge.models.pools import MaxPool
 from d3d_edge.models.recogniser import OFFSET, SCALE
 from d3d_edge.models.s3dg import MIXED, S3DG
@@ -95,8 +95,8 @@ def load(path: Path, format: Format | Literal["auto"] = "auto", classes: int | N
     """The checkpoint at `path`; its classifier is left out if it has other than `classes` classes.
 
     Raises:
-        DataError: there is no such file, it is damaged or of no known format, or names or shapes are not those of the
-            format (all of them are counted, the first few shown).
+        DataError: there is no such file, it is damaged or of no known format, names or shapes are not those of the
+            format (all names are counted, the first few shown), or a tensor holds what no weight can be.
     """
     found = _read(path)
     if format == "auto":
@@ -104,26 +104,22 @@ def load(path: Path, format: Format | Literal["auto"] = "auto", classes: int | N
     found = _bare(found, format, path)
     made, options = _plan(found, format)
     needed = {name for source in made.values() for name in source.names}
-    _refuse(f"{path} ({format})", missing=needed - found.keys(), unknown=found.keys() - needed)
-    state: dict[str, Tensor] = {}
-    for key, source in made.items():
-        try:
-            state[key] = source.of(*(found[name] for name in source.names))
-        except (ValueError, RuntimeError) as error:
-            raise DataError(f"{path} ({format}): {source.names[0]} {error}") from error
-    options |= _sizes(state, options)
+    where = f"{path} ({format})"
+    _refuse(where, missing=needed - found.keys(), unknown=found.keys() - needed)
+    _check(found, where)
+    state = {key: _make(source, found, where) for key, source in made.items()}
+    _check(state, where)  # again: what is folded may be too large where what it is made of is not
     total = len(state[f"{CLASSIFIER}.bias"])
     try:
+        options |= _sizes(found, state, options)
         with torch.device("meta"):
             shapes = {key: value.shape for key, value in S3DG(total, **options).state_dict().items()}
     except ValueError as error:
-        raise DataError(f"{path} ({format}) implies no network known here: {error}") from error
+        raise DataError(f"{where} implies no network known here: {error}") from error
     for key, value in state.items():
-        if not value.isfinite().all():
-            raise DataError(f"{path} ({format}): {made[key].names[0]} is not finite", hint="download or save it again")
         if value.shape != shapes.get(key):
             raise DataError(
-                f"{path} ({format}): {made[key].names[0]} makes {key} of shape {list(value.shape)}, "
+                f"{where}: {made[key].names[0]} makes {key} of shape {list(value.shape)}, "
                 f"where S3D-G of width {options['width']} has {list(shapes.get(key, ()))}"
             )
     published = Published(path, format, options, total, state)
@@ -205,6 +201,11 @@ def _bare(found: dict[str, Tensor], format: Format, path: Path) -> dict[str, Ten
     """`found` without what training left in it, and without what stands before the format's own names."""
     found = {name: value for name, value in found.items() if not _LEFT_BY_TRAINING.search(name)}
     if format != "slim":
+        twice = [name for name in found if f"module.{name}" in found]
+        if twice:
+            raise DataError(
+                f"{path} holds more than one network: {twice[0]} and module.{twice[0]}", hint="save one of them only"
+            )
         return {name.removeprefix("module."): value for name, value in found.items()}
     before = {name.partition(f"{SLIM_SCOPE}/")[0] for name in found if f"{SLIM_SCOPE}/" in name}
     if len(before) > 1:
@@ -223,17 +224,39 @@ def _plan(found: dict[str, Tensor], format: Format) -> tuple[Map, dict[str, Any]
     return made, {"stem": "separable", "gating": False, "padding": "symmetric", "bn_scale": True}
 
 
-def _sizes(state: dict[str, Tensor], options: dict[str, Any]) -> dict[str, Any]:
-    """The options that shapes tell."""
+def _check(tensors: Mapping[str, Tensor], where: str) -> None:
+    for name, value in tensors.items():
+        for fault in names.faults(name, value):
+            raise DataError(f"{where}: {name} {fault}", hint="download it again, or save the network's float weights")
+
+
+def _make(source: Made, found: Mapping[str, Tensor], where: str) -> Tensor:
+    first, *others = source.names
+    needed = list(found[first].shape[:1])
+    for name in others:
+        # A single number would silently do for all outputs.
+        if list(found[name].shape) != needed:
+            raise DataError(f"{where}: {name} has the shape {list(found[name].shape)}, where {first} needs {needed}")
+    try:
+        return source.of(*(found[name] for name in source.names))
+    except ValueError as error:
+        raise DataError(f"{where}: {first} {error}") from error
+
+
+def _sizes(found: Mapping[str, Tensor], state: Mapping[str, Tensor], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that shapes tell. Raises ValueError for frames that are neither RGB nor flow."""
     # The widest layer: rounding a channel count down moves its ratio by less than half a hundredth.
     full = MIXED["Mixed_5c"][0]
     width = round(len(state["Mixed_5c.Branch_0.Conv2d_0a_1x1.spatial.bn.bias"]) / full, 2)
     if "stem" in options:
-        return {"width": width, "in_channels": state["Conv2d_1a_7x7.spatial.conv.weight"].shape[1]}
-    inputs = state["Conv2d_1a_7x7.conv.weight"].shape[1]
-    # Taps are odd, and a frame has 3 channels or a flow field 2: 3, 9, 15, 21 or 2, 6, 10, 14.
-    channels = 2 if inputs % 2 == 0 else 3
-    return {"width": width, "in_channels": channels, "stem": f"conv3d_k{inputs // channels}"}
+        stem, channels = options["stem"], state["Conv2d_1a_7x7.spatial.conv.weight"].shape[1]
+    else:
+        # Asked of the file's kernel, since ours has taps and channels in one axis.
+        taps, _, _, channels, _ = found[f"{SLIM_SCOPE}/Conv2d_1a_7x7/weights"].shape
+        stem = f"conv3d_k{taps}"
+    if channels not in (2, 3):
+        raise ValueError(f"in_channels is {channels}; it must be 3 for RGB or 2 for flow")
+    return {"width": width, "in_channels": channels, "stem": stem}
 
 
 def _without_classifier(published: Published) -> Published:

@@ -19,6 +19,10 @@ CLASSIFIER = "Logits.Conv2d_0c_1x1"
 SLIM_SCOPE = "InceptionV1"
 
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_VARIANCES = (".running_var", "/moving_variance")
+"""How the names of running variances end."""
+
 _BRANCHES = (
     ("Branch_0.Conv2d_0a_1x1", "branch0.0"),
     ("Branch_1.Conv2d_0a_1x1", "branch1.0"),
@@ -34,7 +38,7 @@ class Made(NamedTuple):
     """How one tensor of the state dict is made."""
 
     names: tuple[str, ...]
-    """The variables it is made of."""
+    """The variables it is made of. Those after the first have one number for each output of the first."""
     of: Callable[..., Tensor]
     """Called with those variables, in that order. Raises ValueError for a shape it cannot take."""
 
@@ -120,6 +124,20 @@ def slim_scaled(names: Collection[str]) -> bool:
     return any(name.endswith("/gamma") for name in names)
 
 
+def faults(name: str, value: Tensor) -> Iterator[str]:
+    """What makes `value` no weight of a float32 network. Only the first is certain to be found without an error."""
+    if value.is_meta:
+        yield "has a shape and no values"
+    if value.is_nested or value.layout != torch.strided:
+        yield "is no dense tensor"
+    if value.dtype not in _FLOATS:
+        yield f"holds {value.dtype}, not floats of 16, 32 or 64 bits"
+    if not value.float().isfinite().all():
+        yield "is not finite in float32"
+    if name.endswith(_VARIANCES) and (value < 0).any():
+        yield "is a variance and has numbers below zero"
+
+
 def _units() -> Iterator[tuple[str, str, bool]]:
     """Each convolution unit: our path, the path below `features` or `base`, and whether it is separable."""
     for index, name in enumerate(END_POINTS):
@@ -151,6 +169,8 @@ def _classifier(theirs: str) -> Map:
 
 
 def _same(value: Tensor) -> Tensor:
+    """[O], as it is."""
+    _need(value, 1)
     return value
 
 
@@ -190,6 +210,6 @@ def _slim_temporal(kernel: Tensor) -> Tensor:
     return kernel.squeeze(2).permute(3, 2, 0, 1)
 
 
-def _need(kernel: Tensor, axes: int, single: int | None = None) -> None:
-    if kernel.ndim != axes or (single is not None and kernel.shape[single] != 1):
-        raise ValueError(f"has the shape {list(kernel.shape)}, which is no kernel of this network")
+def _need(value: Tensor, axes: int, single: int | None = None) -> None:
+    if value.ndim != axes or (single is not None and value.shape[single] != 1):
+        raise ValueError(f"has the shape {list(value.shape)}, which none of this network's has")

@@ -103,6 +103,13 @@ class TestKylemin:
         net, _ = rank4(path)
         assert_equal_logits(net, kylemin, video(16, 32))
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+    def test_of_fewer_bits(self, dtype: torch.dtype, kylemin: published.Kylemin, tmp_path: Path) -> None:
+        path = tmp_path / "s3d.pt"
+        torch.save({name: value.to(dtype) for name, value in kylemin.state_dict().items()}, path)
+        kernel = checkpoints.load(path).state["Conv2d_2c_3x3.spatial.conv.weight"]
+        assert torch.equal(kernel, kylemin.state_dict()["base.3.conv_s.weight"].squeeze(2).to(dtype))
+
     def test_in_float32_and_at_full_width(self, tmp_path: Path) -> None:
         net = torch_network(published.Kylemin(3, 1.0)).float()
         path = tmp_path / "s3d.pt"
@@ -142,6 +149,11 @@ class TestSlim:
         assert implied.items() <= loaded.options.items()
         net, _ = rank4(path)
         assert_equal_logits(net, slim.logits, x)
+
+    def test_of_fewer_bits(self, slim_file: Path, tmp_path: Path) -> None:
+        variables = {name: value.astype(np.float16) for name, value in np.load(slim_file).items()}
+        np.savez(tmp_path / "s3dg.npz", **variables)
+        assert {value.dtype for value in checkpoints.load(tmp_path / "s3dg.npz").state.values()} == {torch.float16}
 
     @pytest.mark.parametrize("width", [0.25, 0.33, 0.35, 0.75, 1.0])
     def test_width_is_told_by_the_channels(self, width: float, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from d3d_edge.errors import DataError
@@ -85,6 +86,122 @@ def test_variables_of_slim_must_be_those_of_the_network(
     np.savez(tmp_path / "s3dg.npz", **variables, **dict.fromkeys(added, np.zeros(1)))
     with pytest.raises(DataError, match=message):
         checkpoints.load(tmp_path / "s3dg.npz")
+
+
+Change = Callable[[Tensor], Tensor]
+
+
+def first_only(value: Tensor) -> Tensor:
+    return value[:1]
+
+
+def first_of(value: Tensor) -> Tensor:
+    return value[0]
+
+
+def as_a_column(value: Tensor) -> Tensor:
+    return value[:, None]
+
+
+def to(dtype: torch.dtype) -> Change:
+    return lambda value: value.to(dtype)
+
+
+KERNEL = "base.3.conv_s.weight"
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        *((KERNEL, to(dtype), rf"holds {dtype}, not floats") for dtype in (torch.int64, torch.bool, torch.complex64)),
+        (KERNEL, to(torch.float8_e4m3fn), r"holds torch\.float8_e4m3fn, not floats"),
+        (KERNEL, lambda value: value.to("meta"), "has a shape and no values"),
+        (KERNEL, Tensor.to_sparse, "is no dense tensor"),
+        (KERNEL, lambda value: torch.nested.nested_tensor(list(value)), "is no dense tensor"),
+        (KERNEL, lambda value: value * 1e300, "is not finite in float32"),
+        ("base.3.bn_s.running_var", torch.neg, "has numbers below zero"),
+        ("base.3.bn_t.running_var", torch.neg, "has numbers below zero"),
+        ("fc.0.bias", first_of, r"has the shape \[\], which none of"),
+        ("fc.0.bias", as_a_column, r"has the shape \[5, 1\], which none of"),
+        ("base.15.branch0.0.bn.bias", first_of, r"has the shape \[\], which none of"),
+        *(
+            (f"base.3.bn_t.{leaf}", change, rf"has the shape {shape}, where base\.3\.\w+_t\.weight needs \[48\]")
+            for leaf in ("weight", "bias", "running_mean", "running_var")
+            for change, shape in ((first_only, r"\[1\]"), (first_of, r"\[\]"), (as_a_column, r"\[48, 1\]"))
+        ),
+    ],
+)
+def test_a_tensor_that_can_be_no_weight_is_named(
+    name: str, change: Change, message: str, kylemin: published.Kylemin, tmp_path: Path
+) -> None:
+    state = dict(kylemin.state_dict())
+    torch.save(state | {name: change(state[name])}, tmp_path / "s3d.pt")
+    with pytest.raises(DataError, match=rf": {name} .*{message}") as caught:
+        checkpoints.load(tmp_path / "s3d.pt")
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_that_are_too_large_only_when_they_are_folded(kylemin: published.Kylemin, tmp_path: Path) -> None:
+    large = {name: kylemin.state_dict()[name] * 1e30 for name in ("base.3.conv_t.weight", "base.3.bn_t.weight")}
+    torch.save(dict(kylemin.state_dict()) | large, tmp_path / "s3d.pt")
+    with pytest.raises(DataError, match=r"Conv2d_2c_3x3\.temporal\.conv\.weight is not finite in float32"):
+        checkpoints.load(tmp_path / "s3d.pt")
+
+
+def test_a_network_with_and_without_the_prefix_of_a_parallel_one(kylemin: published.Kylemin, tmp_path: Path) -> None:
+    state = dict(kylemin.state_dict())
+    torch.save(state | {f"module.{KERNEL}": state[KERNEL] + 1}, tmp_path / "s3d.pt")
+    with pytest.raises(DataError, match=rf"more than one network: {KERNEL} and module\.{KERNEL}"):
+        checkpoints.load(tmp_path / "s3d.pt")
+
+
+STEM = "InceptionV1/Conv2d_1a_7x7/weights"
+BATCH_NORM = "InceptionV1/Mixed_5c/Branch_0/Conv2d_0a_1x1/BatchNorm"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (GATE, lambda value: value.astype(np.int32), rf"{GATE} holds torch\.int32, not floats"),
+        (GATE, lambda value: value * 1e300, rf"{GATE} is not finite in float32"),
+        (f"{BATCH_NORM}/moving_variance", np.negative, r"moving_variance .* has numbers below zero"),
+        (f"{BATCH_NORM}/beta", lambda value: value[0], r"BatchNorm/beta has the shape \[\]"),
+        *(
+            (STEM, lambda value, k=taps, i=inputs: np.resize(value, (k, 7, 7, i, value.shape[4])), message)
+            for taps, inputs, message in (
+                (3, 1, r"implies no network known here: in_channels is 1; it must be 3 for RGB or 2 for flow"),
+                (1, 6, r"in_channels is 6; it must be"),
+                (1, 9, r"in_channels is 9; it must be"),
+                (3, 5, r"in_channels is 5; it must be"),
+                (2, 3, r"stem is 'conv3d_k2'; it must be one of conv3d_k1, conv3d_k3"),
+                (0, 3, r"stem is 'conv3d_k0'; it must be one of"),
+                (9, 2, r"stem is 'conv3d_k9'; it must be one of"),
+            )
+        ),
+    ],
+)
+def test_a_variable_of_slim_that_can_be_none_is_named(
+    name: str,
+    change: Callable[[NDArray[np.float64]], NDArray[Any]],
+    message: str,
+    slim_file: Path,
+    tmp_path: Path,
+) -> None:
+    variables = dict(np.load(slim_file))
+    np.savez(tmp_path / "s3dg.npz", **variables | {name: change(variables[name])})
+    with pytest.raises(DataError, match=message) as caught:
+        checkpoints.load(tmp_path / "s3dg.npz")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("inputs", [1, 4])
+def test_frames_that_are_neither_rgb_nor_flow(inputs: int, kylemin: published.Kylemin, tmp_path: Path) -> None:
+    state = dict(kylemin.state_dict())
+    stem = state["base.0.conv_s.weight"].repeat(1, 2, 1, 1, 1)[:, :inputs]
+    torch.save(state | {"base.0.conv_s.weight": stem}, tmp_path / "s3d.pt")
+    with pytest.raises(DataError, match=rf"in_channels is {inputs}; it must be"):
+        checkpoints.load(tmp_path / "s3d.pt")
 
 
 def test_weights_that_are_not_finite(slim_file: Path, tmp_path: Path) -> None:
