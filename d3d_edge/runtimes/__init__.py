@@ -9,15 +9,17 @@ import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from d3d_edge.bundle import Bundle
-from d3d_edge.errors import LoweringError
+from d3d_edge.errors import BundleError, LoweringError
 from d3d_edge.runner import Runner
 from d3d_edge.target import Precision, Target
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
+
+R = TypeVar("R", bound=Runner)
 
 # Literal, so that a reader finds every runtime here and `--help` imports none of them.
 _TABLE = {
@@ -79,7 +81,7 @@ class Runtime(Protocol):
 
         Raises:
             MissingDependency: a package is missing.
-            BundleError: the model file cannot be loaded.
+            BundleError: the model file cannot be loaded, or is not of what the manifest says (`held_to`).
         """
 
 
@@ -96,6 +98,24 @@ def get(name: str) -> Runtime:
     """
     runtime: Runtime = importlib.import_module(_TABLE[name]).RUNTIME
     return runtime
+
+
+def held_to(bundle: Bundle, runner: R) -> R:
+    """`runner`, opened from the file of `bundle`, if it takes and gives what the manifest says.
+
+    Raises:
+        BundleError: it does not.
+    """
+    made = bundle.manifest
+    for what, said, found in (("takes", made.input, runner.inputs[0]), ("gives", made.output, runner.outputs[0])):
+        if (found.dtype, found.shape) != (said.dtype, said.shape):
+            runner.__exit__(None, None, None)
+            raise BundleError(
+                f"{bundle.model_path} {what} {found.dtype} {list(found.shape)}, the manifest says {said.dtype} "
+                f"{list(said.shape)}",
+                hint="export the bundle again",
+            )
+    return runner
 
 
 def settle(faults: Iterable[LoweringError], *, allow_fallback: bool) -> tuple[str, ...]:

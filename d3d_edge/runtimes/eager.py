@@ -16,7 +16,7 @@ from d3d_edge.errors import DataError
 from d3d_edge.files import size_of
 from d3d_edge.quantize import pt2e
 from d3d_edge.runner import TensorSpec, Where
-from d3d_edge.runtimes import Lowered
+from d3d_edge.runtimes import Lowered, held_to
 from d3d_edge.target import Precision, Target
 
 MODEL = "model.pt2"
@@ -57,12 +57,12 @@ class Eager:
         """Load a bundle's graph. `threads` holds for the whole process: PyTorch has one thread pool.
 
         Raises:
-            BundleError: the file cannot be loaded.
+            BundleError: the file cannot be loaded, or is not of what the manifest says.
         """
         program = pt2e.load(bundle.model_path)
         if threads:
             torch.set_num_threads(threads)
-        return EagerRunner(program)
+        return held_to(bundle, EagerRunner(program))
 
 
 class EagerRunner:
@@ -76,8 +76,8 @@ class EagerRunner:
         names = program.graph_signature
         values = {node.name: node.meta["val"] for node in program.graph.nodes if "val" in node.meta}
         clip, logits = values[names.user_inputs[0]], values[names.user_outputs[0]]
-        self.inputs = (_spec("clip", clip.dtype, clip.shape),)
-        self.outputs = (_spec("logits", logits.dtype, logits.shape[1:]),)
+        self.inputs: tuple[TensorSpec, ...] = (_spec("clip", clip.dtype, clip.shape),)
+        self.outputs: tuple[TensorSpec, ...] = (_spec("logits", logits.dtype, logits.shape[1:]),)
         self._module: torch.nn.Module | None = program.module()
 
     def run(self, clip: NDArray[Any]) -> NDArray[Any]:

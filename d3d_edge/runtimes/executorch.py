@@ -33,6 +33,7 @@ from d3d_edge.runner import TensorSpec, Where
 from d3d_edge.runtimes import (
     Lowered,
     executorch_checks,
+    held_to,
     quick_lowering,
     settle,
     xnnpack_bytes,
@@ -131,11 +132,11 @@ class ExecuTorch:
 
         Raises:
             MissingDependency: executorch is missing.
-            BundleError: the file cannot be loaded.
+            BundleError: the file cannot be loaded, or is not of what the manifest says.
             DataError: another file is open with another number of threads.
         """
         self.check_run()
-        return ExecuTorchRunner(bundle.model_path, threads)
+        return held_to(bundle, ExecuTorchRunner(bundle.model_path, threads))
 
 
 class ExecuTorchRunner:
@@ -172,8 +173,8 @@ class ExecuTorchRunner:
                     f"ExecuTorch cannot load {path}: {_first_line(error)}", hint="export the bundle again"
                 ) from error
         self.runtime = f"executorch {metadata.version(_PACKAGE)} (XNNPACK)"
-        self.inputs = (_spec("clip", described.input_tensor_meta(0), drop=0),)
-        self.outputs = (_spec("logits", described.output_tensor_meta(0), drop=1),)
+        self.inputs: tuple[TensorSpec, ...] = (_spec("clip", described.input_tensor_meta(0), drop=0),)
+        self.outputs: tuple[TensorSpec, ...] = (_spec("logits", described.output_tensor_meta(0), drop=1),)
         _open.add(self)
 
     def run(self, clip: NDArray[Any]) -> NDArray[Any]:

@@ -27,7 +27,7 @@ from d3d_edge.quantize import placement
 from d3d_edge.quantize.origin import kept_float_layers, layer_of
 from d3d_edge.quantize.quiet import quiet
 from d3d_edge.runner import TensorSpec, Where
-from d3d_edge.runtimes import Lowered, settle, tensorrt_float16, tensorrt_rules
+from d3d_edge.runtimes import Lowered, held_to, settle, tensorrt_float16, tensorrt_rules
 from d3d_edge.target import Precision, Target
 
 if TYPE_CHECKING:
@@ -120,10 +120,10 @@ class TensorRT:
 
         Raises:
             MissingDependency: onnxruntime is missing.
-            BundleError: the file cannot be loaded.
+            BundleError: the file cannot be loaded, or is not of what the manifest says.
         """
         self.check_run()
-        return OnnxRunner(bundle.model_path, threads)
+        return held_to(bundle, OnnxRunner(bundle.model_path, threads))
 
 
 class OnnxRunner:
@@ -161,10 +161,8 @@ class OnnxRunner:
             ) from error
         self.runtime = f"onnxruntime {onnxruntime.__version__}"
         (clip,), (logits,) = self._session.get_inputs(), self._session.get_outputs()
-        self.inputs = (TensorSpec(name=INPUT, dtype=_DTYPES.get(clip.type, clip.type), shape=tuple(clip.shape)),)
-        self.outputs = (
-            TensorSpec(name=OUTPUT, dtype=_DTYPES.get(logits.type, logits.type), shape=tuple(logits.shape[1:])),
-        )
+        self.inputs: tuple[TensorSpec, ...] = (_spec(INPUT, clip, drop=0),)
+        self.outputs: tuple[TensorSpec, ...] = (_spec(OUTPUT, logits, drop=1),)
 
     def run(self, clip: NDArray[Any]) -> NDArray[Any]:
         """Logits float32 [classes] of `clip: uint8 [T, H, W, C] RGB`.
@@ -183,6 +181,12 @@ class OnnxRunner:
 
     def __exit__(self, *exc_info: object) -> None:
         self._session = None
+
+
+def _spec(name: str, described: Any, *, drop: int) -> TensorSpec:
+    """The tensor's name, type and shape without the first `drop` axes; an axis of any size is -1."""
+    shape = tuple(axis if isinstance(axis, int) else -1 for axis in described.shape[drop:])
+    return TensorSpec(name=name, dtype=_DTYPES.get(described.type, described.type), shape=shape)
 
 
 def check(

@@ -12,6 +12,7 @@ was meant. Sources, in the docstrings by number:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from importlib import metadata
@@ -157,13 +158,15 @@ def quantized_is_int8(file: File) -> Iterator[LoweringError]:
 
 
 def scales_are_constant_and_positive(file: File) -> Iterator[LoweringError]:
-    """A scale is known when the engine is built, and positive. [2] One too small to keep its bits counts as zero."""
+    """A scale is known when the engine is built, finite and positive. [2] One too small to keep its bits is as zero."""
     for node in file.of(_Q, _DQ):
         scale = file.array(node.input[1])
         if scale is None:
             yield _fault(node, f"the scale of {node.name} is computed, not constant", "quantize the run again")
-        elif (scale < SMALLEST_NORMAL.get(str(scale.dtype), 0.0)).any():
-            message = f"the smallest scale of {node.name}, {scale.min():.3g}, is no normal {scale.dtype}"
+            continue
+        wrong = scale[~((scale >= SMALLEST_NORMAL.get(str(scale.dtype), 0.0)) & (scale < math.inf))]
+        if wrong.size:
+            message = f"a scale of {node.name}, {wrong.flat[0]:.3g}, is no normal {scale.dtype}"
             yield _fault(node, message, "calibrate on more clips, or use --precision int8")
 
 
@@ -181,17 +184,34 @@ def scales_per_channel_are_of_weights(file: File) -> Iterator[LoweringError]:
             yield _fault(node, message, "quantize weights per output channel: ch_axis=0")
 
 
-def weighted_inputs_are_quantized(file: File) -> Iterator[LoweringError]:
-    """Both inputs of a weighted operator come from a DequantizeLinear, or it is computed in float. [1]
+def values_are_read_as_they_were_rounded(file: File) -> Iterator[LoweringError]:
+    """A DequantizeLinear reads constants, or what a QuantizeLinear of the same scale wrote. [1]"""
+    for node in file.of(_DQ):
+        name = node.input[0]
+        if name in file.constants:
+            continue
+        rounding = file.producers.get(name)
+        if rounding is None or rounding.op_type != _Q:
+            yield _fault(node, f"{node.name} reads {name}, which no QuantizeLinear made", "quantize the run again")
+            continue
+        written, read = (file.array(pair.input[1]) for pair in (rounding, node))
+        if written is not None and read is not None and (written.shape != read.shape or (written != read).any()):
+            message = f"{node.name} has another scale than {rounding.name}, whose values it reads"
+            yield _fault(node, message, "quantize the run again")
 
-    Layers that the recipe left in float are meant to be.
+
+def inputs_are_quantized(file: File) -> Iterator[LoweringError]:
+    """What a weighted operator, a join or a gate's product reads comes from DequantizeLinear, or it is float. [1]
+
+    Layers that the recipe left in float are meant to be. A product with a constant is normalisation, which is float.
     """
     if not file.is_quantized():
         return
-    for node in file.of(*_WEIGHTED):
+    products = (node for node in file.of("Mul") if not any(name in file.constants for name in node.input))
+    for node in (*file.of(*_WEIGHTED, "Concat"), *products):
         if node.name.partition("/")[0] in file.kept_float:
             continue
-        for name in node.input[:2]:
+        for name in node.input[:2] if node.op_type in _WEIGHTED else node.input:
             if name not in file.producers or file.producers[name].op_type != _DQ:
                 message = f"the input {name} of {node.name} is not quantized"
                 yield _fault(node, message, "quantize the run again with this version, whose quantizer rounds both")
@@ -233,7 +253,8 @@ RULES: tuple[Callable[[File], Iterator[LoweringError]], ...] = (
     quantized_is_int8,
     scales_are_constant_and_positive,
     scales_per_channel_are_of_weights,
-    weighted_inputs_are_quantized,
+    values_are_read_as_they_were_rounded,
+    inputs_are_quantized,
     relu_follows_its_convolution,
     float_types_are_of_one_kind,
 )

@@ -221,3 +221,9 @@ def test_a_damaged_model_is_refused(runtime: str, bundle: Bundle, tmp_path: Path
 def test_a_missing_model_is_refused(runtime: str, bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BundleError):
         runtimes.get(runtime).open(Bundle(tmp_path, bundle.manifest))
+
+
+def test_a_model_that_is_not_of_what_the_manifest_says_is_refused(runtime: str, bundle: Bundle) -> None:
+    longer = TensorSpec(name="clip", dtype="uint8", shape=(SHAPE[0] + 1, *SHAPE[1:]))
+    with pytest.raises(BundleError, match=rf"takes .*{SHAPE[0]}, .* the manifest says .*{SHAPE[0] + 1}, "):
+        runtimes.get(runtime).open(Bundle(bundle.path, bundle.manifest.model_copy(update={"input": longer})), threads=1)

@@ -130,6 +130,41 @@ def plant_tiny_scale(model: onnx.ModelProto) -> None:
     set_constant(model, first(model, "QuantizeLinear", "pool/"), 1, np.float32(1e-39))
 
 
+def plant_endless_scale(model: onnx.ModelProto) -> None:
+    set_constant(model, first(model, "QuantizeLinear", "pool/"), 1, np.float32("inf"))
+
+
+def plant_scale_that_is_no_number(model: onnx.ModelProto) -> None:
+    set_constant(model, first(model, "QuantizeLinear", "pool/"), 1, np.float32("nan"))
+
+
+def plant_other_scale(model: onnx.ModelProto) -> None:
+    set_constant(model, first(model, "DequantizeLinear", "pool/"), 1, np.float32(7))
+
+
+def plant_cast_for_quantize(model: onnx.ModelProto) -> None:
+    quantize = first(model, "QuantizeLinear", "pool/")
+    quantize.op_type = "Cast"
+    del quantize.input[1:]
+    del quantize.attribute[:]
+    quantize.attribute.append(onnx.helper.make_attribute("to", onnx.TensorProto.INT8))
+
+
+def plant_float_branch(model: onnx.ModelProto) -> None:
+    read_float(model, first(model, "Concat"), 1)
+
+
+def plant_float_gate(model: onnx.ModelProto) -> None:
+    read_float(model, first(model, "Mul", "temporal.self_gating/"), 1)
+
+
+def read_float(model: onnx.ModelProto, node: Any, place: int) -> None:
+    """Let `node` read what was quantized, before it was."""
+    dequantize = next(one for one in model.graph.node if node.input[place] in one.output)
+    quantize = next(one for one in model.graph.node if dequantize.input[0] in one.output)
+    node.input[place] = quantize.input[0]
+
+
 def plant_scale_per_activation_channel(model: onnx.ModelProto) -> None:
     node = first(model, "QuantizeLinear", "pool/")
     set_constant(model, node, 1, np.full(8, 0.1, np.float32))
@@ -144,10 +179,7 @@ def plant_scale_per_input(model: onnx.ModelProto) -> None:
 
 
 def plant_float_input(model: onnx.ModelProto) -> None:
-    conv = first(model, "Conv", "temporal.spatial.conv/")
-    dequantize = next(node for node in model.graph.node if conv.input[0] in node.output)
-    quantize = next(node for node in model.graph.node if dequantize.input[0] in node.output)
-    conv.input[0] = quantize.input[0]
+    read_float(model, first(model, "Conv", "temporal.spatial.conv/"), 0)
 
 
 def plant_rounding_before_relu(model: onnx.ModelProto) -> None:
@@ -172,6 +204,12 @@ def plant_rounding_before_relu(model: onnx.ModelProto) -> None:
         (plant_zero_point, r"a zero point other than 0.*layer pool, operator QuantizeLinear.*scheme: symmetric"),
         (plant_uint8, r"is not of type int8.*layer pointwise.spatial, operator QuantizeLinear"),
         (plant_tiny_scale, r"is no normal float32.*layer pool, operator QuantizeLinear"),
+        (plant_endless_scale, r"is no normal float32.*layer pool, operator QuantizeLinear"),
+        (plant_scale_that_is_no_number, r"is no normal float32.*layer pool, operator QuantizeLinear"),
+        (plant_other_scale, r"has another scale than \S+, whose values.*layer pool, operator DequantizeLinear"),
+        (plant_cast_for_quantize, r"which no QuantizeLinear made.*layer pool, operator DequantizeLinear"),
+        (plant_float_branch, r"the input \S+ of \S+ is not quantized.*layer temporal, operator Concat"),
+        (plant_float_gate, r"the input \S+ of \S+ is not quantized.*layer temporal.self_gating, operator Mul"),
         (plant_scale_per_activation_channel, r"per channel of an activation.*layer pool, operator QuantizeLinear"),
         (plant_scale_per_input, r"per index of axis 1.*layer pointwise.spatial.conv, operator DequantizeLinear"),
         (plant_float_input, r"the input \S+ of \S+ is not quantized.*layer temporal.spatial.conv, operator Conv"),
