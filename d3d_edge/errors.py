@@ -16,6 +16,7 @@ A message is one line that says what is wrong and where; `hint` says what to do 
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 
 
@@ -110,7 +111,8 @@ class StorageError(D3DEdgeError):
             errno.EACCES: "choose a folder you may write to",
             errno.EROFS: "choose a folder you may write to",
         }
-        return cls(
-            f"cannot write {path}: {error.strerror or error}",
-            hint=hints.get(error.errno or 0, "nothing half-written is left"),
-        )
+        number, reason = error.errno, error.strerror or str(error)
+        if isinstance(error, shutil.Error):  # of a copied folder: a list of its files, each with a text
+            reason = str(error.args[0][0][-1])
+            number = next((one for one in hints if f"[Errno {one}]" in reason), None)
+        return cls(f"cannot write {path}: {reason}", hint=hints.get(number or 0, "nothing half-written is left"))

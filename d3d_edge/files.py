@@ -6,12 +6,15 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from d3d_edge.errors import StorageError
+
+_FORSAKEN_S = 3600.0
 
 
 @contextmanager
@@ -67,6 +70,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise StorageError.of(path, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed processes left half-written in `folder`: files that nobody has written to for an hour."""
+    for partial in folder.glob(".*.partial"):
+        with suppress(OSError):
+            if partial.is_file() and time.time() - partial.stat().st_mtime > _FORSAKEN_S:
+                partial.unlink()
 
 
 def _sync(path: Path) -> None:

@@ -50,8 +50,8 @@ _ROWS = 12
     help="Measure networks on this machine or that device, INT8 with random weights: the curve of latency.",
 )
 @click.option("--target", default="android", show_default=True, help="With --on: whose runtime is timed.")
-@click.option("--frames", type=click.IntRange(1), multiple=True, default=FRAMES, show_default=True)
-@click.option("--side", "sides", type=click.IntRange(16), multiple=True, default=SIDES, show_default=True)
+@click.option("--frames", type=click.IntRange(1, 512), multiple=True, default=FRAMES, show_default=True)
+@click.option("--side", "sides", type=click.IntRange(16, 3584), multiple=True, default=SIDES, show_default=True)
 @click.option("--width", "widths", type=options.Number(0, 2, True), multiple=True, default=WIDTHS, show_default=True)
 @click.option("--plot", type=options.PATH, metavar="FILE.svg", help="With --on: also draw the curve.")
 @click.option("--again", is_flag=True, help="With --on: measure again what was measured before.")
@@ -93,22 +93,23 @@ def command(
     """
     if settings and recipe is None:
         raise click.UsageError("--set changes a recipe; name it with --recipe")
-    if on is None and (budget_ms or plot or again):
+    sizes = (frames, sides, widths)
+    if on is None and (budget_ms or plot or again or threads or sizes != (FRAMES, SIDES, WIDTHS)):
         raise click.UsageError("times are measured, nowhere by default: say where with --on host, or a device")
     if on is not None:
         if recipe is not None:
             raise click.UsageError("--on measures presets and combinations of sizes, not a recipe")
-        found = _measured(on, target, (frames, sides, widths), threads, cache_dir, workers, again)
+        found = _measured(on, target, sizes, threads, cache_dir, workers, again)
         _show(found, budget_ms, plot, as_json)
         return
     loaded = recipes.load(recipe, settings) if recipe is not None else None
     from d3d_edge.pipeline import models
 
-    sizes = models.of_presets(classes) if loaded is None else models.of_recipe(loaded, classes)
+    found_sizes = models.of_presets(classes) if loaded is None else models.of_recipe(loaded, classes)
     if as_json:
-        click.echo(sizes.model_dump_json(indent=2))
+        click.echo(found_sizes.model_dump_json(indent=2))
         return
-    print_models(sizes.rows, classes)
+    print_models(found_sizes.rows, classes)
 
 
 def _measured(

@@ -23,6 +23,7 @@ from d3d_edge.distill.loss import Answer, Loss
 from d3d_edge.distill.optim import optimizer_of, schedule_of
 from d3d_edge.distill.waiting import Waiting
 from d3d_edge.errors import DataError, MissingDependency, RecipeError
+from d3d_edge.files import sweep
 from d3d_edge.progress import Progress, Task
 from d3d_edge.recipe import TrainSpec
 from d3d_edge.video.datasets import Batch
@@ -175,6 +176,7 @@ def _step_of(job: Job, forward: nn.Module) -> Callable[[Batch, int], Tensor]:
 
 def _found(job: Job, folder: Path, fingerprint: str, progress: Progress) -> Checkpoint | None:
     """The checkpoint to go on from. One of something else is deleted, lest its best.pt outlive it."""
+    sweep(folder)
     checkpoint = Checkpoint.read(folder)
     if checkpoint is not None and checkpoint.fingerprint == fingerprint:
         return checkpoint

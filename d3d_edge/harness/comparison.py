@@ -229,7 +229,7 @@ def _size(row: Row, other: Row) -> list[Change]:
     if not row.size_bytes or not other.size_bytes:
         return []
     change = 100 * (other.size_bytes / row.size_bytes - 1)
-    verdict: Verdict = "same" if change == 0 else "larger" if change > 0 else "smaller"
+    verdict: Verdict = "same" if abs(change) < 0.05 else "larger" if change > 0 else "smaller"
     sizes = (row.size_bytes, other.size_bytes)
     return [
         Change(row=other.name, figure="size_bytes", before=sizes[0], after=sizes[1], change=change, verdict=verdict)

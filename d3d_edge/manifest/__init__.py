@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from d3d_edge.errors import DataError
@@ -59,6 +60,8 @@ def load(data: Path | Source) -> Manifest:
 
 def _clips(source: Source) -> list[Clip]:
     path = source.path
+    if not os.path.exists(path):  # Path.is_dir() raises where a name is too long
+        raise DataError(f"there is no {path}", hint=f"--data takes a folder per class, or a CSV {EXPECTED}")
     if path.is_dir() and (path / "manifest.csv").is_file():
         path = path / "manifest.csv"
     if source.videos is not None and not source.videos.is_dir():
@@ -77,11 +80,7 @@ def _clips(source: Source) -> list[Clip]:
         _refuse_fold(source)
         beside = source.videos or path.parent
         return kinetics.load([path], beside) if kinetics.is_list(path) else from_csv(path, beside)
-    if path.exists():
-        raise DataError(
-            f"{path} is neither a folder nor a .csv manifest", hint="--data takes one of the two; see --help"
-        )
-    raise DataError(f"there is no {path}", hint=f"--data takes a folder per class, or a CSV {EXPECTED}")
+    raise DataError(f"{path} is neither a folder nor a .csv manifest", hint="--data takes one of the two; see --help")
 
 
 def _refuse_fold(source: Source) -> None:

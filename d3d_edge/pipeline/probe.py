@@ -6,6 +6,7 @@ in time learns optical flow from its features. Changes no other stage of the run
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -101,7 +102,7 @@ def probe(
     Decoders are stages of the run, RUN/probe/STAGE: a finished one is kept, and one that was killed goes on.
 
     Raises:
-        RecipeError: the clips are single frames.
+        RecipeError: the clips are single frames, or `out` has a report of something else.
         DataError: no network of the run is trained, or the data cannot be used.
         StorageError: something cannot be written.
     """
@@ -109,6 +110,8 @@ def probe(
     clip = run.recipe.clip
     if clip.frames < 2:
         raise RecipeError(f"{run.path}: clips of a single frame have no motion to probe for")
+    place = out or run.path / "probe"
+    _refuse_other_report(place / FILE_NAME)
     networks = [network for source in NAMES if (network := Network.of(run, source))]
     if not networks:
         run.need("student", f"d3d-edge distill ... --out {run.path}")
@@ -135,10 +138,21 @@ def probe(
         missing=missing,
         environment=environment(started, ()),
     )
-    folder = out or run.folder("probe")
-    _write_png(folder / FIGURE_NAME, _figure(run, data, networks, fields, report))
-    write_json(folder / FILE_NAME, report.model_dump(mode="json"))
+    _write_png(place / FIGURE_NAME, _figure(run, data, networks, fields, report))
+    write_json(place / FILE_NAME, report.model_dump(mode="json"))
     return report
+
+
+def _refuse_other_report(path: Path) -> None:
+    """A report of training or validation has the same name, and is not to be lost."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or found.get("format") != ProbeReport.model_fields["format"].default:
+        raise RecipeError(f"{path} is a report of something else", hint="choose another folder with --out")
 
 
 def _guesses(run: Run, data: RunData, fields: Fields) -> dict[str, Any]:

@@ -218,11 +218,11 @@ def _facts(program: ExportedProgram) -> dict[str, int | float | str | bool]:
     """Number of delegates, and of the operators outside them, with their names."""
     names = [str(getattr(node.target, "__name__", "")) for node in program.graph.nodes if node.op == "call_function"]
     outside = [name for _, name in executorch_checks.calls(program)]
-    return {
+    found: dict[str, int | float | str | bool] = {
         "delegates": sum("call_delegate" in name for name in names),
         "undelegated_operators": len(outside),
-        "undelegated_names": " ".join(sorted(set(outside))),
     }
+    return found | ({"undelegated_names": " ".join(sorted(set(outside)))} if outside else {})
 
 
 def _not_lowered(program: ExportedProgram, error: Exception) -> LoweringError:

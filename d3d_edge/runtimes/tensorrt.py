@@ -7,6 +7,7 @@ such a file is checked here: zero points 0, static shapes, four axes at most, an
 from __future__ import annotations
 
 import ast
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -219,8 +220,9 @@ def _faults(program: ExportedProgram) -> Iterator[LoweringError]:
 def _to_onnx(program: ExportedProgram, opset: int) -> onnx.ModelProto:
     from torch.onnx import OnnxExporterError
 
-    # The exporter notes that torchvision's operators are missing, which are not used.
-    with quiet("torch.onnx"), _layers_in_scopes(program):
+    # The exporter notes that torchvision's operators are missing, which are not used; and its converter of operator
+    # sets where it failed, which is told in one line.
+    with quiet("torch.onnx"), quiet("onnxscript", logging.CRITICAL), _layers_in_scopes(program):
         try:
             exported = torch.onnx.export(
                 program,

@@ -25,7 +25,7 @@ def opened(path: Path) -> Iterator[cv2.VideoCapture]:
     Raises:
         DataError: `path` is missing, truncated or not a video.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file() raises where a name is too long
         raise DataError(f"there is no video file {path}")
     # As many threads as OpenCV has: one in a process that shares the processors with others.
     threads = [cv2.CAP_PROP_N_THREADS, max(cv2.getNumThreads(), 1)]

@@ -46,6 +46,20 @@ def test_bad_words(d3d_edge: D3DEdge) -> None:
     assert (alone.code, "--recipe" in alone.err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    "option", [("--frames", 8), ("--width", 0.5), ("--threads", 1), ("--again",), ("--budget-ms", 3)]
+)
+def test_what_is_measured_has_to_be_measured_somewhere(option: tuple[object, ...], d3d_edge: D3DEdge) -> None:
+    result = d3d_edge("models", *option)
+    assert (result.code, "--on host" in result.err) == (2, True)
+
+
+@pytest.mark.parametrize("option", [("--frames", 513), ("--side", 5000)])
+def test_a_size_that_no_clip_can_have_is_refused_at_once(option: tuple[str, int], d3d_edge: D3DEdge) -> None:
+    result = d3d_edge("models", "--on", "host", *option)
+    assert (result.code, "is not in the range" in result.err) == (2, True)
+
+
 @pytest.fixture
 def measured(d3d_edge: D3DEdge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> D3DEdge:
     """`models` on this machine, with one tiny network in the place of presets and grid."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from tests.cli.conftest import D3DEdge, cli
+from tests.cli.conftest import D3DEdge, cli, refused
 
 # One epoch of each stage is enough: the probe must work, and what it finds is not the question here.
 ONE_EPOCH = ("teacher.train.epochs=1", "student.train.epochs=1", "baselines.spatial=null")
@@ -66,6 +66,12 @@ def test_probe_measures_every_network_there_is_and_keeps_it(run: Path, cache: Pa
     assert times(run) == written
     for words_shown in ("zero flow", "mean flow", "D3D student", "flow stream", "reversed", "not probed: spatial"):
         assert words_shown in again.out
+
+
+def test_a_report_of_something_else_is_not_lost(run: Path, cache: Path, d3d_edge: D3DEdge) -> None:
+    before = (run / "report.json").read_bytes()
+    refused(d3d_edge("probe", run, "--cache", cache, "--out", run), 2, "is a report of something else", "--out")
+    assert (run / "report.json").read_bytes() == before
 
 
 def test_a_decoder_that_was_killed_goes_on_and_another_training_begins_anew(

@@ -63,6 +63,19 @@ def test_every_group_is_measured_and_an_interruption_costs_nothing(
     assert max(map(len, result.out.splitlines()[:-2])) <= 80
 
 
+@pytest.mark.slow
+def test_ranges_that_never_move_are_those_of_the_plan(run: Path, cache: Path, d3d_edge: D3DEdge) -> None:
+    """Those of weights are found all the same."""
+    recipe = (run / "recipe.yaml").read_text()
+    changed = recipe.replace("freeze_share: 0.5", "freeze_share: 0").replace(
+        "calibration: balanced", "calibration: mse"
+    )
+    assert changed.count("freeze_share: 0\n") == changed.count("calibration: mse") == 1
+    (run / "recipe.yaml").write_text(changed)
+    result = d3d_edge("quantize", run, "--cache", cache, "--workers", 0)
+    assert result.code == 0, result.err
+
+
 def test_a_gate_that_int8_misses_is_met_with_some_groups_in_float(
     run: Path, cache: Path, d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch
 ) -> None:

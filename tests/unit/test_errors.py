@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,15 @@ def test_a_storage_error_names_the_path_the_cause_and_the_remedy(number: int, hi
     error = StorageError.of(Path("run/report.json"), OSError(number, "the cause"))
     assert error.message == "cannot write run/report.json: the cause"
     assert hint in error.hint
+
+
+def test_of_a_folder_that_could_not_be_copied_one_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "from" / name).symlink_to("nowhere")
+    with pytest.raises(shutil.Error) as caught:
+        shutil.copytree(tmp_path / "from", tmp_path / "to")
+    error = StorageError.of(Path("run/teacher"), caught.value)
+    assert error.message.startswith("cannot write run/teacher: [Errno 2] No such file or directory: ")
+    full = shutil.Error([("a", "b", "[Errno 28] No space left on device: 'b'")])
+    assert "free some space" in (StorageError.of(Path("run"), full).hint or "")

@@ -47,6 +47,17 @@ def test_an_atomic_file_appears_at_the_end_of_its_block(tmp_path: Path) -> None:
     assert names_in(path.parent) == ["a.txt"]
 
 
+def test_what_a_killed_process_left_is_swept_once_it_is_old(tmp_path: Path) -> None:
+    for name, hours in ((".last.pt.1.partial", 2), (".best.pt.2.partial", 0), ("own.partial", 2)):
+        path = tmp_path / name
+        path.write_text("half")
+        written_s = path.stat().st_mtime - 3600 * hours
+        os.utime(path, (written_s, written_s))
+    files.sweep(tmp_path)
+    assert names_in(tmp_path) == [".best.pt.2.partial", "own.partial"]
+    files.sweep(tmp_path / "nowhere")
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_atomic_file_is_unchanged_by_an_error_in_its_block(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "a.txt"

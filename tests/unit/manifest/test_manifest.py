@@ -232,7 +232,10 @@ class TestTable:
         assert load(path).data_hash() == manifest.data_hash()
 
 
-@pytest.mark.parametrize(("name", "message"), [("none", "there is no"), ("file.txt", "neither a folder nor a .csv")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("none", "there is no"), (300 * "n", "there is no"), ("file.txt", "neither a folder nor a .csv")],
+)
 def test_data_that_is_neither_folder_nor_table_is_refused(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "file.txt").write_text("")
     with pytest.raises(DataError, match=message):

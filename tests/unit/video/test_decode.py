@@ -87,9 +87,10 @@ def test_a_phones_video_comes_out_upright(write_video: VideoWriter, quarters: in
         assert bright == [corner]
 
 
-def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"there is no video file .*gone\.mp4"):
-        count_frames(tmp_path / "gone.mp4")
+@pytest.mark.parametrize("name", ["gone.mp4", f"{300 * 'n'}.mp4"], ids=["gone", "too long"])
+def test_missing_file(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=rf"there is no video file .*{name}"):
+        count_frames(tmp_path / name)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9])
