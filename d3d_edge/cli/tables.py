@@ -105,7 +105,7 @@ def _rows(report: Report) -> Table:
 
 def _pairs(pairs: Sequence[Pair]) -> Table:
     """One checkpoint, several files: how far they agree with one another, on the same clips."""
-    table = columns(("bundles",), ("same answer", "largest difference of a logit"))
+    table = columns(("bundles",), ("same answer", "diff"))
     for pair in pairs:
         table.add_row(f"{pair.first} and {pair.second}", _share(pair.agreement), f"{pair.logit_difference_max:.2g}")
     return table

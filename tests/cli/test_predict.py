@@ -177,7 +177,7 @@ def test_what_goes_wrong_is_one_line_and_leaves_no_file(
         ("none.mp4", *overlay): (8, "no video file"),
         (video, "--overlay", tmp_path / "out.txt"): (2, "out.txt"),
         (video, "--seconds", 0.1, *overlay): (8, "before a window was complete"),
-        (video, "--window", 0.08, *overlay): (8, "the clip needs 4"),
+        (video, "--window", 0.08, *overlay): (8, "a clip needs 4"),
         (video, "--window", 0): (2, "--window"),
         (video, "--window", "nan"): (2, "not a finite number"),
         (video, "--timeline", tmp_path / "out.jpg"): (2, "out.jpg is no .png"),
