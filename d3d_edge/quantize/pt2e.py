@@ -48,6 +48,7 @@ from d3d_edge.quantize.groups import CONVOLUTIONS, groups_of, kept_in_float
 from d3d_edge.quantize.observer import count_uses
 from d3d_edge.quantize.origin import keep_layers, layer_of
 from d3d_edge.quantize.passes import drop_device_checks, drop_identities, drop_unread, fold_batch_norms, round_biases
+from d3d_edge.quantize.quick_loading import hints_kept
 from d3d_edge.quantize.quiet import quiet
 from d3d_edge.quantize.scheme import EdgeQuantizer, Observer, Scheme
 
@@ -242,7 +243,7 @@ def load(path: Path) -> ExportedProgram:
     """
     # The quantized operators are registered by the torchao import above.
     try:
-        with _quiet(), path.open("rb") as file:
+        with _quiet(), hints_kept(), path.open("rb") as file:
             # torch 2.11 reads weights in place and warns that they must not be written to, which nobody does.
             warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
             return torch.export.load(file)
