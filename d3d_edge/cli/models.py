@@ -93,23 +93,23 @@ def command(
     """
     if settings and recipe is None:
         raise click.UsageError("--set changes a recipe; name it with --recipe")
-    sizes = (frames, sides, widths)
-    if on is None and (budget_ms or plot or again or threads or sizes != (FRAMES, SIDES, WIDTHS)):
+    grid = (frames, sides, widths)
+    if on is None and (budget_ms or plot or again or threads or grid != (FRAMES, SIDES, WIDTHS)):
         raise click.UsageError("times are measured, nowhere by default: say where with --on host, or a device")
     if on is not None:
         if recipe is not None:
             raise click.UsageError("--on measures presets and combinations of sizes, not a recipe")
-        found = _measured(on, target, sizes, threads, cache_dir, workers, again)
+        found = _measured(on, target, grid, threads, cache_dir, workers, again)
         _show(found, budget_ms, plot, as_json)
         return
     loaded = recipes.load(recipe, settings) if recipe is not None else None
     from d3d_edge.pipeline import models
 
-    found_sizes = models.of_presets(classes) if loaded is None else models.of_recipe(loaded, classes)
+    sizes = models.of_presets(classes) if loaded is None else models.of_recipe(loaded, classes)
     if as_json:
-        click.echo(found_sizes.model_dump_json(indent=2))
+        click.echo(sizes.model_dump_json(indent=2))
         return
-    print_models(found_sizes.rows, classes)
+    print_models(sizes.rows, classes)
 
 
 def _measured(

@@ -229,6 +229,7 @@ def _size(row: Row, other: Row) -> list[Change]:
     if not row.size_bytes or not other.size_bytes:
         return []
     change = 100 * (other.size_bytes / row.size_bytes - 1)
+    # Less is shown as 0.0 %.
     verdict: Verdict = "same" if abs(change) < 0.05 else "larger" if change > 0 else "smaller"
     sizes = (row.size_bytes, other.size_bytes)
     return [

@@ -29,6 +29,7 @@ from d3d_edge.quantize.origin import kept_float_layers, layer_of
 from d3d_edge.quantize.quiet import quiet
 from d3d_edge.runner import TensorSpec, Where
 from d3d_edge.runtimes import Lowered, held_to, settle, tensorrt_float16, tensorrt_rules
+from d3d_edge.runtimes.quick_onnx import patterns_tried_where_they_begin
 from d3d_edge.target import Precision, Target
 
 if TYPE_CHECKING:
@@ -222,7 +223,12 @@ def _to_onnx(program: ExportedProgram, opset: int) -> onnx.ModelProto:
 
     # The exporter notes that torchvision's operators are missing, which are not used; and its converter of operator
     # sets where it failed, which is told in one line.
-    with quiet("torch.onnx"), quiet("onnxscript", logging.CRITICAL), _layers_in_scopes(program):
+    with (
+        quiet("torch.onnx"),
+        quiet("onnxscript", logging.CRITICAL),
+        patterns_tried_where_they_begin(),
+        _layers_in_scopes(program),
+    ):
         try:
             exported = torch.onnx.export(
                 program,
