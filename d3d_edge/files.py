@@ -15,6 +15,7 @@ from typing import Any
 from d3d_edge.errors import StorageError
 
 _FORSAKEN_S = 3600.0
+"""What is being written is written to more often than that, by whatever machine shares the folder."""
 
 
 @contextmanager

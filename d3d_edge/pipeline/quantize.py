@@ -83,13 +83,14 @@ def _quantize(run: Run, data: RunData, plan: CalibrationPlan, mark: str, progres
         plan=plan, clip_hash=run.recipe.clip.hash(), clips=tuple(cached.video_sha256 for cached in drawn)
     )
     write_json(folder / "calibration.json", record.model_dump(mode="json"))
+    # First, since a student that gives no numbers has no ranges either.
+    answers = motion.answers({"float student": rgb_stream(load_rgb(run, "student"))}, data, progress)
     program, mix = _program(run, data, plan, drawn, mark, progress)
     pt2e.save(program, folder / GRAPH_NAME)
-    streams = {"float": rgb_stream(load_rgb(run, "student")), "int8": calibration.one_by_one(program.module())}
-    answers = motion.answers(streams, data, progress)
+    answers |= motion.answers({"INT8 graph": calibration.one_by_one(program.module())}, data, progress)
     done: dict[str, Any] = {
-        **motion.figures(answers["int8"], data, answers["float"]),
-        "float_student": motion.figures(answers["float"], data),
+        **motion.figures(answers["INT8 graph"], data, answers["float student"]),
+        "float_student": motion.figures(answers["float student"], data),
         **mix,
         "logit_step": pt2e.logit_step(program),
         "calibration_hash": record.hash(),

@@ -66,15 +66,17 @@ def test_weights_of_another_network(command: str, d3d_edge: D3DEdge, made: Path,
     refused(d3d_edge(command, run, "--cache", cache), 8, "student is of another network")
 
 
+@pytest.mark.parametrize("command", ["evaluate", "quantize"])
 def test_a_network_that_gives_no_numbers_is_not_right(
-    d3d_edge: D3DEdge, made: Path, cache: Path, tmp_path: Path
+    command: str, d3d_edge: D3DEdge, made: Path, cache: Path, tmp_path: Path
 ) -> None:
     run = copied_run(made, tmp_path)
+    shutil.rmtree(run / "quantized")
     path = run / "student" / "last.pt"
     checkpoint = torch.load(path, weights_only=True)
     next(value for name, value in checkpoint["model"].items() if name.endswith("running_var")).fill_(-1)
     torch.save(checkpoint, path)
-    refused(d3d_edge("evaluate", run, "--cache", cache, "--workers", 0), 8, "student gives logits that are not finite")
+    refused(d3d_edge(command, run, "--cache", cache, "--workers", 0), 8, "student gives logits that are not finite")
 
 
 @pytest.mark.parametrize(
