@@ -6,7 +6,10 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +19,8 @@ from d3d_edge.errors import StorageError
 
 _FORSAKEN_S = 3600.0
 """What is being written is written to more often than that, by whatever machine shares the folder."""
+
+_NO_ARCHIVE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
 @contextmanager
@@ -105,6 +110,20 @@ def files_below(folder: Path) -> list[Path]:
 def size_of(path: Path) -> int:
     """Bytes of a file, or of all files below a folder."""
     return sum(file.stat().st_size for file in files_below(path)) if path.is_dir() else path.stat().st_size
+
+
+def damaged_part(path: Path) -> str | None:
+    """The first part of the zip archive at `path` whose bytes are not those of its checksum; None if all are.
+
+    PyTorch writes its files as such archives, and reads them without looking at the checksums. Of other files: None.
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip()
+    except _NO_ARCHIVE:
+        return "the list of its parts"
 
 
 def sha256_of_file(path: Path) -> str:

@@ -27,9 +27,11 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from d3d_edge.errors import DataError
+from d3d_edge.files import damaged_part
 from d3d_edge.models import names
 from d3d_edge.models.names import CLASSIFIER, SLIM_SCOPE, Made, Map
 from d3d_edge.models.pools import MaxPool
@@ -169,10 +171,12 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".npz":
             # Opened here, since numpy leaves a file open that it cannot read.
             with path.open("rb") as file, np.load(file, allow_pickle=False) as variables:
-                return {name: torch.from_numpy(variables[name]) for name in variables.files}
+                return {name: torch.from_numpy(_in_own_order(variables[name])) for name in variables.files}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch guesses aloud what the file may be; the error says what it is not
             held = torch.load(path, map_location="cpu", weights_only=True)
+        if part := damaged_part(path):
+            raise zipfile.BadZipFile(part)
     except _DAMAGED as error:
         raise DataError(
             f"{path} is damaged, or is neither .npz nor a state dict of tensors", hint="download or save it again"
@@ -181,6 +185,11 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
         raise DataError(f"{path} holds no state dict", hint="torch.save(net.state_dict(), PATH) writes one")
     return {str(name): value for name, value in held.items()}
+
+
+def _in_own_order(variable: NDArray[Any]) -> NDArray[Any]:
+    """`variable` in the order of bytes that this machine has; PyTorch takes no other."""
+    return variable.astype(variable.dtype.newbyteorder("="), copy=False)
 
 
 def _format_of(found: Iterable[str], path: Path) -> Format:

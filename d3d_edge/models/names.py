@@ -132,6 +132,8 @@ def faults(name: str, value: Tensor) -> Iterator[str]:
         yield "is no dense tensor"
     if value.dtype not in _FLOATS:
         yield f"holds {value.dtype}, not floats of 16, 32 or 64 bits"
+    if not value.numel():
+        yield f"has the shape {list(value.shape)} and no numbers"
     if not value.float().isfinite().all():
         yield "is not finite in float32"
     if name.endswith(_VARIANCES) and (value < 0).any():

@@ -41,7 +41,7 @@ from torchao.quantization.pt2e import (
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 
 from d3d_edge.errors import BundleError
-from d3d_edge.files import atomic_file, sha256_of_value
+from d3d_edge.files import atomic_file, damaged_part, sha256_of_value
 from d3d_edge.models.layers import SpatialConv
 from d3d_edge.quantize import rounding
 from d3d_edge.quantize.groups import CONVOLUTIONS, groups_of, kept_in_float
@@ -243,6 +243,8 @@ def load(path: Path) -> ExportedProgram:
     """
     # The quantized operators are registered by the torchao import above.
     try:
+        if part := damaged_part(path):
+            raise BadZipFile(f"its part {part} is damaged")
         with _quiet(), hints_kept(), path.open("rb") as file:
             # torch 2.11 reads weights in place and warns that they must not be written to, which nobody does.
             warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)

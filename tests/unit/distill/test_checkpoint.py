@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from d3d_edge.distill import loop
@@ -95,6 +98,31 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "last.pt").write_bytes(b"damaged")
     with pytest.raises(DataError, match=r"last\.pt is damaged"):
         Checkpoint.read(tmp_path)
+
+
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_one_changed_bit_is_seen_or_changes_nothing(place: float, bit: int, whole_checkpoint: Path) -> None:
+    before = Checkpoint.read(whole_checkpoint)
+    with tempfile.TemporaryDirectory() as name:
+        data = bytearray((whole_checkpoint / "last.pt").read_bytes())
+        data[int(place * len(data))] ^= 1 << bit
+        (Path(name) / "last.pt").write_bytes(data)
+        try:
+            after = Checkpoint.read(Path(name))
+        except DataError:
+            return
+    assert after is not None
+    assert before is not None
+    assert (after.fingerprint, after.epoch, after.history) == (before.fingerprint, before.epoch, before.history)
+    assert after.model.keys() == before.model.keys()
+    assert all(torch.equal(value, before.model[key]) for key, value in after.model.items())
+
+
+@pytest.fixture(scope="module")
+def whole_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    Checkpoint("mark", 1, nn.Linear(20, 30).state_dict(), {}, {}, [{"loss": 1.0}]).write(folder)
+    return folder
 
 
 def test_a_checkpoint_keeps_the_version_numbers_of_a_state_dict(tmp_path: Path) -> None:

@@ -155,6 +155,12 @@ class TestSlim:
         np.savez(tmp_path / "s3dg.npz", **variables)
         assert {value.dtype for value in checkpoints.load(tmp_path / "s3dg.npz").state.values()} == {torch.float16}
 
+    def test_variables_of_a_machine_with_another_order_of_bytes(self, slim_file: Path, tmp_path: Path) -> None:
+        there = {name: value.astype(value.dtype.newbyteorder(">")) for name, value in np.load(slim_file).items()}
+        np.savez(tmp_path / "s3dg.npz", **there)
+        read, expected = (checkpoints.load(path).state for path in (tmp_path / "s3dg.npz", slim_file))
+        assert all(torch.equal(value, expected[key]) for key, value in read.items())
+
     @pytest.mark.parametrize("width", [0.25, 0.33, 0.35, 0.75, 1.0])
     def test_width_is_told_by_the_channels(self, width: float, tmp_path: Path) -> None:
         slim = published.Slim(2, width)

@@ -254,6 +254,16 @@ def test_a_damaged_graph_is_refused(tmp_path: Path, keep: int) -> None:
         pt2e.load(path)
 
 
+def test_a_graph_with_a_changed_weight_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "graph.pt2"
+    pt2e.save(networks.quantized(), path)
+    data = bytearray(path.read_bytes())
+    data[data.index(networks.quantized().state_dict["_scale_0"].numpy().tobytes())] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match=r"not a readable graph: its part .* is damaged"):
+        pt2e.load(path)
+
+
 def test_logits_lie_on_a_grid_of_the_logit_step() -> None:
     step = pt2e.logit_step(networks.quantized())
     assert step is not None
