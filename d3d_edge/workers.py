@@ -22,11 +22,6 @@ PROCESSES = "processes"
 """The engine that needs nothing: processes of this machine."""
 
 
-def cpus() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextmanager
 def mapper(
     workers: int, *, prepare: Callable[[], None], died: D3DEdgeError, engine: str = PROCESSES

@@ -11,6 +11,7 @@ import click
 
 from d3d_edge import __version__
 from d3d_edge.errors import D3DEdgeError
+from d3d_edge.processors import cpus, visible
 
 # Literal, with the one-line help, so that `--help` imports no command and no torch.
 _COMMANDS = {
@@ -77,6 +78,10 @@ def group() -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit. Every expected error ends in one line on standard error and its exit code."""
+    if cpus() < visible():
+        # In a container with a limit on time. PyTorch, which reads this when it is imported, would start a thread for
+        # each processor that it sees, most of which stand still while the others wait for them.
+        os.environ.setdefault("OMP_NUM_THREADS", str(cpus()))
     try:
         result: Any = group.main(args=argv, prog_name="d3d-edge", standalone_mode=False)
     except click.ClickException as error:

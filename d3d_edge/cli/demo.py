@@ -9,8 +9,8 @@ import click
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress
 from d3d_edge.cli.validate import show
+from d3d_edge.processors import cpus
 from d3d_edge.report import FILE_NAME
-from d3d_edge.workers import cpus
 
 
 @click.command("demo")

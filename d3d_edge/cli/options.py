@@ -13,7 +13,7 @@ import click
 
 from d3d_edge.manifest import Source
 from d3d_edge.manifest.table import EXPECTED
-from d3d_edge.workers import cpus
+from d3d_edge.processors import cpus
 
 C = TypeVar("C", bound=Callable[..., Any])
 

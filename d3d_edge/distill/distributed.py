@@ -16,8 +16,8 @@ from torch import Tensor, distributed, nn
 
 from d3d_edge.distill.loss import Answer
 from d3d_edge.errors import D3DEdgeError, RecipeError
+from d3d_edge.processors import cpus
 from d3d_edge.video.datasets import Batch
-from d3d_edge.workers import cpus
 
 T = TypeVar("T")
 

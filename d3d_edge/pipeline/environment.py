@@ -9,8 +9,8 @@ from datetime import datetime
 from pathlib import Path
 
 from d3d_edge import __version__, runtimes
+from d3d_edge.processors import cpus
 from d3d_edge.report import Environment
-from d3d_edge.workers import cpus
 
 _BASE = ("torch", "torchao", "numpy")
 
