@@ -5,6 +5,7 @@ sums of a small layer, and four gates walk four parts of a tensor, forward and b
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ def usable(units: Sequence[SpatialConv], x: Tensor) -> bool:
 
 def pointwise(units: Sequence[SpatialConv], x: Tensor) -> list[Tensor]:
     """What each of `units`, all 1x1 and in training, makes of float [B, I, H, W]: float [B, O, H, W] each."""
-    norms = [unit.bn for unit in units]
+    norms = [cast(nn.BatchNorm2d, unit.bn) for unit in units]
     sizes = [norm.num_features for norm in norms]
     weight = torch.cat([unit.conv.weight for unit in units]).flatten(1)
     y = F.linear(x.permute(0, 2, 3, 1), weight).permute(0, 3, 1, 2)

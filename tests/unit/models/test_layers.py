@@ -178,6 +178,17 @@ def test_other_convolutions_read_no_blocks(layer: SpatialConv) -> None:
     assert layer.conv.weight is weight
 
 
+@pytest.mark.parametrize("layer", [SpatialConv(3, 4, 3, scale=True), StackedConv(3, 4, (3, 7), 2)])
+def test_a_folded_batch_norm_changes_nothing_in_evaluation(layer: SpatialConv) -> None:
+    randomised(layer)
+    frames = clip(1, 3, (5, 8, 9))
+    with torch.no_grad():
+        expected = layer(frames)
+        layer.fold()
+        assert (layer(frames) - expected).abs().max() < TOLERANCE
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in layer.modules())
+
+
 @pytest.mark.parametrize("kernel", [3, 7])
 def test_temporal_convolution_begins_as_identity(kernel: int) -> None:
     x = torch.rand(2, 5, 6, 4)
