@@ -132,7 +132,7 @@ class Onnx:
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # The others' turns are not ours.
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return lambda x: session.run(None, {"x": x})[0]  # type: ignore[no-any-return]
+        return lambda x: session.run(None, {"x": x})[0]
 
     def dims(self, x: str) -> list[int]:
         """Shape, [B, H, W, C]."""

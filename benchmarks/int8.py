@@ -116,7 +116,7 @@ def _opened(path: Path, cache_dir: Path, workers: int, progress: Progress) -> Se
     run = Run.open(path)
     data = prepare(run, cache_dir, workers=workers, strict=False, progress=progress)
     stream = rgb_stream(load_rgb(run, "student"))
-    found = {split: evaluate(stream, data.dataset(split)) for split in SPLITS}
+    found = {split: evaluate(stream, data.dataset(split), "student") for split in SPLITS}
     seed = Seed(run, data, {split: labels for split, (_, labels) in found.items()})
     _add(seed, Answered("float student", "host PyTorch", {split: logits for split, (logits, _) in found.items()}))
     return seed
@@ -255,7 +255,7 @@ def pairs(seeds: Sequence[Seed]) -> list[dict[str, Any]]:
 
 def _save(path: Path, arrays: dict[Any, Logits]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **{str(key): value for key, value in arrays.items()})
+    np.savez(path, **{str(key): value for key, value in arrays.items()})  # type: ignore[arg-type]
 
 
 def _load(path: Path) -> dict[Any, Logits]:

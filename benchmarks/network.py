@@ -30,9 +30,9 @@ from d3d_edge.models.recogniser import OFFSET, SCALE, Recogniser
 from d3d_edge.models.s3dg import S3DG
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.quantize import pt2e
-from d3d_edge.runtimes import Precision
 from d3d_edge.runtimes.executorch import RUNTIME, ExecuTorchRunner
 from d3d_edge.schema import Schema
+from d3d_edge.target import Precision
 
 CLASSES = 10
 WIDTHS = (1.0, 0.5, 0.25)
@@ -100,7 +100,7 @@ def networks(multiplier: float) -> tuple[S3DG, Conv3dS3DG]:
 
 
 def _torch(net: nn.Module, sample: Tensor, layout: torch.memory_format) -> Callable[[], Any]:
-    module = FromBytes(net.to(memory_format=layout), layout)  # type: ignore[arg-type, call-overload]
+    module = FromBytes(net.to(memory_format=layout), layout)  # type: ignore[call-overload]
 
     def run() -> Any:
         with torch.no_grad():

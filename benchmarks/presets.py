@@ -29,9 +29,9 @@ from d3d_edge.pipeline.memory import added_bytes
 from d3d_edge.presets import PRESETS, Preset
 from d3d_edge.recipe import NetworkSpec
 from d3d_edge.report import Environment
-from d3d_edge.runtimes import Precision
 from d3d_edge.runtimes.executorch import ExecuTorchRunner
 from d3d_edge.schema import Schema
+from d3d_edge.target import Precision
 
 NAMES = ("nano", "small", "base")
 PRECISIONS: tuple[Precision, ...] = ("int8", "float32")
@@ -96,7 +96,7 @@ def measure(name: str, preset: Preset, threads: int, repetitions: int) -> Result
     )
 
 
-def _memory_bytes(path: Path, threads: int, clip: np.ndarray) -> int:  # type: ignore[type-arg]
+def _memory_bytes(path: Path, threads: int, clip: np.ndarray) -> int:
     # spawn: a forked copy would start with the memory of this process.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(added_bytes, partial(ExecuTorchRunner, path, threads), clip).result()

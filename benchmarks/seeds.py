@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -39,9 +40,9 @@ def main(recipe: str, data: Path, seeds: int, out: Path, settings: tuple[str, ..
         click.echo(f"{row['system']:24}{row['needs']:12}{row['mean']:7.3f}{row['sd']:7.3f}  {each}")
 
 
-def summary(evaluations: list[Evaluation]) -> list[dict[str, object]]:
+def summary(evaluations: list[Evaluation]) -> list[dict[str, Any]]:
     """A row per system: its top-1 by seed, the mean and the standard deviation over seeds (of a sample, n - 1)."""
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for place, system in enumerate(evaluations[0].systems):
         top1 = [evaluation.systems[place].top1 for evaluation in evaluations]
         spread = statistics.stdev(top1) if len(top1) > 1 else 0.0

@@ -8,6 +8,7 @@ else the machine does falls on all of them alike.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -139,7 +140,7 @@ def gradient_difference(case: Case, labels: Tensor) -> float:
 
 
 def _length(gradients: Iterable[Tensor]) -> float:
-    return sum(float(gradient.double().square().sum()) for gradient in gradients) ** 0.5
+    return math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients))
 
 
 def step(form: Form, labels: Tensor) -> None:

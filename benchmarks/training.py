@@ -27,12 +27,12 @@ from d3d_edge import manifest, recipe
 from d3d_edge.distill import distributed
 from d3d_edge.manifest import Clip
 from d3d_edge.pipeline.environment import environment
+from d3d_edge.processors import cpus
 from d3d_edge.progress import Silent
 from d3d_edge.recipe import Recipe
 from d3d_edge.video import cache
 from d3d_edge.video.arrays import Form
 from d3d_edge.video.datasets import Batch, ClipDataset
-from d3d_edge.workers import cpus
 
 
 def batch_of(spec: Recipe, size: int, classes: int) -> Batch:

@@ -114,7 +114,7 @@ def train(
     teacher = run.results("teacher") if taught else None
     mark = fingerprint("x3d", data.content(), spec.model_dump(mode="json"), run.recipe.seed, teacher)
     history = loop.run(job, folder, mark, progress)
-    logits, labels = evaluate(job.forward, data.dataset("test"))
+    logits, labels = evaluate(job.forward, data.dataset("test"), job.title)
     found = {
         "epochs": epochs,
         "learning_rate": rate,

@@ -26,6 +26,7 @@ from d3d_edge.target import Precision, RuntimeName
 
 FORMAT_VERSION = 1
 LABELS = "labels.txt"
+RECIPE = "recipe.yaml"
 GOLDEN_CLIPS = "golden/clips.npy"
 GOLDEN_LOGITS = "golden/logits.npy"
 _MANIFEST = "manifest.json"

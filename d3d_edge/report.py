@@ -220,16 +220,6 @@ class Report(Schema):
                     raise ValueError(f"the answers of {row.name} are not of its clips and labels")
         return self
 
-    @property
-    def failed_gates(self) -> tuple[Gate, ...]:
-        """Gates with the verdict 'fail'."""
-        return tuple(gate for gate in self.gates if gate.verdict == "fail")
-
-    @property
-    def undecided_gates(self) -> tuple[Gate, ...]:
-        """Gates with the verdict 'undecided'."""
-        return tuple(gate for gate in self.gates if gate.verdict == "undecided")
-
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""
         write_json(path, self.model_dump(mode="json"))

@@ -73,8 +73,10 @@ class Run:
 
     @property
     def quantize_hash(self) -> str:
-        """Hash of what the recipe says of quantization."""
-        return fingerprint(self.recipe.quantize.model_dump(mode="json"))
+        """Hash of what the recipe says of quantization: of the gate too, where groups are left in float to hold it."""
+        spec = self.recipe.quantize
+        gate = [self.recipe.gates.top1_drop_points_max] if spec.keep_float == "auto" else []
+        return fingerprint(spec.model_dump(mode="json"), *gate)
 
     def folder(self, stage: Stage) -> Path:
         """The folder of a stage."""

@@ -12,8 +12,8 @@ from d3d_edge.manifest.clips import Clip, Manifest, Split
 def with_split(manifest: Manifest, *, val_share: float, test_share: float, seed: int) -> Manifest:
     """`manifest` with a split drawn where it has none: by group, stratified by class, decided by `seed`.
 
-    Groups are dealt class by class (a group counts for its commonest class), so every class with at least three
-    groups is in train and test. A group is never split.
+    Groups are dealt class by class (a group counts for its commonest class), so every class for which at least two
+    groups count is in train and test. A group is never split.
 
     Raises:
         DataError: there is nothing to train on or nothing to test on, or a class is never trained on.

@@ -155,14 +155,10 @@ class S3DG(nn.Module):
         return logits.flatten(1)
 
     def outputs(self, frames: Tensor, clips: int = 1) -> tuple[Tensor, Tensor]:
-        """`forward` and `features` in one pass."""
+        """What `forward` gives, and what the classifier sees before dropout, float [N, feature_channels]."""
         pooled = self._pooled(frames, clips)
         logits = self.Logits["Conv2d_0c_1x1"](self.dropout(pooled))
         return logits.flatten(1), pooled.flatten(1)
-
-    def features(self, frames: Tensor, clips: int = 1) -> Tensor:
-        """Float [N*T, C, H, W] to what the classifier sees before dropout, float [N, feature_channels]."""
-        return self._pooled(frames, clips).flatten(1)
 
     def end_points(self, frames: Tensor, clips: int = 1) -> dict[str, Tensor]:
         """Float [N*T, C, H, W] to the output of each of `END_POINTS`, float [N*T', C', H', W']."""

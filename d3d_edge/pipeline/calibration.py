@@ -81,11 +81,10 @@ def sample(run: Run, clips: int = 1) -> Tensor:
 
 
 def decoded(clips: Sequence[CachedClip], data: RunData) -> list[Tensor]:
-    """Calibration clips uint8 [T, H, W, C], centre-cropped as on the device."""
-    chosen = {cached.clip.key for cached in clips}
+    """Calibration clips uint8 [T, H, W, C] in the order given, centre-cropped as on the device."""
     dataset = data.dataset("train")
-    places = [place for place, cached in enumerate(dataset.clips) if cached.clip.key in chosen]
-    return [torch.from_numpy(dataset.item(place)[0].copy()) for place in places]
+    places = {cached.clip.key: place for place, cached in enumerate(dataset.clips)}
+    return [torch.from_numpy(dataset.item(places[cached.clip.key])[0].copy()) for cached in clips]
 
 
 def batched(clips: Sequence[CachedClip], data: RunData, size: int) -> list[Tensor]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from d3d_edge import runtimes, target
-from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, LABELS, Bundle, Description
+from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, LABELS, RECIPE, Bundle, Description
 from d3d_edge.errors import BundleError, DataError, LoweringError, RecipeError, StorageError
 from d3d_edge.files import sha256_of_file, write_text
 from d3d_edge.manifest import Clip
@@ -228,7 +228,7 @@ def _export(run: Run, out: Path, golden: NDArray[np.uint8], wanted: Wanted) -> B
         def fill(folder: Path) -> None:
             (scratch / lowered.model).rename(folder / lowered.model)
             write_text(folder / LABELS, "".join(f"{label}\n" for label in run.data.labels))
-            write_text(folder / "recipe.yaml", run.recipe.yaml())
+            write_text(folder / RECIPE, run.recipe.yaml())
             (folder / "golden").mkdir()
             _save(folder / GOLDEN_CLIPS, golden)
             _save(folder / GOLDEN_LOGITS, _logits(program, golden))
@@ -248,7 +248,10 @@ def _graph(path: Path, sha256: str) -> ExportedProgram:
 
 
 def _kept(run: Run, out: Path, wanted: Wanted) -> Bundle | None:
-    """The bundle that is there, if it was made from the same graph by the same tools."""
+    """The bundle that is there, if it was made from the same graph and recipe by the same tools.
+
+    The recipe's gates are those that `validate` holds a bundle to.
+    """
     path = out / wanted.folder
     if not path.exists():
         return None
@@ -260,7 +263,8 @@ def _kept(run: Run, out: Path, wanted: Wanted) -> Bundle | None:
     same = made.graph_sha256 == Source.of(run, wanted.precision).sha256 and made.tools == tools([found.runtime])
     as_asked = (made.target, made.precision, made.options) == (found.name, wanted.precision, found.options)
     allowed = wanted.allow_fallback or not made.fallbacks
-    return bundle if same and as_asked and allowed else None
+    recipe = RECIPE in made.files and (path / RECIPE).read_text(encoding="utf-8") == run.recipe.yaml()
+    return bundle if same and as_asked and allowed and recipe else None
 
 
 def _save(path: Path, array: NDArray[Any]) -> None:

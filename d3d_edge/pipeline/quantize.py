@@ -25,7 +25,7 @@ from d3d_edge.report import FILE_NAME, Report
 from d3d_edge.runs import Run, fingerprint
 from d3d_edge.video.cache import CachedClip
 
-_FORMAT = 2
+_FORMAT = 3
 """Raised when the same recipe would record other figures, so that a finished stage is made again."""
 
 
@@ -51,7 +51,7 @@ def quantize(run: Run, *, cache_dir: Path, workers: int, strict: bool, progress:
         _FORMAT,
         marks.student(run, data),
         plan.model_dump(mode="json"),
-        run.recipe.quantize.model_dump(mode="json"),
+        run.quantize_hash,
     )
     done = run.results("quantized", mark)
     if done is None:

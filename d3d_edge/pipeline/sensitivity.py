@@ -32,7 +32,7 @@ FIGURE_NAME = "sensitivity.png"
 _PARTIAL = "partial.json"
 _BATCH = 8
 """Clips the graph takes at a time."""
-_FORMAT = 1
+_FORMAT = 2
 """Raised when the same recipe would give other figures, so that what is finished is measured again."""
 
 
@@ -83,10 +83,7 @@ class _Clips:
     def __init__(self, data: RunData, used: Sequence[CachedClip], batch: int) -> None:
         self.batches: list[Tensor] = calibration.batched(used, data, batch)
         self.count = len(used)
-        of = {cached.clip.key: cached.clip.label for cached in used}
-        # As `decoded` orders them.
-        labels = [cached.clip.label for cached in data.of("train") if cached.clip.key in of]
-        self.labels = np.array([data.labels.index(label) for label in labels], dtype=np.int64)
+        self.labels = np.array([data.labels.index(cached.clip.label) for cached in used], dtype=np.int64)
 
     def logits(self, switched: Switched, rounded: Sequence[Group]) -> Logits:
         """Logits float32 [clips, classes] with the groups `rounded` in INT8."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d3d_edge import recipe, runtimes
-from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, Bundle, by_place
+from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, RECIPE, Bundle, by_place
 from d3d_edge.errors import BundleError, DataError, MissingDependency
 from d3d_edge.harness import accuracy, gates, latency, stopwatch
 from d3d_edge.harness.accuracy import Logits
@@ -82,7 +82,7 @@ def validate(
     started = datetime.now(UTC)
     models = _models(paths, devices)
     made = models[0].bundle.manifest
-    rules = recipe.load(str(models[0].bundle.path / "recipe.yaml"))
+    rules = recipe.load(str(models[0].bundle.path / RECIPE))
     clips, notes = clips_of(made.labels, made.data_hash, rules, data, split)
     decoding = Decoding(clips, models[0].bundle, strict)
     with ExitStack() as stack:

@@ -69,6 +69,13 @@ class EdgeFakeQuantize(FakeQuantize):  # type: ignore[misc]
         super().enable_fake_quant(enabled)
         self._rounds = enabled
 
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point: those that it rounds by. Its observer's, while it follows; fixed ones may be others."""
+        if not self._observes:
+            return self.scale, self.zero_point
+        found: tuple[Tensor, Tensor] = super().calculate_qparams()
+        return found
+
     def _load_from_state_dict(self, *given: Any) -> None:
         super()._load_from_state_dict(*given)
         self._observes, self._rounds = bool(self.observer_enabled[0]), bool(self.fake_quant_enabled[0])

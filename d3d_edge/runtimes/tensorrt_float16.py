@@ -51,11 +51,13 @@ def _raise_small_scales(model: onnx.ModelProto) -> None:
     from onnx import numpy_helper
 
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    # Before any is changed: equal scales may be one constant, which several nodes read.
+    before = {name: numpy_helper.to_array(tensor).copy() for name, tensor in tensors.items()}
     least = SMALLEST_NORMAL["float16"]
     for node in model.graph.node:
         if node.op_type != "DequantizeLinear" or node.input[0] not in tensors:
             continue
-        weight, scale = (numpy_helper.to_array(tensors[name]) for name in node.input[:2])
+        weight, scale = (before[name] for name in node.input[:2])
         if not (scale < least).any():
             continue
         ratio = np.minimum(scale / np.float32(least), 1.0).reshape(-1, *[1] * (weight.ndim - 1))

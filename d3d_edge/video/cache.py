@@ -6,7 +6,6 @@ Crops and augmentations come after it (`datasets`). Must not know labels' indice
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,13 +85,6 @@ _DIED = DataError(
 )
 _Outcome = tuple[CachedClip, int | None] | DataError
 """The entry and the frames decoded for it (None where it was there), or why there is none."""
-
-
-def default_cache_dir() -> Path:
-    """$D3D_EDGE_CACHE, else $XDG_CACHE_HOME/d3d-edge, else ~/.cache/d3d-edge."""
-    if chosen := os.environ.get("D3D_EDGE_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "d3d-edge"
 
 
 def prepare(

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from d3d_edge.bundle import Bundle
+from d3d_edge.errors import LoweringError
 from d3d_edge.quantize import pt2e
 from d3d_edge.quantize.origin import layer_of
 from d3d_edge.report import Report
-from tests.cli.conftest import D3DEdge, alone, with_references
+from tests.cli.conftest import D3DEdge, alone, refused, with_references
 
 LAYER = "Mixed_3b.Branch_1.Conv2d_0b_3x3.spatial"
 
@@ -53,6 +54,23 @@ def test_a_refusal_names_the_layer_and_a_fallback_is_told_by_export_and_validate
     notes = Report.read(tmp_path / "alone" / "report.json").notes
     assert any(note.startswith("jetson was exported with --allow-fallback:") and LAYER in note for note in notes)
     assert "--allow-fallback" in validated.out
+
+
+def test_a_bundle_of_another_recipe_is_made_again(
+    made: Path, d3d_edge: D3DEdge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gates are those of its recipe, so it may not keep looser ones."""
+    run, bundles = (Path(shutil.copytree(made / name, tmp_path / name)) for name in ("run", "bundles"))
+    words = ("export", run, "--target", "jetson", "--out", bundles, "--workers", 0)
+
+    def made_again(*_: object) -> Bundle:
+        raise LoweringError("made again", stage="lower")
+
+    monkeypatch.setattr("d3d_edge.pipeline.export._export", made_again)
+    assert d3d_edge(*words).err.count("exported before") == 3
+    recipe = (run / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(recipe.replace("agreement_min: 0.0", "agreement_min: 0.9"))
+    refused(d3d_edge(*words), 5, "made again")
 
 
 @pytest.mark.parametrize(

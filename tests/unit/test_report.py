@@ -71,10 +71,6 @@ def test_what_was_not_measured_is_null(tmp_path: Path) -> None:
     assert {row[name] for name in ("top1", "top5", "agreement", "size_bytes", "latency")} == {None}
 
 
-def test_only_failed_gates_are_failed() -> None:
-    assert [gate.name for gate in report().failed_gates] == ["size_bytes_max"]
-
-
 def test_a_figure_is_a_finite_number() -> None:
     with pytest.raises(ValidationError, match="finite"):
         Row(name="a", role="float", precision="int8", where=Where.DEVICE, logit_difference_max=float("nan"))

@@ -34,6 +34,18 @@ def test_a_begun_run_reads_back_equal(tmp_path: Path, data: Manifest) -> None:
     assert opened.data == data
 
 
+@pytest.mark.parametrize("keep_float", ["none", "auto"])
+def test_the_gate_is_part_of_quantization_where_groups_are_left_in_float_to_hold_it(
+    keep_float: str, tmp_path: Path, data: Manifest
+) -> None:
+    wanted = (f"quantize.keep_float={keep_float}", "gates.top1_drop_points_max={}")
+    hashes = {
+        Run(tmp_path, recipe.load("demo", [setting.format(bound) for setting in wanted]), data).quantize_hash
+        for bound in (1, 2)
+    }
+    assert len(hashes) == (2 if keep_float == "auto" else 1)
+
+
 def test_the_same_recipe_and_data_go_on(tmp_path: Path, data: Manifest) -> None:
     Run.start(tmp_path / "run", RECIPE, data).finish("teacher", "mark", top1=0.5)
     assert Run.start(tmp_path / "run", RECIPE, data).results("teacher", "mark") == {"fingerprint": "mark", "top1": 0.5}

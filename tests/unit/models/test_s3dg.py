@@ -88,7 +88,7 @@ def test_features_are_what_the_classifier_sees() -> None:
     net = randomised()
     x = video(8, (32, 32))
     with torch.no_grad():
-        features = net.features(x, 2)
+        _, features = net.outputs(x, 2)
         logits = nn.functional.linear(
             features, net.Logits["Conv2d_0c_1x1"].weight.flatten(1), net.Logits["Conv2d_0c_1x1"].bias
         )
@@ -225,10 +225,10 @@ def test_pools_before_the_products_of_gates_change_nothing(
 ) -> None:
     net = randomised(**options).train(training)
     frames = video(24, (50, 37))
-    features = net.features(frames, 2)
+    _, features = net.outputs(frames, 2)
     last = net.end_points(frames, 2)["Mixed_5c"]
     monkeypatch.setattr("d3d_edge.models.s3dg.END_POINTS", ())  # the trunk's output goes in
-    assert torch.equal(features, net.features(last, 2))
+    assert torch.equal(features, net.outputs(last, 2)[1])
 
 
 def test_recipes_take_every_stem_and_first_temporal_layer() -> None:

@@ -15,9 +15,12 @@ from d3d_edge.errors import BundleError
 from d3d_edge.models.blocks import Blocks
 from d3d_edge.models.layers import StackedConv
 from d3d_edge.quantize import pt2e
-from d3d_edge.quantize.scheme import Observer, Scheme
+from d3d_edge.quantize.scheme import FOLLOWING, Observer, Scheme
 from tests import networks
 from tests.unit.distill.jobs import CUDA
+
+QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
+
 
 QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 
@@ -129,6 +132,21 @@ def test_ranges_found_in_histograms_stay_through_training(observer: Observer) ->
     before = {name: fake[name].scale.clone() for name in of_weights}
     train(graph)
     assert any(not torch.equal(fake[name].scale, before[name]) for name in of_weights)
+
+
+@pytest.mark.parametrize("observer", ["minmax", "moving_average", "histogram", "percentile", "mse"])
+def test_what_is_deployed_has_the_ranges_that_were_trained_with(observer: Observer) -> None:
+    graph = networks.prepared(observer=observer, qat=True, clips=2)
+    if observer in FOLLOWING:
+        pt2e.freeze_observers(graph)
+    else:
+        pt2e.adopt_ranges(graph, networks.prepared(observer=observer, clips=2))
+    train(graph)
+    trained = {float(fake.scale[0]) for fake in graph.modules() if isinstance(fake, FakeQuantizeBase)}
+    program = pt2e.convert(graph, networks.clip(clips=2))
+    rounds = program.graph.find_nodes(op="call_function", target=QUANTIZE)
+    assert len(rounds) > 10
+    assert {node.args[1] for node in rounds} <= trained
 
 
 def test_ranges_of_another_network_are_refused() -> None:

@@ -273,6 +273,22 @@ def test_weights_whose_scale_float16_cannot_hold_are_rounded_again(model: onnx.M
     np.testing.assert_array_equal(rounded[1:], weight[1:])
 
 
+def test_a_scale_that_two_weights_share_is_raised_for_both(model: onnx.ModelProto) -> None:
+    one, other = (
+        first(model, "DequantizeLinear", f"{layer}/") for layer in ("temporal.spatial.conv", "temporal.temporal.conv")
+    )
+    scale = onnx.numpy_helper.to_array(constant(model, one.input[1])).copy()
+    scale[0] = 2.0**-16
+    constant(model, one.input[1]).CopyFrom(onnx.numpy_helper.from_array(scale, one.input[1]))
+    other.input[1] = one.input[1]
+    before = [onnx.numpy_helper.to_array(constant(model, node.input[0])) for node in (one, other)]
+    tensorrt_float16.convert(model)
+    for node, weight in zip((one, other), before, strict=True):
+        rounded = onnx.numpy_helper.to_array(constant(model, node.input[0]))
+        np.testing.assert_array_equal(rounded[0], np.rint(weight[0] / 4))
+        np.testing.assert_array_equal(rounded[1:], weight[1:])
+
+
 def test_an_invalid_file_is_refused(model: onnx.ModelProto) -> None:
     model.graph.node[-1].op_type = "NoSuchOperator"
     with pytest.raises(LoweringError, match="not valid"):

@@ -252,14 +252,3 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_done(
     monkeypatch.undo()
     assert written(tmp_path / "c") == before
     assert prepared(clips, tmp_path / "c", spec, flow_spec).computed == 2
-
-
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("D3D_EDGE_CACHE", "/a")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/b")
-    assert cache.default_cache_dir() == Path("/a")
-    monkeypatch.delenv("D3D_EDGE_CACHE")
-    assert cache.default_cache_dir() == Path("/b/d3d-edge")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert cache.default_cache_dir() == Path("/home/someone/.cache/d3d-edge")
