@@ -140,6 +140,7 @@ class Bundle:
             raise BundleError(f"{path} exists and is not a bundle", hint="choose another --out")
         with atomic_folder(path) as folder:
             fill(folder)
+            _as_readable(folder)
             files = {
                 file.relative_to(folder).as_posix(): FileEntry(
                     sha256=sha256_of_file(file), size_bytes=file.stat().st_size
@@ -149,6 +150,13 @@ class Bundle:
             manifest = BundleManifest(**dict(description), files=files)
             write_json(folder / _MANIFEST, manifest.model_dump(mode="json"))
         return cls(path, manifest)
+
+
+def _as_readable(folder: Path) -> None:
+    """Let whoever may read `folder` read what is in it: some libraries write files for their own user alone."""
+    mode = folder.stat().st_mode & 0o777
+    for path in folder.rglob("*"):
+        path.chmod(mode if path.is_dir() else mode & 0o666)
 
 
 def _may_replace(path: Path) -> bool:

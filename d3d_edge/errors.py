@@ -110,6 +110,9 @@ class StorageError(D3DEdgeError):
             errno.ENOSPC: "free some space and run the same command again: finished work is kept",
             errno.EACCES: "choose a folder you may write to",
             errno.EROFS: "choose a folder you may write to",
+            errno.ENOTDIR: "a file is in the place of a folder; choose another one",
+            errno.EEXIST: "a file is in the place of a folder; choose another one",
+            errno.EFBIG: "this system or shell lets no file grow so large (ulimit -f)",
         }
         number, reason = error.errno, error.strerror or str(error)
         if isinstance(error, shutil.Error):  # of a copied folder: a list of its files, each with a text

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import struct
 import time
@@ -13,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from d3d_edge.errors import StorageError
 
@@ -33,7 +35,7 @@ def atomic_file(path: Path, *, lasting: bool = True) -> Iterator[Path]:
     Raises:
         StorageError: the file system refused (full, read-only, no permission). `path` is as it was before.
     """
-    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
+    partial = beside(path, "partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -54,36 +56,56 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: the file system refused. A folder that was at `path` is as it was before.
     """
-    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
-    replaced = path.parent / f".{path.name}.{os.getpid()}.replaced"
+    partial = beside(path, "partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         yield partial
         for file in files_below(partial):
             _sync(file)
-        if path.exists():
-            os.replace(path, replaced)
-        try:
-            os.replace(partial, path)
-        except OSError:
-            if replaced.exists():
-                os.replace(replaced, path)
-            raise
-        shutil.rmtree(replaced, ignore_errors=True)
+        while not _put(partial, path):
+            pass
     except OSError as error:
         raise StorageError.of(path, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _put(folder: Path, path: Path) -> bool:
+    """Move `folder` to `path`, and delete the one that was there. False if another process was faster."""
+    replaced = beside(path, "replaced")
+    with suppress(FileNotFoundError):
+        os.replace(path, replaced)
+    try:
+        os.replace(folder, path)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        if replaced.exists():
+            os.replace(replaced, path)
+        raise
+    finally:
+        shutil.rmtree(replaced, ignore_errors=True)
+    return True
+
+
+Beside = Literal["partial", "replaced", "lowering"]
+"""What is hidden beside a file or folder: one half-written, one on its way out, or what its model is lowered in."""
+
+
+def beside(path: Path, what: Beside) -> Path:
+    """A hidden name beside `path` that nobody else has: not by the process, whose number another container has too."""
+    return path.parent / f".{path.name}.{secrets.token_hex(4)}.{what}"
+
+
 def sweep(folder: Path) -> None:
-    """Delete what killed processes left half-written in `folder`: files that nobody has written to for an hour."""
-    for partial in folder.glob(".*.partial"):
-        with suppress(OSError):
-            if partial.is_file() and time.time() - partial.stat().st_mtime > _FORSAKEN_S:
-                partial.unlink()
+    """Delete what killed processes left hidden in `folder` (`beside`), if nobody has written to it for an hour."""
+    for what in get_args(Beside):
+        for left in folder.glob(f".*.{what}"):
+            with suppress(OSError):
+                written_s = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
+                if time.time() - written_s > _FORSAKEN_S:
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _sync(path: Path) -> None:
@@ -102,6 +124,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def is_text(path: Path) -> bool:
+    """Whether the name of `path` is text. Libraries, and files that hold names, take no other; OpenCV crashes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def files_below(folder: Path) -> list[Path]:
     """All regular files below `folder`, sorted."""
     return sorted(path for path in folder.rglob("*") if path.is_file())
@@ -110,6 +141,11 @@ def files_below(folder: Path) -> list[Path]:
 def size_of(path: Path) -> int:
     """Bytes of a file, or of all files below a folder."""
     return sum(file.stat().st_size for file in files_below(path)) if path.is_dir() else path.stat().st_size
+
+
+def is_whole_archive(path: Path) -> bool:
+    """Whether `path` is a zip archive with all that was written to it."""
+    return zipfile.is_zipfile(path) and damaged_part(path) is None
 
 
 def damaged_part(path: Path) -> str | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from d3d_edge import manifest, recipe
-from d3d_edge.errors import DataError, RecipeError
+from d3d_edge.errors import DataError, RecipeError, StorageError
 from d3d_edge.files import sha256_of_value, write_json, write_text
 from d3d_edge.manifest import Manifest
 from d3d_edge.recipe import Recipe
@@ -92,6 +92,18 @@ class Run:
             return None
         return done if fingerprint in (None, done["fingerprint"]) else None
 
+    def begin(self, stage: Stage) -> None:
+        """Mark a stage unfinished before anything of it is written: what a killed process leaves of it is no result.
+
+        Raises:
+            StorageError: that cannot be written.
+        """
+        path = self.folder(stage) / _DONE
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError.of(path, error) from error
+
     def finish(self, stage: Stage, fingerprint: str, **results: Any) -> None:
         """Mark a stage finished, last of all that it writes."""
         write_json(self.folder(stage) / _DONE, {"fingerprint": fingerprint, **results})
@@ -112,11 +124,19 @@ class Run:
         write_json(self.path / "skipped.json", [clip.model_dump() for clip in skipped])
 
     def skipped(self) -> tuple[SkippedClip, ...]:
-        """The clips that could not be read."""
+        """The clips that could not be read.
+
+        Raises:
+            DataError: the list is damaged.
+        """
         path = self.path / "skipped.json"
         if not path.is_file():
             return ()
-        return tuple(SkippedClip.model_validate(clip) for clip in json.loads(path.read_text(encoding="utf-8")))
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return tuple(SkippedClip.model_validate(clip) for clip in found)
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{path} is damaged", hint="delete it; the next command that decodes writes it") from error
 
 
 def _ours(path: Path) -> bool:

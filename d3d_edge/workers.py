@@ -54,7 +54,10 @@ def mapper(
 
     def handed_out(*work: Any) -> Any:
         with _without_interrupts():  # All work is handed out here, which starts the processes.
-            return pool.map(*work)
+            try:
+                return pool.map(*work)
+            except BrokenPipeError as error:  # of one that was gone before it was told what to do
+                raise died from error
 
     try:
         yield handed_out

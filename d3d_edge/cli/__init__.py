@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 import click
 
 from d3d_edge import __version__
-from d3d_edge.errors import D3DEdgeError
+from d3d_edge.errors import D3DEdgeError, StorageError
 from d3d_edge.processors import cpus, visible
 
 # Literal, with the one-line help, so that `--help` imports no command and no torch.
@@ -32,6 +33,8 @@ _COMMANDS = {
     "probe": "Find out what the networks of a run know of motion.",
     "predict": "Name the action in a video, with any bundle.",
 }
+
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EDQUOT)
 
 
 class _LazyGroup(click.Group):
@@ -82,6 +85,9 @@ def main(argv: list[str] | None = None) -> None:
         # In a container with a limit on time. PyTorch, which reads this when it is imported, would start a thread for
         # each processor that it sees, most of which stand still while the others wait for them.
         os.environ.setdefault("OMP_NUM_THREADS", str(cpus()))
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by whoever started this
+            setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
     try:
         result: Any = group.main(args=argv, prog_name="d3d-edge", standalone_mode=False)
     except click.ClickException as error:
@@ -95,14 +101,23 @@ def main(argv: list[str] | None = None) -> None:
         _fail(str(error), error.exit_code)
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(1)
     except Exception as error:
         if os.environ.get("D3D_EDGE_DEBUG"):
             raise
+        if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+            # Files are written by functions that raise a StorageError, so this is what standard output goes to.
+            _drop_output()
+            _fail(f"cannot write the output: {error.strerror}", StorageError.exit_code)
         text = " ".join(str(error).split())[:300]
         _fail(f"internal error, {type(error).__name__}: {text} (D3D_EDGE_DEBUG=1 shows where; please report it)", 1)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _drop_output() -> None:
+    """Let nothing more be written to standard output: what is left of it would fail once more at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> None:

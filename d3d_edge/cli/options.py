@@ -5,19 +5,35 @@ from __future__ import annotations
 import functools
 import math
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from d3d_edge import files
 from d3d_edge.manifest import Source
 from d3d_edge.manifest.table import EXPECTED
 from d3d_edge.processors import cpus
 
 C = TypeVar("C", bound=Callable[..., Any])
 
-PATH = click.Path(path_type=Path)
+
+class _Path(click.Path):
+    """A path that every library can be given, written to a file, or shown."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path that `value` says; click.BadParameter for an empty one, and for one that is no text."""
+        path = super().convert(value, param, ctx)
+        if not os.fspath(value):
+            self.fail("an empty path; '.' is this folder.", param, ctx)
+        if not files.is_text(Path(os.fsdecode(path))):
+            self.fail(f"{value!r} is no text in this locale; rename it, or set PYTHONUTF8=1.", param, ctx)
+        return path
+
+
+PATH = _Path(path_type=Path)
 
 
 class Number(click.FloatRange):
@@ -122,4 +138,7 @@ def as_json(command: C) -> C:
 
 
 def _default_cache() -> str:
-    return str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "d3d-edge")
+    try:
+        return str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "d3d-edge")
+    except RuntimeError:  # a user without a home
+        return str(Path(tempfile.gettempdir()) / "d3d-edge")

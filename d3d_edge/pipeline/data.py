@@ -81,7 +81,6 @@ def prepare(run: Run, cache_dir: Path, *, workers: int, strict: bool, progress: 
     )
     skipped = prepared.skipped
     note_skipped(skipped, progress)
-    run.record_skipped(skipped)
     usable = run.data.without(clip.path for clip in skipped)
     for split in ("train", "test"):
         if lost := sorted(set(run.data.labels) - {clip.label for clip in usable.of(split)}):
@@ -93,6 +92,8 @@ def prepare(run: Run, cache_dir: Path, *, workers: int, strict: bool, progress: 
                     f"no readable {split} clip is left of the class {broken[0]}, e.g. {reason}",
                     hint="mend or replace such clips, or change what the recipe asks of them",
                 )
+    # Not before: without its disk a run would lack every clip from now on.
+    run.record_skipped(skipped)
     data = RunData(run.recipe, run.data.labels, prepared.clips)
     note_doubtful(data, progress)
     return data

@@ -19,7 +19,7 @@ from d3d_edge.distill.checkpoint import Checkpoint, discard
 from d3d_edge.distill.loop import Job
 from d3d_edge.distill.loss import Loss, Outputs
 from d3d_edge.errors import DataError, RecipeError
-from d3d_edge.files import atomic_folder
+from d3d_edge.files import atomic_folder, is_whole_archive
 from d3d_edge.harness import accuracy
 from d3d_edge.manifest import Source
 from d3d_edge.models.build import network
@@ -269,12 +269,11 @@ def _finished(run: Run, stage: Stage, job: Job, mark: str, progress: Progress) -
     if Checkpoint.kept(folder) is None:
         progress.note(f"{job.title}: begins again, since the weights in {folder} are gone")
         discard(folder)
+        run.begin(stage)
         return None
-    if done["fingerprint"] != mark:
-        raise DataError(
-            f"{folder} was finished with other clips than can be read now, or by another version of d3d-edge",
-            hint="bring the clips back as they were, choose another --out, or delete the folder to train it again",
-        )
+    marks.hold(run, stage, mark)
+    if stage == "student" and not is_whole_archive(folder / GRAPH_NAME):
+        _write_graph(run)
     return done
 
 

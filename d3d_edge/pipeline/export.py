@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from d3d_edge import runtimes, target
 from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, LABELS, RECIPE, Bundle, Description
 from d3d_edge.errors import BundleError, DataError, LoweringError, RecipeError, StorageError
-from d3d_edge.files import sha256_of_file, write_text
+from d3d_edge.files import beside, is_whole_archive, sha256_of_file, sweep, write_text
 from d3d_edge.manifest import Clip
 from d3d_edge.pipeline.distill import GRAPH_NAME
 from d3d_edge.pipeline.environment import tools
@@ -67,7 +67,8 @@ class Source:
             DataError: the stage that makes it is not finished, or was before its recipe was changed.
         """
         if precision not in QUANTIZED:
-            run.need("student", f"d3d-edge distill ... --out {run.path}")
+            again = f"d3d-edge distill ... --out {run.path}"
+            run.need("student", again)
             path, calibration = run.folder("student") / GRAPH_NAME, None
         else:
             again = f"d3d-edge quantize {run.path}"
@@ -79,8 +80,8 @@ class Source:
                 )
             calibration = done["calibration_hash"]
             path = run.folder("quantized") / GRAPH_NAME
-        if not path.is_file():
-            raise DataError(f"{path} is missing", hint="run the stage again")
+        if not is_whole_archive(path):
+            raise DataError(f"{path} is {'damaged' if path.is_file() else 'missing'}", hint=f"{again} writes it again")
         return cls(path, sha256_of_file(path), calibration)
 
 
@@ -105,6 +106,7 @@ def export(
         LoweringError: the graph cannot be lowered, or would not run there.
         StorageError: a bundle cannot be written.
     """
+    sweep(out)
     wanted = [Wanted(found, _folder(found.name, precision), precision, allow_fallback) for found in targets]
     for one in wanted:
         _check(run, one.target, precision)
@@ -157,7 +159,11 @@ def _check(run: Run, found: Target, precision: Precision) -> None:
 
 
 def _golden(run: Run) -> NDArray[np.uint8]:
-    """The first readable test clips of different classes, uint8 [K, T, H, W, C]."""
+    """The first readable test clips of different classes, uint8 [K, T, H, W, C].
+
+    Raises:
+        DataError: there are none, or one cannot be read any more.
+    """
     unreadable = {clip.path for clip in run.skipped()}
     clips: list[Clip] = sorted(
         (clip for clip in run.data.of("test") if clip.key not in unreadable), key=lambda clip: clip.key
@@ -168,6 +174,8 @@ def _golden(run: Run) -> NDArray[np.uint8]:
         turns.append((seen.get(clip.label, 0), place))
         seen[clip.label] = seen.get(clip.label, 0) + 1
     chosen = [clips[place] for _, place in sorted(turns)[: run.recipe.export.golden_clips]]
+    if not chosen:
+        raise DataError(f"{run.path}: no test clip can be read, and a bundle holds some", hint="bring the clips back")
     return np.stack([load_clip(Path(c.path), run.recipe.clip, start_s=c.start_s, end_s=c.end_s) for c in chosen])
 
 
@@ -217,8 +225,7 @@ def _export(run: Run, out: Path, golden: NDArray[np.uint8], wanted: Wanted) -> B
     """One bundle, made anew."""
     found, source, path = wanted.target, Source.of(run, wanted.precision), out / wanted.folder
     program = _graph(source.path, source.sha256)
-    scratch = path.parent / f".{path.name}.lowering"
-    shutil.rmtree(scratch, ignore_errors=True)
+    scratch = beside(path, "lowering")
     try:
         scratch.mkdir(parents=True)
         lowered = runtimes.get(found.runtime).lower(

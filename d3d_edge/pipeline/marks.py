@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from d3d_edge.errors import DataError
 from d3d_edge.pipeline import weights
 from d3d_edge.pipeline.data import RunData
-from d3d_edge.runs import Run, fingerprint
+from d3d_edge.runs import Run, Stage, fingerprint
 
 
 def _base(run: Run, data: RunData) -> str:
@@ -12,6 +13,17 @@ def _base(run: Run, data: RunData) -> str:
     recipe = run.recipe
     parts = [part.model_dump(mode="json") for part in (recipe.clip, recipe.flow, recipe.augment)]
     return fingerprint(data.content(), parts, recipe.seed)
+
+
+def hold(run: Run, stage: Stage, mark: str) -> None:
+    """Raises DataError if a finished stage was made from something else: it is neither thrown away nor gone on with."""
+    done = run.results(stage)
+    if done is not None and done["fingerprint"] != mark:
+        raise DataError(
+            f"{run.folder(stage)} was finished with other clips or settings than there are now, or by another version "
+            "of d3d-edge",
+            hint="bring the clips back as they were, choose another --out, or delete the folder to train it again",
+        )
 
 
 def teacher(run: Run, data: RunData) -> str:

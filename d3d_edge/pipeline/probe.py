@@ -178,6 +178,7 @@ def _row(run: Run, data: RunData, network: Network, fields: Fields, spec: TrainS
     done = run.results(stage, mark)
     if done is None:
         began = time.monotonic()
+        run.begin(stage)
         decoder = decoding.trained(run, data, network, fields, run.folder(stage), mark, spec, progress)
         done = {
             "epe_px": decoding.epe_px(decoding.decoded(network, decoder), fields, data.dataset("test")),

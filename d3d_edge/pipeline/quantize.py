@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from d3d_edge import calibset
 from d3d_edge.calibset import CalibrationPlan, CalibrationSet
 from d3d_edge.distill import log
-from d3d_edge.files import sha256_of_file, write_json
+from d3d_edge.files import is_whole_archive, sha256_of_file, write_json
 from d3d_edge.harness import accuracy
 from d3d_edge.pipeline import calibration, marks, mixed, motion, qat
 from d3d_edge.pipeline.data import RunData, prepare
@@ -53,8 +53,10 @@ def quantize(run: Run, *, cache_dir: Path, workers: int, strict: bool, progress:
         plan.model_dump(mode="json"),
         run.quantize_hash,
     )
+    # What it learns from may be gone for the moment only, and with it would go a finished graph.
+    marks.hold(run, "student", marks.student(run, data))
     done = run.results("quantized", mark)
-    if done is None:
+    if done is None or not is_whole_archive(run.folder("quantized") / GRAPH_NAME):
         done = _quantize(run, data, plan, mark, progress)
         progress.note(f"quantized: top-1 {done['top1']:.3f} on {done['clips']} test clips -> {run.folder('quantized')}")
     else:
@@ -79,6 +81,7 @@ def quantize(run: Run, *, cache_dir: Path, workers: int, strict: bool, progress:
 def _quantize(run: Run, data: RunData, plan: CalibrationPlan, mark: str, progress: Progress) -> dict[str, Any]:
     drawn = calibration.drawn_clips(data, plan)
     folder = run.folder("quantized")
+    run.begin("quantized")
     record = CalibrationSet(
         plan=plan, clip_hash=run.recipe.clip.hash(), clips=tuple(cached.video_sha256 for cached in drawn)
     )

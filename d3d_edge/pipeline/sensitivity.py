@@ -51,6 +51,7 @@ def sensitivity(
     started = datetime.now(UTC)
     run.need("student", f"d3d-edge distill ... --out {run.path}")
     data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
+    marks.hold(run, "student", marks.student(run, data))
     plan = calibset.load_plan(run.recipe.quantize.calibration)
     drawn = calibration.drawn_clips(data, plan)
     used = drawn[:clips]
@@ -136,11 +137,10 @@ def _kept(path: Path, mark: str) -> dict[str, Cost]:
     """What an interrupted measurement left."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        costs = {key: Cost.model_validate(cost) for key, cost in kept["costs"].items()}
+        return costs if kept["fingerprint"] == mark else {}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return {}
-    if kept.get("fingerprint") != mark:
-        return {}
-    return {key: Cost.model_validate(cost) for key, cost in kept["costs"].items()}
 
 
 def ranked(switched: Switched, batches: Sequence[Tensor], progress: Progress) -> list[Group]:

@@ -16,7 +16,7 @@ from d3d_edge import runtimes
 from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, Bundle, Description
 from d3d_edge.clip import ClipSpec
 from d3d_edge.errors import BundleError, LoweringError, StorageError
-from d3d_edge.files import sha256_of_value
+from d3d_edge.files import beside, sha256_of_value, sweep
 from d3d_edge.models.build import network
 from d3d_edge.models.recogniser import Recogniser
 from d3d_edge.pipeline.environment import tools
@@ -45,6 +45,7 @@ def bundles(
         StorageError: a bundle cannot be written.
     """
     runtimes.get(target.runtime).check_lower()
+    sweep(folder)
     made: dict[Shape, Bundle] = {}
     for shape in shapes:
         if bundle := _kept(_place(folder, shape, target), target):
@@ -112,8 +113,7 @@ def _make(target: Target, folder: Path, shape: Shape) -> Bundle:
     pt2e.calibrate(graph, clips)
     program = pt2e.convert(graph, sample)
     path = _place(folder, shape, target)
-    scratch = path.parent / f".{path.name}.lowering"
-    shutil.rmtree(scratch, ignore_errors=True)
+    scratch = beside(path, "lowering")
     try:
         scratch.mkdir(parents=True)
         lowered = runtimes.get(target.runtime).lower(program, scratch, target, precision="int8")

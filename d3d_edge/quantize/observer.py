@@ -22,6 +22,8 @@ from torchao.quantization.pt2e import (
     PerChannelMinMaxObserver,
 )
 
+from d3d_edge.errors import DataError
+
 _SYMMETRIC = (torch.per_tensor_symmetric, torch.per_channel_symmetric)
 
 
@@ -47,8 +49,13 @@ class Portable:
 
     def _calculate_qparams(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """Of ends of any shape, one of each for every range. torchao's, in a third of the operators where it can be."""
-        # False also where nothing was seen yet, and of what is no number: torchao knows what to say.
+        # False also where nothing was seen yet: torchao knows what to say.
         if self.qscheme not in _SYMMETRIC or not (low <= high).all():
+            if low.isnan().any() or high.isnan().any():
+                raise DataError(
+                    "an activation of the network that is quantized is no number",
+                    hint="lower quantize.qat.train.learning_rate in the recipe",
+                )
             found: tuple[Tensor, Tensor] = super()._calculate_qparams(low, high)  # type: ignore[misc]
             return found
         extreme = torch.maximum(-low, high).reshape(-1)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from d3d_edge.clip import ClipSpec, FlowSpec
 from d3d_edge.errors import DataError
-from d3d_edge.files import sha256_of_file, sha256_of_value
+from d3d_edge.files import sha256_of_file, sha256_of_value, sweep
 from d3d_edge.manifest import Clip
 from d3d_edge.progress import Progress
 from d3d_edge.report import SkippedClip
@@ -128,6 +128,9 @@ def prepare(
             else:
                 skipped.append(SkippedClip(path=clip.key, reason=str(outcome)))
             task.advance(1, f"{decoded / (time.perf_counter() - began):.0f} frames/s" if decoded else "")
+    if computed:
+        for folder in {entry.frames_path.parent for entry in ready}:
+            sweep(folder)
     return Prepared(tuple(ready), tuple(skipped), computed, decoded)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 
 from d3d_edge.errors import DataError
+from d3d_edge.files import is_text
 
 # Damaged files make FFmpeg and OpenCV write to the C level's stderr; what is wrong is said by the DataErrors below.
 # FFmpeg reads its level (-8 is AV_LOG_QUIET) when the first video is opened. Whoever sets a variable gets the log.
@@ -25,6 +26,8 @@ def opened(path: Path) -> Iterator[cv2.VideoCapture]:
     Raises:
         DataError: `path` is missing, truncated or not a video.
     """
+    if not is_text(path):
+        raise DataError(f"the name of the video {str(path)!r} is no text in this locale", hint="rename it")
     if not os.path.isfile(path):  # Path.is_file() raises where a name is too long
         raise DataError(f"there is no video file {path}")
     # As many threads as OpenCV has: one in a process that shares the processors with others.

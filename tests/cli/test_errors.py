@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import shlex
 import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from d3d_edge.cli import options
 from tests.cli.conftest import D3DEdge, refused
 
 
@@ -221,3 +226,63 @@ def test_a_full_disk_while_exporting(
     refused(full, 9, "cannot write")
     assert not leftovers(out)
     assert not list(out.iterdir())
+
+
+NOT_UTF8 = os.fsdecode(b"caf\xe9")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("predict", "BUNDLE", f"{NOT_UTF8}.mp4"),
+        ("predict", "BUNDLE", "VIDEO", "--overlay", f"{NOT_UTF8}.mp4"),
+        ("prepare", "CLIPS", "--recipe", "RECIPE", "--cache", NOT_UTF8),
+        ("distill", "RECIPE", "--data", "CLIPS", "--out", NOT_UTF8),
+    ],
+    ids=["video", "overlay", "cache", "run"],
+)
+def test_a_name_that_is_no_text(
+    words: tuple[str, ...], d3d_edge: D3DEdge, made: Path, clips: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    shutil.copyfile(first_video(clips), tmp_path / f"{NOT_UTF8}.mp4")
+    meant = {
+        "BUNDLE": made / "bundles" / "reference-int8",
+        "VIDEO": first_video(clips),
+        "CLIPS": clips,
+        "RECIPE": recipe_file,
+    }
+    placed = [meant.get(word, tmp_path / word if NOT_UTF8 in word else word) for word in words]
+    result = d3d_edge(*placed)
+    assert result.code in (2, 8)
+    assert "is no text in this locale" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_an_empty_path_is_no_folder(d3d_edge: D3DEdge, clips: Path, recipe_file: Path) -> None:
+    result = d3d_edge("prepare", clips, "--recipe", recipe_file, "--cache", "")
+    assert result.code == 2
+    assert "an empty path" in result.err
+
+
+def test_a_user_without_a_home_has_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert Path(options._default_cache()).parent == Path(tempfile.gettempdir())
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [
+        (">/dev/full", 9, "error: cannot write the output: No space left on device\n"),
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        (">&- 2>&-", 0, ""),
+    ],
+)
+def test_where_the_output_goes(ending: str, code: int, said: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -m d3d_edge recipes show compact {ending}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, said)

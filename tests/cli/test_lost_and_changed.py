@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from d3d_edge.distill import loop
+from d3d_edge.distill.loop import Job
+from d3d_edge.quantize import pt2e
 from tests.cli.conftest import D3DEdge, refused
 
 
@@ -116,3 +121,110 @@ def test_a_graph_from_before_the_recipe_was_changed_is_not_exported(
     result = d3d_edge("export", run, "--target", "android", "--out", tmp_path / "bundles")
     refused(result, 8, "was quantized before", f"d3d-edge quantize {run}")
     assert not (tmp_path / "bundles").exists()
+
+
+def test_what_is_left_of_a_stage_that_began_again_is_no_result(
+    d3d_edge: D3DEdge,
+    made: Path,
+    clips: Path,
+    cache: Path,
+    recipe_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed after the first epoch, say, whose checkpoint is there."""
+    run = copied_run(made, tmp_path)
+    kept = {stage: (run / stage / "last.pt").read_bytes() for stage in ("student", "quantized")}
+
+    def killed(job: Job, folder: Path, *_: Any) -> None:
+        (folder / "last.pt").write_bytes(kept[folder.name])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "run", killed)
+    (run / "student" / "last.pt").unlink()
+    common = ("--cache", cache, "--workers", 0)
+    assert d3d_edge("distill", recipe_file, "--data", clips, "--out", run, *common).code == 130
+    refused(d3d_edge("export", run, "--target", "host", "--out", tmp_path / "b"), 8, "the stage student is not")
+
+    shutil.copyfile(made / "run" / "student" / "done.json", run / "student" / "done.json")
+    recipe, changed = run / "recipe.yaml", "learning_rate: 0.0001"
+    before = recipe.read_text()
+    recipe.write_text(before.replace("learning_rate: 5.0e-05", changed))
+    assert changed in recipe.read_text()
+    assert d3d_edge("quantize", run, *common).code == 130
+    recipe.write_text(before)
+    refused(d3d_edge("export", run, "--target", "host", "--out", tmp_path / "b"), 8, "the stage quantized is not")
+
+
+@pytest.mark.parametrize("command", ["quantize", "sensitivity"])
+def test_a_finished_graph_is_not_thrown_away_for_a_clip_that_is_gone(
+    command: str, d3d_edge: D3DEdge, made: Path, own_clips: Path, clips: Path, cache: Path, tmp_path: Path
+) -> None:
+    run = copied_run(made, tmp_path)
+    listed = run / "data.csv"
+    listed.write_text(listed.read_text().replace(str(clips), str(own_clips)))
+    before = (run / "quantized" / "graph.pt2").read_bytes()
+    video = next(
+        Path(row["path"]) for row in csv.DictReader(listed.read_text().splitlines()) if row["split"] == "train"
+    )
+    video.write_bytes(b"")
+    refused(
+        d3d_edge(command, run, "--cache", cache, "--workers", 0), 8, "student", "other clips", "bring the clips back"
+    )
+    assert (run / "quantized" / "graph.pt2").read_bytes() == before
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["lost", "damaged"])
+@pytest.mark.parametrize("stage", ["student", "quantized"])
+def test_a_graph_that_is_lost_or_damaged_is_written_again(
+    stage: str,
+    damaged: bool,
+    d3d_edge: D3DEdge,
+    made: Path,
+    clips: Path,
+    cache: Path,
+    recipe_file: Path,
+    tmp_path: Path,
+) -> None:
+    run = copied_run(made, tmp_path)
+    graph = run / stage / "graph.pt2"
+    data = bytearray(graph.read_bytes())
+    data[len(data) // 2] ^= 1
+    graph.write_bytes(data) if damaged else graph.unlink()
+    command = "distill" if stage == "student" else "quantize"
+    said = ("graph.pt2 is damaged" if damaged else "graph.pt2 is missing", f"d3d-edge {command}", "writes it again")
+    refused(d3d_edge("export", run, "--target", "host", "--out", tmp_path / "b"), 8, *said)
+    words = (recipe_file, "--data", clips, "--out", run) if stage == "student" else (run,)
+    again = d3d_edge(command, *words, "--cache", cache, "--workers", 0)
+    assert again.code == 0, again.err
+    assert "finished before" in again.err or "top-1" in again.err
+    program = pt2e.load(graph)
+    assert pt2e.form(program.module()) == pt2e.form(pt2e.load(made / "run" / stage / "graph.pt2").module())
+
+
+def test_a_run_whose_clips_are_away_is_whole_when_they_are_back(
+    d3d_edge: D3DEdge, made: Path, own_clips: Path, clips: Path, cache: Path, tmp_path: Path
+) -> None:
+    run = copied_run(made, tmp_path)
+    listed = run / "data.csv"
+    listed.write_text(listed.read_text().replace(str(clips), str(own_clips)))
+    own_clips.rename(tmp_path / "away")
+    refused(d3d_edge("evaluate", run, "--cache", cache, "--workers", 0), 8, "no readable train clip is left")
+    assert json.loads((run / "skipped.json").read_text()) == []
+    (tmp_path / "away").rename(own_clips)
+    assert d3d_edge("export", run, "--target", "host", "--out", tmp_path / "b", "--workers", 0).code == 0
+
+
+def test_a_damaged_list_of_skipped_clips(d3d_edge: D3DEdge, made: Path, tmp_path: Path) -> None:
+    run = copied_run(made, tmp_path)
+    (run / "skipped.json").write_text("[{")
+    refused(d3d_edge("export", run, "--target", "host", "--out", tmp_path / "b"), 8, "skipped.json is damaged")
+
+
+def test_training_of_the_quantized_network_that_diverges_says_so(
+    d3d_edge: D3DEdge, made: Path, cache: Path, tmp_path: Path
+) -> None:
+    run = copied_run(made, tmp_path)
+    recipe = run / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("learning_rate: 5.0e-05", "learning_rate: 1.0e+30"))
+    refused(d3d_edge("quantize", run, "--cache", cache, "--workers", 0), 8, "learning_rate in the recipe")

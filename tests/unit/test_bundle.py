@@ -173,6 +173,18 @@ def test_a_bundle_replaces_an_older_one_whole(made: Bundle, description: Descrip
     assert [path.name for path in made.path.parent.iterdir()] == ["host"]
 
 
+def test_others_may_read_what_a_library_wrote_for_one_user(description: Description, tmp_path: Path) -> None:
+    def fill_for_one(folder: Path) -> None:
+        fill(folder)
+        (folder / "golden" / "clips.npy").chmod(0o600)
+        (folder / "golden").chmod(0o700)
+
+    path = Bundle.write(tmp_path / "bundle", description, fill_for_one).path
+    expected = path.stat().st_mode & 0o777
+    assert (path / "golden").stat().st_mode & 0o777 == expected
+    assert (path / "golden" / "clips.npy").stat().st_mode & 0o777 == expected & 0o666
+
+
 def test_a_damaged_bundle_and_an_empty_folder_may_be_replaced(made: Bundle, description: Description) -> None:
     (made.path / "model.bin").unlink()
     Bundle.write(made.path, description, fill)

@@ -47,15 +47,58 @@ def test_an_atomic_file_appears_at_the_end_of_its_block(tmp_path: Path) -> None:
     assert names_in(path.parent) == ["a.txt"]
 
 
+def age(path: Path, hours: float) -> None:
+    written_s = path.stat().st_mtime - 3600 * hours
+    os.utime(path, (written_s, written_s))
+
+
 def test_what_a_killed_process_left_is_swept_once_it_is_old(tmp_path: Path) -> None:
     for name, hours in ((".last.pt.1.partial", 2), (".best.pt.2.partial", 0), ("own.partial", 2)):
-        path = tmp_path / name
-        path.write_text("half")
-        written_s = path.stat().st_mtime - 3600 * hours
-        os.utime(path, (written_s, written_s))
+        (tmp_path / name).write_text("half")
+        age(tmp_path / name, hours)
+    for name, hours in ((".android.1.partial", 2), (".ios.2.lowering", 2), (".jetson.3.replaced", 2), (".own", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model").write_text("half")
+        age(tmp_path / name / "model", hours)
+        age(tmp_path / name, hours)
+    (tmp_path / ".at.work.4.lowering").mkdir()
+    (tmp_path / ".at.work.4.lowering" / "model").write_text("half")
+    age(tmp_path / ".at.work.4.lowering", 2)
     files.sweep(tmp_path)
-    assert names_in(tmp_path) == [".best.pt.2.partial", "own.partial"]
+    assert names_in(tmp_path) == [".at.work.4.lowering", ".best.pt.2.partial", ".own", "own.partial"]
     files.sweep(tmp_path / "nowhere")
+
+
+def test_two_that_write_the_same_do_not_meet(tmp_path: Path) -> None:
+    """Nor two of the same process number, as in two containers."""
+    with files.atomic_file(tmp_path / "a") as one, files.atomic_file(tmp_path / "a") as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert (tmp_path / "a").read_text() == "one", "the last to end"
+    with files.atomic_folder(tmp_path / "b") as first, files.atomic_folder(tmp_path / "b") as second:
+        (first / "first").write_text("")
+        (second / "second").write_text("")
+    assert names_in(tmp_path / "b") == ["first"]
+    assert names_in(tmp_path) == ["a", "b"]
+
+
+def test_a_folder_that_comes_while_another_is_moved_in_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, replace = tmp_path / "folder", os.replace
+    theirs = [path]
+
+    def late(source: Path, to: Path) -> None:
+        if to == path and theirs:
+            theirs.pop().mkdir()
+            (path / "theirs").write_text("")
+        replace(source, to)
+
+    monkeypatch.setattr(os, "replace", late)
+    with files.atomic_folder(path) as partial:
+        (partial / "ours").write_text("")
+    assert names_in(path) == ["ours"]
+    assert names_in(tmp_path) == ["folder"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -133,17 +176,6 @@ def test_a_failed_replacement_brings_the_old_folder_back(
     with pytest.raises(StorageError), files.atomic_folder(path) as partial:
         (partial / "new.txt").write_text("new")
     assert names_in(path) == ["old.txt"]
-    assert names_in(tmp_path) == ["folder"]
-
-
-def test_what_a_killed_process_left_is_no_obstacle(tmp_path: Path) -> None:
-    path = tmp_path / "folder"
-    leftover = tmp_path / f".folder.{os.getpid()}.partial"
-    leftover.mkdir()
-    (leftover / "stale.txt").write_text("stale")
-    with files.atomic_folder(path) as partial:
-        (partial / "new.txt").write_text("new")
-    assert names_in(path) == ["new.txt"]
     assert names_in(tmp_path) == ["folder"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
@@ -40,3 +41,12 @@ def test_no_worker_hears_ctrl_c_and_their_parent_does() -> None:
 def test_a_worker_that_dies_is_one_error() -> None:
     with pytest.raises(DataError, match="a worker died"), mapper(2, prepare=nothing, died=DIED) as mapped:
         list(mapped(die, range(2)))
+
+
+def test_a_worker_that_is_gone_before_it_was_told_what_to_do_is_the_same_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(ProcessPoolExecutor, "map", broken)
+    with pytest.raises(DataError, match="a worker died"), mapper(2, prepare=nothing, died=DIED) as mapped:
+        mapped(abs, [1])
