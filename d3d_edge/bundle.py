@@ -55,7 +55,7 @@ class Description(Schema):
     """The model file or folder, relative to the bundle."""
     clip: ClipSpec
     clip_hash: str
-    video_length_s: float | None = None
+    video_length_s: float | None = Field(default=None, gt=0)
     """Median length of the videos it was trained on: with uniform sampling, how long a window of a stream should be."""
     labels: tuple[str, ...]
     input: TensorSpec
@@ -114,7 +114,7 @@ class Bundle:
             data = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
         except OSError as error:
             raise BundleError(f"{path} is not a bundle: no readable {_MANIFEST}", hint="d3d-edge export") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"{path / _MANIFEST} is not JSON", hint="export the bundle again") from error
         version = data.get("format_version") if isinstance(data, dict) else None
         if version != FORMAT_VERSION:
@@ -159,13 +159,18 @@ def _as_readable(folder: Path) -> None:
         path.chmod(mode if path.is_dir() else mode & 0o666)
 
 
-def _may_replace(path: Path) -> bool:
-    """Whether `path` is an empty folder, or a bundle: any folder may hold a manifest.json, so its format decides."""
+def is_bundle(path: Path) -> bool:
+    """Whether a folder says that it is a bundle; any folder may hold a manifest.json."""
     try:
         data = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return path.is_dir() and not any(path.iterdir())
+    except (OSError, ValueError, RecursionError):
+        return False
     return isinstance(data, dict) and data.get("format") == Description.model_fields["format"].default
+
+
+def _may_replace(path: Path) -> bool:
+    """Whether `path` is an empty folder, or a bundle."""
+    return is_bundle(path) or (path.is_dir() and not any(path.iterdir()))
 
 
 def _verify(path: Path, manifest: BundleManifest) -> None:
@@ -177,13 +182,19 @@ def _verify(path: Path, manifest: BundleManifest) -> None:
         raise BundleError(f"{path}: the file {extra[0]} is not part of the bundle", hint="remove it, or " + again)
     if not any(name == manifest.model or name.startswith(manifest.model + "/") for name in manifest.files):
         raise BundleError(f"{path}: the model {manifest.model} is not among the bundle's files", hint=again)
-    if manifest.output.shape[-1] != len(manifest.labels) or tuple(manifest.input.shape) != manifest.clip.shape:
+    if manifest.output.shape[-1:] != (len(manifest.labels),) or tuple(manifest.input.shape) != manifest.clip.shape:
         raise BundleError(f"{path / _MANIFEST}: labels or clip do not fit what the model gives or takes", hint=again)
+    if manifest.clip.hash() != manifest.clip_hash:
+        raise BundleError(f"{path / _MANIFEST}: the clip was changed; its clip_hash is another's", hint=again)
     for name, entry in manifest.files.items():
-        if sha256_of_file(path / name) != entry.sha256:
+        try:
+            same = sha256_of_file(path / name) == entry.sha256
+        except OSError as error:
+            raise BundleError(f"{path}: cannot read the file {name}: {error.strerror or error}") from error
+        if not same:
             raise BundleError(f"{path}: the file {name} is damaged (SHA-256 differs)", hint=again)
-    labels = path / LABELS
-    if LABELS in manifest.files and labels.read_text(encoding="utf-8").split("\n")[:-1] != list(manifest.labels):
+    labels = "".join(f"{label}\n" for label in manifest.labels).encode()
+    if LABELS in manifest.files and (path / LABELS).read_bytes() != labels:
         raise BundleError(f"{path / _MANIFEST}: the labels are not those of {LABELS}", hint=again)
 
 

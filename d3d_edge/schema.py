@@ -56,7 +56,10 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
     if not isinstance(value, dict):
         raise RecipeError(f"{path} does not hold a mapping of settings")
     lines: dict[Location, int] = {}
-    _collect_lines(node, (), lines, path)
+    try:
+        _collect_lines(node, (), lines, path)
+    except RecursionError:
+        raise RecipeError(f"{path} holds a value that is part of itself") from None
     return value, lines
 
 

@@ -31,7 +31,8 @@ RuntimeName = Literal["executorch", "coreml", "tensorrt", "eager"]
 class Target(Schema):
     """Which runtime lowers and runs a model for a device family, and with which settings."""
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Also the name of the bundle's folder."""
     description: str
     runtime: RuntimeName
     """The code that lowers to this target, one module in d3d_edge/runtimes/."""

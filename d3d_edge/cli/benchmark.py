@@ -10,7 +10,7 @@ from rich.console import Console
 
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress
-from d3d_edge.cli.tables import columns
+from d3d_edge.cli.tables import columns, measured_by
 from d3d_edge.report import Report, Row
 from d3d_edge.timing import Latency
 
@@ -71,6 +71,8 @@ def command(
     from d3d_edge.pipeline.benchmark import benchmark
     from d3d_edge.pipeline.devices import Devices
 
+    if out and out.is_dir():
+        raise click.BadParameter(f"{out} is a folder.", param_hint="--out")
     report = benchmark(
         bundles,
         plan=Plan(runs=runs, rounds=min(rounds, runs), warmup_runs=warm_up),
@@ -99,7 +101,7 @@ def _print(report: Report, out: Path | None) -> None:
             *(found.load_ms, found.first_ms, found.latency_ms_p50, found.latency_ms_p90),
             *(found.latency_ms_p95, found.latency_ms_p99, found.latency_ms_min),
         )
-        table.add_row(row.name, str(row.where), *map(_ms, times), f"{(row.size_bytes or 0) / 1e6:.2f}")
+        table.add_row(row.name, measured_by(row), *map(_ms, times), f"{(row.size_bytes or 0) / 1e6:.2f}")
     console.print(table)
     for line in (line for row, found in timed for line in _lines(row, found)):
         console.print(line)

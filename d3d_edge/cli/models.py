@@ -27,6 +27,7 @@ KINETICS_CLASSES = 400
 """Classes of Kinetics-400, which published counts of parameters are of."""
 
 
+TARGET = "android"
 FRAMES, SIDES, WIDTHS = (8, 16, 32), (56, 112, 160), (0.25, 0.5)
 """What is measured for a budget, every combination of them, beside the presets."""
 _ROWS = 12
@@ -49,7 +50,7 @@ _ROWS = 12
     metavar="host|ssh:USER@HOST|adb[:SERIAL]|ios[:UDID]",
     help="Measure networks on this machine or that device, INT8 with random weights: the curve of latency.",
 )
-@click.option("--target", default="android", show_default=True, help="With --on: whose runtime is timed.")
+@click.option("--target", default=TARGET, show_default=True, help="With --on: whose runtime is timed.")
 @click.option("--frames", type=click.IntRange(1, 512), multiple=True, default=FRAMES, show_default=True)
 @click.option("--side", "sides", type=click.IntRange(16, 3584), multiple=True, default=SIDES, show_default=True)
 @click.option("--width", "widths", type=options.Number(0, 2, True), multiple=True, default=WIDTHS, show_default=True)
@@ -94,9 +95,14 @@ def command(
     if settings and recipe is None:
         raise click.UsageError("--set changes a recipe; name it with --recipe")
     grid = (frames, sides, widths)
-    if on is None and (budget_ms or plot or again or threads or grid != (FRAMES, SIDES, WIDTHS)):
+    lowered = target != TARGET
+    if on is None and (budget_ms or plot or again or threads or lowered or grid != (FRAMES, SIDES, WIDTHS)):
         raise click.UsageError("times are measured, nowhere by default: say where with --on host, or a device")
     if on is not None:
+        if classes != KINETICS_CLASSES:
+            raise click.UsageError("--classes changes sizes that are worked out; a classifier takes no time")
+        if plot and plot.suffix.lower() != ".svg":
+            raise click.BadParameter(f"{plot} is no .svg, which is what is drawn.", param_hint="--plot")
         if recipe is not None:
             raise click.UsageError("--on measures presets and combinations of sizes, not a recipe")
         found = _measured(on, target, grid, threads, cache_dir, workers, again)

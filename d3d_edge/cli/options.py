@@ -108,7 +108,7 @@ def cache(command: C) -> C:
 def threads(command: C) -> C:
     """--threads."""
     return click.option(
-        "--threads", type=click.IntRange(0), default=0, help="Threads of the runtime; 0 leaves its own choice."
+        "--threads", type=click.IntRange(0, 256), default=0, help="Threads of the runtime; 0 leaves its own choice."
     )(command)
 
 

@@ -21,6 +21,11 @@ _LEVEL = 0.05
 """Significance from which a difference is put into words."""
 
 
+def measured_by(row: Row) -> str:
+    """Where a row's figures are from, in few letters."""
+    return _WHERE.get(row.where, str(row.where))
+
+
 def print_report(report: Report, path: Path | None) -> None:
     """Print the report, and leave the same text beside report.json at `path`."""
     console = Console()
@@ -99,7 +104,7 @@ def _rows(report: Report) -> Table:
         return _trained(report)
     table = columns(("model", "measured by"), ("top-1", "95 %", "+/-", "agree", "diff", "MB", "p50", "p90"), tight=True)
     for row in report.rows:
-        table.add_row(row.name, _WHERE.get(row.where, str(row.where)), *_accuracy(row), *_size_and_time(row))
+        table.add_row(row.name, measured_by(row), *_accuracy(row), *_size_and_time(row))
     return table
 
 

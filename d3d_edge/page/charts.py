@@ -119,7 +119,7 @@ def curve(at_s: Sequence[float], values: Sequence[float], title: str, unit: str)
     parts = range(0, len(values), many)
     minutes = [median(at_s[part : part + many]) / 60 for part in parts]
     values = [median(values[part : part + many]) for part in parts]
-    x = Axis(0, max(*minutes, 1e-3), _LEFT, _WIDTH - _RIGHT)
+    x = Axis(0, max((*minutes, 1e-3)), _LEFT, _WIDTH - _RIGHT)
     y = Axis(0, max(values) * 1.1 or 1.0, height - _FOOT, _TOP)
     said = f"from {values[0]:.3g} to {values[-1]:.3g} {unit} in {minutes[-1]:.1f} minutes"
     root = picture(_WIDTH, height, title, said)

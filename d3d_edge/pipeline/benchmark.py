@@ -9,20 +9,21 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-
 from d3d_edge import runtimes
-from d3d_edge.bundle import GOLDEN_CLIPS, Bundle, by_place
+from d3d_edge.bundle import Bundle, by_place
+from d3d_edge.errors import RecipeError
 from d3d_edge.files import files_below
 from d3d_edge.harness import stopwatch
 from d3d_edge.harness.stopwatch import Opener, Plan
 from d3d_edge.pipeline import memory
 from d3d_edge.pipeline.devices import HERE, THIS_MACHINE, Devices, Fleet, check, fits
 from d3d_edge.pipeline.environment import environment
+from d3d_edge.pipeline.golden import golden_of
 from d3d_edge.pipeline.validate import role_of, with_times
 from d3d_edge.progress import Progress
 from d3d_edge.report import Report, Row
 from d3d_edge.runner import Where
+from d3d_edge.video.preprocess import load_clip
 
 END_TO_END_RUNS = 20
 
@@ -46,13 +47,18 @@ def benchmark(
     Raises:
         BundleError: a bundle is damaged.
         MissingDependency: a runtime's package is not installed.
-        RecipeError: a device is none, or can run none of the bundles.
+        RecipeError: a device is none, or can run none of the bundles; or a `video` is for a device.
         DeviceError: a device failed.
         DataError: `video` cannot be read, or is too short for a bundle.
     """
     started = datetime.now(UTC)
     bundles = by_place(map(Bundle.open, paths))
     check(list(bundles.values()), devices)
+    if video:
+        if HERE not in devices.names:
+            raise RecipeError("--video is timed on this machine only", hint="leave out --video, or --device")
+        for bundle in bundles.values():  # Before minutes of timing, not after.
+            load_clip(video, bundle.manifest.clip)
     rows: dict[str, Row] = {}
     with Fleet(devices, threads) as fleet:
         if HERE in devices.names:
@@ -99,7 +105,7 @@ def _here(
     """The rows of this machine."""
     openers = {name: _opener(bundle, threads) for name, bundle in bundles.items()}
     rows = {name: _loaded(_row(name, bundle), bundle, openers[name]) for name, bundle in bundles.items()}
-    clips = {name: np.load(bundle.path / GOLDEN_CLIPS)[0] for name, bundle in bundles.items()}
+    clips = {name: golden_of(bundle).clips[0] for name, bundle in bundles.items()}
     with progress.task("benchmark", len(bundles) * min(plan.rounds, plan.runs)) as task:
         samples = stopwatch.take(openers, clips, plan, threads=threads, on_round=task.advance)
     for name, bundle in bundles.items():

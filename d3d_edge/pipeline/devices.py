@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d3d_edge import resources, transports
-from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, Bundle
+from d3d_edge.bundle import Bundle
 from d3d_edge.errors import DeviceError, RecipeError
 from d3d_edge.files import files_below, sha256_of_file, sha256_of_value
 from d3d_edge.harness import accuracy, device, latency
@@ -24,6 +24,7 @@ from d3d_edge.harness.accuracy import Logits
 from d3d_edge.harness.device import Job, Program
 from d3d_edge.harness.packs import Pack, Packer
 from d3d_edge.harness.stopwatch import Plan
+from d3d_edge.pipeline.golden import golden_of
 from d3d_edge.progress import Progress
 from d3d_edge.runner import Where
 from d3d_edge.transports import File, Transport
@@ -131,8 +132,8 @@ class Fleet:
             self._packs = self._packer.finished()
         with tempfile.TemporaryDirectory() as scratch:
             golden = Packer(Path(scratch))
-            stored = np.load(bundle.path / GOLDEN_LOGITS)
-            for clip in np.load(bundle.path / GOLDEN_CLIPS):
+            clips, stored = golden_of(bundle)
+            for clip in clips:
                 golden.add(clip)
             run_by = program(bundle, self._devices.runtime, Path(scratch))
             packs = (*golden.finished(), *self._packs)

@@ -25,7 +25,7 @@ from d3d_edge.manifest import Clip
 from d3d_edge.pipeline.distill import GRAPH_NAME
 from d3d_edge.pipeline.environment import tools
 from d3d_edge.progress import Progress
-from d3d_edge.quantize import pt2e
+from d3d_edge.quantize import placement, pt2e
 from d3d_edge.runner import TensorSpec
 from d3d_edge.runs import Run
 from d3d_edge.runtimes import Lowered
@@ -225,6 +225,7 @@ def _export(run: Run, out: Path, golden: NDArray[np.uint8], wanted: Wanted) -> B
     """One bundle, made anew."""
     found, source, path = wanted.target, Source.of(run, wanted.precision), out / wanted.folder
     program = _graph(source.path, source.sha256)
+    _check_graph(program, run, wanted.precision, source.path)
     scratch = beside(path, "lowering")
     try:
         scratch.mkdir(parents=True)
@@ -246,6 +247,25 @@ def _export(run: Run, out: Path, golden: NDArray[np.uint8], wanted: Wanted) -> B
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return bundle
+
+
+def _check_graph(program: ExportedProgram, run: Run, precision: Precision, path: Path) -> None:
+    """Refuse a graph that is not what the bundle will say."""
+    if placement.is_quantized(program) != (precision in QUANTIZED):
+        quantized = "not quantized" if precision in QUANTIZED else "quantized"
+        raise LoweringError(
+            f"the graph {path} is {quantized}, and {precision} is asked for",
+            stage="check",
+            hint=f"delete it; d3d-edge {'quantize' if precision in QUANTIZED else 'distill'} writes it again",
+        )
+    shapes = pt2e.shapes(program)
+    if shapes != (run.recipe.clip.shape, (1, len(run.data.labels))):
+        raise LoweringError(
+            f"the graph {path} takes {list(shapes[0])} and gives {list(shapes[1])}, the run has clips of "
+            f"{list(run.recipe.clip.shape)} and {len(run.data.labels)} classes",
+            stage="check",
+            hint="it is of another run",
+        )
 
 
 @lru_cache(maxsize=2)

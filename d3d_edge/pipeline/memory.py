@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 from numpy.typing import NDArray
 
 from d3d_edge import runtimes
-from d3d_edge.bundle import GOLDEN_CLIPS, Bundle
+from d3d_edge.bundle import Bundle
 from d3d_edge.errors import BundleError
+from d3d_edge.pipeline.golden import golden_of
 from d3d_edge.runner import Runner
 
 RUNS = 3
@@ -50,7 +50,7 @@ def peak_bytes(bundle: Path, threads: int) -> int:
 def _peak_bytes(path: Path, threads: int) -> int:
     bundle = Bundle.open(path)
     runtime = runtimes.get(bundle.manifest.runtime)
-    return added_bytes(partial(runtime.open, bundle, threads=threads), np.load(path / GOLDEN_CLIPS)[0])
+    return added_bytes(partial(runtime.open, bundle, threads=threads), golden_of(Bundle.open(path)).clips[0])
 
 
 def added_bytes(load: Callable[[], Runner], clip: NDArray[Any]) -> int:

@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 
 from d3d_edge import page
+from d3d_edge.bundle import is_bundle
 from d3d_edge.clip import ClipSpec
-from d3d_edge.errors import DataError
+from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.files import write_text
 from d3d_edge.manifest.clips import place_of
 from d3d_edge.page.material import gather
@@ -32,10 +33,12 @@ def write_page(paths: Sequence[Path], out: Path, data: Path | None) -> int:
     `data`: the folder of the clips; without it there are no pictures.
 
     Raises:
+        RecipeError: something else is at `out`.
         DataError: a path holds neither a run nor a bundle, what it holds is unreadable, or `data` is no folder.
         BundleError: a bundle is damaged.
         StorageError: the page cannot be written.
     """
+    _refuse_other_file(out)
     if data is not None and not data.is_dir():
         raise DataError(f"{data} is not a folder", hint="--data takes the folder that the clips' paths start from")
     material = gather(paths)
@@ -46,6 +49,16 @@ def write_page(paths: Sequence[Path], out: Path, data: Path | None) -> int:
                 pictures[key] = _picture(data, key)
     write_text(out, page.render(material, pictures))
     return len(pictures)
+
+
+def _refuse_other_file(out: Path) -> None:
+    """A page may replace a page, but no report, nor a file of a bundle, which would not be one any more."""
+    if out.is_file():
+        with out.open("rb") as file:
+            if not file.read(64).lstrip().lower().startswith(b"<!doctype html"):
+                raise RecipeError(f"{out} exists and is no page", hint="choose another name with --html")
+    if is_bundle(out.parent):
+        raise RecipeError(f"{out.parent} is a bundle, which holds nothing else", hint="choose another folder")
 
 
 def _picture(data: Path, key: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d3d_edge import recipe, runtimes
-from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, RECIPE, Bundle, by_place
+from d3d_edge.bundle import RECIPE, Bundle, by_place
 from d3d_edge.errors import BundleError, DataError, MissingDependency
 from d3d_edge.harness import accuracy, gates, latency, stopwatch
 from d3d_edge.harness.accuracy import Logits
@@ -25,6 +25,7 @@ from d3d_edge.pipeline.data import note_skipped
 from d3d_edge.pipeline.devices import HERE, THIS_MACHINE, Devices, Fleet, check, fits
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.export import REFERENCES
+from d3d_edge.pipeline.golden import golden_of
 from d3d_edge.pipeline.measured import Decoding, clips_of, named, root_of
 from d3d_edge.progress import Progress
 from d3d_edge.report import Report, ReportClip, Row
@@ -36,6 +37,10 @@ Role = Literal["float", "quantized", "bundle"]
 PLAN = stopwatch.Plan(runs=50, rounds=5, warmup_runs=5, budget_s=3.0)
 """Fewer times than `benchmark` takes: here they stand beside the accuracy."""
 _NAME: dict[Role, str] = {"float": "float student", "quantized": "quantized graph"}
+
+_GOLDEN_STEPS = 8
+_GOLDEN_SHARE = 0.25
+"""How far an answer may be from the stored one, in steps of the logits and in parts of their range."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,7 @@ def validate(
         ),
         gates=gates.judge(rules.gates, rows),
         skipped=tuple(decoding.skipped),
-        notes=(*notes, *_fallbacks(models)),
+        notes=(*notes, *_fallbacks(models), *_other_answers(models, rows)),
     )
     report.write(report_path)
     return report
@@ -131,6 +136,20 @@ def _fallbacks(models: Sequence[_Model]) -> Iterator[str]:
     for model in models:
         for text in model.bundle.manifest.fallbacks:
             yield f"{model.name} was exported with --allow-fallback: {text}"
+
+
+def _other_answers(models: Sequence[_Model], rows: Sequence[Row]) -> Iterator[str]:
+    """Bundles whose stored logits are not those of their file: no rounding makes that much of a difference."""
+    for model, row in zip(models, rows, strict=True):
+        if row.golden_difference_max is None:
+            continue
+        stored = golden_of(model.bundle).logits
+        rounding = _GOLDEN_STEPS * (model.bundle.manifest.logit_step or 0.0)
+        if row.golden_difference_max > max(rounding, _GOLDEN_SHARE * float(np.ptp(stored))):
+            yield (
+                f"{row.name}: its logits of the clips stored in it differ by up to {row.golden_difference_max:.3g} "
+                "from those stored beside them, so an app that checks itself by these fails"
+            )
 
 
 def _models(paths: Sequence[Path], devices: Devices) -> list[_Model]:
@@ -192,7 +211,13 @@ def _open(models: Sequence[_Model], threads: int, stack: ExitStack) -> tuple[dic
         except MissingDependency as error:
             refused[model.name] = str(error)
         else:
-            runners[model.name] = stack.enter_context(runtime.open(model.bundle, threads=threads))
+            try:
+                runners[model.name] = stack.enter_context(runtime.open(model.bundle, threads=threads))
+            except BundleError as error:
+                # One that was exported with --allow-fallback may not run at all, and says so in the report.
+                if not model.bundle.manifest.fallbacks:
+                    raise
+                refused[model.name] = str(error)
     return runners, refused
 
 
@@ -213,8 +238,7 @@ def _row(model: _Model, runner: Runner | None, refused: str) -> Row:
     )
     if runner is None:
         return row
-    clips = np.load(model.bundle.path / GOLDEN_CLIPS)
-    stored = np.load(model.bundle.path / GOLDEN_LOGITS)
+    clips, stored = golden_of(model.bundle)
     answers = np.stack([runner.run(clip) for clip in clips])
     return row.model_copy(
         update={
@@ -232,7 +256,7 @@ def _timed(rows: Sequence[Row], models: Sequence[_Model], threads: int, progress
         for model, row in zip(models, rows, strict=True)
         if model.device == HERE and row.where not in (Where.NOT_RUN, Where.REFERENCE_INTERPRETER)
     }
-    clips = {name: np.load(bundle.path / GOLDEN_CLIPS)[0] for name, bundle in bundles.items()}
+    clips = {name: golden_of(bundle).clips[0] for name, bundle in bundles.items()}
     with ExitStack() as stack, progress.task("latency", PLAN.rounds * len(bundles)) as task:
         openers = {
             name: stopwatch.kept_open(

@@ -6,6 +6,7 @@ The rules are those that XNNPACK, Core ML and TensorRT share; what one of them a
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 
@@ -22,6 +23,7 @@ _aten = torch.ops.aten
 _stored = torch.ops.quantized_decomposed
 _QUANTIZE = frozenset({_stored.quantize_per_tensor.default, _stored.quantize_per_channel.default})
 _DEQUANTIZE = frozenset({_stored.dequantize_per_tensor.default, _stored.dequantize_per_channel.default})
+_PER_TENSOR = frozenset({_stored.quantize_per_tensor.default, _stored.dequantize_per_tensor.default})
 _PER_CHANNEL = frozenset({_stored.quantize_per_channel.default, _stored.dequantize_per_channel.default})
 _WEIGHTED = CONVOLUTIONS | {_aten.convolution.default, _aten.conv3d.default, _aten.linear.default}
 _FOLLOWERS = frozenset({_aten.relu.default, _aten.relu_.default, _aten.hardtanh.default, _aten.batch_norm.default})
@@ -40,7 +42,13 @@ def faults(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
     """What in `program` would not be fused, or not be computed, by `runtime`; each names its layer and operator."""
     quantized = is_quantized(program)
     for node in program.graph.nodes:
-        for found in (_too_many_axes(node), _per_channel_elsewhere(node), _parted_from_relu(node)):
+        for found in (
+            _too_many_axes(node),
+            _per_channel_elsewhere(node),
+            _parted_from_relu(node),
+            _no_scale(node),
+            _read_by_another_grid(node),
+        ):
             if found:
                 yield refusal(node, *found, runtime=runtime)
         if quantized and node.target in _WEIGHTED and not is_kept_float(node):
@@ -62,8 +70,8 @@ def zero_points(program: ExportedProgram, runtime: str) -> Iterator[LoweringErro
             yield refusal(node, message, "quantize with scheme: symmetric", runtime=runtime)
 
 
-def weight_zero_points(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
-    """The weights with a zero point other than 0, which no runtime takes."""
+def weight_grids(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
+    """The weights with a zero point other than 0, which no runtime takes, and those with scales that are none."""
     held = {**program.state_dict, **program.constants}
     buffers = {**program.graph_signature.inputs_to_buffers, **program.graph_signature.inputs_to_parameters}
     for node in program.graph.nodes:
@@ -72,6 +80,11 @@ def weight_zero_points(program: ExportedProgram, runtime: str) -> Iterator[Lower
             if isinstance(points, torch.Tensor) and bool(points.any()):
                 message = f"the weight {node.args[0]} has a zero point other than 0"
                 yield refusal(node, message, "quantize weights symmetrically", runtime=runtime)
+        if node.target is _stored.dequantize_per_channel.default and isinstance(node.args[1], Node):
+            scales = held.get(buffers.get(node.args[1].name, ""))
+            if isinstance(scales, torch.Tensor) and not bool((scales.isfinite() & (scales > 0)).all()):
+                message = f"the weight {node.args[0]} has a scale that is not finite and above 0"
+                yield refusal(node, message, "quantize the run again", runtime=runtime)
 
 
 def refusal(node: Node, message: str, hint: str, *, runtime: str, stage: str = "check") -> LoweringError:
@@ -105,6 +118,24 @@ def _per_channel_elsewhere(node: Node) -> tuple[str, str] | None:
     return (
         f"{node.name} has one scale per index of axis {node.args[3]}; only axis 0, the output channels, is fused",
         "quantize weights per output channel: ch_axis=0",
+    )
+
+
+def _no_scale(node: Node) -> tuple[str, str] | None:
+    if node.target not in _PER_TENSOR or not isinstance(node.args[1], float) or 0 < node.args[1] < math.inf:
+        return None
+    return f"{node.name} has the scale {node.args[1]}", "quantize the run again"
+
+
+def _read_by_another_grid(node: Node) -> tuple[str, str] | None:
+    """Other numbers come back than were rounded: by the ratio of the scales, or moved."""
+    written = node.args[0] if node.target in _DEQUANTIZE else None
+    if not isinstance(written, Node) or written.target not in _QUANTIZE or written.args[1:] == node.args[1:]:
+        return None
+    return (
+        f"{written.name} rounds by scale and zero point {written.args[1]} and {written.args[2]}, and {node.name} reads "
+        f"it by {node.args[1]} and {node.args[2]}",
+        "quantize the run again",
     )
 
 

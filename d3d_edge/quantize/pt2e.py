@@ -267,6 +267,16 @@ def logit_step(program: ExportedProgram) -> float | None:
     return None
 
 
+def shapes(program: ExportedProgram) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of what a graph takes and gives; a free axis is -1."""
+    (taken,), (given,) = program.graph_signature.user_inputs, program.graph_signature.user_outputs
+    values = {node.name: node.meta["val"] for node in program.graph.nodes if node.name in (taken, given)}
+    first, last = (
+        tuple(size if isinstance(size, int) else -1 for size in values[name].shape) for name in (taken, given)
+    )
+    return first, last
+
+
 def float_convolutions(program: ExportedProgram) -> tuple[str, ...]:
     """Layers of the convolutions of `program` whose weights are not INT8, in order."""
     convolutions = [node for node in program.graph.nodes if node.target in CONVOLUTIONS]

@@ -53,6 +53,10 @@ _DTYPES = {0: "uint8", 1: "int8", 3: "int32", 4: "int64", 6: "float32"}
 """ExecuTorch's ScalarType codes."""
 
 
+PRECISIONS: tuple[Precision, ...] = ("int8", "float32")
+"""Of XNNPACK's kernels, those that are used here."""
+
+
 class ExecuTorch:
     """The runtime `executorch`; see `d3d_edge.runtimes.Runtime`."""
 
@@ -91,6 +95,13 @@ class ExecuTorch:
                 `quantize.placement`), or ExecuTorch fails.
         """
         self.check_lower()
+        if precision not in PRECISIONS:
+            raise LoweringError(
+                f"ExecuTorch's files are of {' or '.join(PRECISIONS)}, not {precision}",
+                stage="check",
+                runtime=_version(),
+                hint="correct precisions in the target's target.yaml",
+            )
         allowed = settle(_faults(program), allow_fallback=allow_fallback)
         with _quiet(), _native_notes():
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -211,7 +222,7 @@ def _spec(name: str, described: Any, *, drop: int) -> TensorSpec:
 
 def _faults(program: ExportedProgram) -> Iterator[LoweringError]:
     yield from placement.faults(program, _version())
-    yield from placement.weight_zero_points(program, _version())
+    yield from placement.weight_grids(program, _version())
 
 
 def _facts(program: ExportedProgram) -> dict[str, int | float | str | bool]:

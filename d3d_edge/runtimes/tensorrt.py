@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -143,17 +144,15 @@ class OnnxRunner:
         # What the file says, computed in float between the rounded values. ONNX Runtime's INT8 kernels round products
         # and means otherwise: several steps of the logits away from the graph, and not as TensorRT rounds either.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-        unreadable = tuple(
-            getattr(errors, name)
-            for name in (
-                "Fail",
-                "InvalidProtobuf",
-                "InvalidGraph",
-                "InvalidArgument",
-                "NoSuchFile",
-                "NotImplemented",
-                "RuntimeException",
-            )
+        unreadable = (
+            UnicodeDecodeError,  # an error that quotes a damaged file
+            errors.Fail,
+            errors.InvalidProtobuf,
+            errors.InvalidGraph,
+            errors.InvalidArgument,
+            errors.NoSuchFile,
+            errors.NotImplemented,
+            errors.RuntimeException,
         )
         try:
             self._session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -213,9 +212,9 @@ def check(
 
 
 def _faults(program: ExportedProgram) -> Iterator[LoweringError]:
-    yield from placement.faults(program, "TensorRT")
     yield from placement.zero_points(program, "TensorRT")
-    yield from placement.weight_zero_points(program, "TensorRT")
+    yield from placement.faults(program, "TensorRT")
+    yield from placement.weight_grids(program, "TensorRT")
 
 
 def _to_onnx(program: ExportedProgram, opset: int) -> onnx.ModelProto:
@@ -240,7 +239,7 @@ def _to_onnx(program: ExportedProgram, opset: int) -> onnx.ModelProto:
                 verbose=False,
             )
         except OnnxExporterError as error:
-            raise _error(f"the graph cannot be written as ONNX: {str(error).splitlines()[0]}", "to ONNX") from error
+            raise _not_written(program, error) from error
     if exported is None:
         raise _error("the graph cannot be written as ONNX", "to ONNX")
     model: onnx.ModelProto = exported.model_proto
@@ -258,6 +257,25 @@ def _to_onnx(program: ExportedProgram, opset: int) -> onnx.ModelProto:
         del part.metadata_props[:]
         part.doc_string = ""
     return model
+
+
+def _not_written(program: ExportedProgram, error: Exception) -> LoweringError:
+    """The exporter's own first line says that it failed; its cause names the operator, and what that reads."""
+    reason = str(error.__cause__ or error).strip().splitlines()[0]
+    layer, operator = placement.blamed(program, reason)
+    if found := re.search(r"target=torch\.ops\.([\w.]+)\]\(args = \(%(\w+)", reason):
+        operator = found[1]
+        readers = [user for node in program.graph.nodes if node.name == found[2] for user in node.users]
+        layer = layer_of(readers[0]) if len(readers) == 1 else layer
+        reason = "the exporter does not know this operator"
+    return LoweringError(
+        f"the graph cannot be written as ONNX: {reason}",
+        stage="to ONNX",
+        layer=layer,
+        operator=operator,
+        runtime=_version(),
+        hint="write the layer with operators that ONNX has",
+    )
 
 
 @contextmanager
@@ -285,8 +303,12 @@ def _name_nodes(model: onnx.ModelProto) -> None:
         node.name = f"{layer}/{node.output[0]}" if layer else node.name
 
 
-def _error(message: str, stage: str, operator: str = "") -> LoweringError:
-    return LoweringError(message, stage=stage, operator=operator, runtime=f"onnx {metadata.version('onnx')}")
+def _error(message: str, stage: str) -> LoweringError:
+    return LoweringError(message, stage=stage, runtime=_version())
+
+
+def _version() -> str:
+    return f"onnx {metadata.version('onnx')}"
 
 
 RUNTIME = TensorRT()

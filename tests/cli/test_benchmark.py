@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from d3d_edge.report import Report
 from d3d_edge.runner import Where
 from d3d_edge.timing import Conditions
@@ -26,6 +28,29 @@ def test_benchmark(made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path) -
     assert row.latency.end_to_end is not None
     assert row.latency.end_to_end.latency_ms_p50 > row.latency.latency_ms_min
     assert 0 < (row.latency.memory_peak_bytes or 0) < 1e9
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--video", "nowhere.mp4"), 8, "there is no video file nowhere.mp4"),
+        (("--video", "nowhere.mp4", "--device", "local:FOLDER"), 2, "--video is timed on this machine only"),
+        (("--out", "FOLDER"), 2, "is a folder"),
+    ],
+)
+def test_what_would_fail_after_all_times_is_refused_before_any(
+    words: tuple[str, ...],
+    code: int,
+    said: str,
+    made: Path,
+    d3d_edge: D3DEdge,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("d3d_edge.harness.stopwatch.take", None)
+    placed = [word.replace("FOLDER", str(tmp_path)) for word in words]
+    result = d3d_edge("benchmark", made / "bundles" / "jetson", *placed)
+    assert (result.code, said in result.err) == (code, True), result.err
 
 
 def test_a_benchmark_for_people(made: Path, d3d_edge: D3DEdge) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from d3d_edge import resources
 from d3d_edge.bundle import Bundle
 from d3d_edge.errors import LoweringError
 from d3d_edge.quantize import pt2e
 from d3d_edge.quantize.origin import layer_of
 from d3d_edge.report import Report
+from tests import networks
 from tests.cli.conftest import D3DEdge, alone, refused, with_references
 
 LAYER = "Mixed_3b.Branch_1.Conv2d_0b_3x3.spatial"
@@ -105,3 +108,40 @@ def test_ios_takes_weights_of_int8_and_another_ios(made: Path, clips: Path, d3d_
     row = next(row for row in Report.read(tmp_path / "report.json").rows if row.role == "bundle")
     assert (row.name, row.precision) == ("ios weights-int8", "weights-int8")
     assert row.agreement is not None
+
+
+@pytest.mark.parametrize(
+    ("swapped", "target", "said"),
+    [
+        ("student", "android", "is not quantized, and int8 is asked for"),
+        ("quantized", "host", "is quantized, and float32"),
+    ],
+)
+def test_a_graph_in_the_place_of_the_other_is_refused(
+    swapped: str, target: str, said: str, made: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(made / "run", tmp_path / "run"))
+    other = "quantized" if swapped == "student" else "student"
+    shutil.copyfile(run / swapped / "graph.pt2", run / other / "graph.pt2")
+    words = ("export", run, "--target", target, "--out", tmp_path / "bundles", "--workers", 0)
+    refused(d3d_edge(*words, *(("--precision", "float32") if target == "host" else ())), 5, said)
+
+
+def test_a_graph_of_other_classes_is_refused(made: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made / "run", tmp_path / "run"))
+    pt2e.save(networks.quantized(), run / "quantized" / "graph.pt2")
+    refused(
+        d3d_edge("export", run, "--target", "jetson", "--out", tmp_path / "bundles", "--workers", 0),
+        5,
+        f"gives [1, {networks.CLASSES}], the run has clips of [4, 32, 32, 3] and 10 classes",
+    )
+
+
+def test_a_target_may_not_promise_what_its_runtime_does_not_do(made: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(resources.find("targets", "android").parent, tmp_path / "mine"))
+    own = folder / "target.yaml"
+    own.write_text(re.sub(r"precisions: .*", "precisions: [int8, float16]", own.read_text()))
+    words = ("export", made / "run", "--target", folder, "--out", tmp_path / "bundles", "--workers", 0)
+    refused(d3d_edge(*words, "--precision", "float16"), 5, "ExecuTorch's files are of int8 or float32, not float16")
+    own.write_text(own.read_text().replace("name: android", "name: ../../elsewhere"))
+    refused(d3d_edge(*words), 2, "target.yaml:", "name")

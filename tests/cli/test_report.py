@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from d3d_edge.bundle import Bundle
 from d3d_edge.report import ReportClip
-from tests.cli.conftest import D3DEdge
+from tests.cli.conftest import D3DEdge, refused
 from tests.unit.page import samples
 
 
@@ -54,6 +55,7 @@ def test_what_goes_wrong_is_one_line(run: Path, tmp_path: Path, d3d_edge: D3DEdg
         (tmp_path, "--html", out): (8, "neither a run nor a bundle"),
         (run, "--html", out, "--data", tmp_path / "none"): (8, "not a folder"),
         (run, "--html", tmp_path / "run" / "report.json" / "x"): (9, "cannot write"),
+        (run, "--html", tmp_path / "run" / "report.json"): (2, "is no page"),
         (run,): (2, "--html"),
         ("--html", out): (2, "SOURCES"),
     }
@@ -76,3 +78,14 @@ def test_reports_without_a_row_in_common_are_not_compared(tmp_path: Path, d3d_ed
     result = d3d_edge("report", "compare", tmp_path / "before", tmp_path / "after", "--bound", 5)
     assert result.code == 8
     assert "can be compared: before, before on device; and after, after on device" in result.err
+
+
+def test_a_page_replaces_a_page_and_no_part_of_a_bundle(
+    made: Path, bundle_copy: Path, tmp_path: Path, d3d_edge: D3DEdge
+) -> None:
+    words = ("report", made / "run", "--html")
+    for _ in range(2):
+        assert d3d_edge(*words, tmp_path / "page.html").code == 0
+    for name in ("manifest.json", "page.html"):
+        refused(d3d_edge(*words, bundle_copy / name), 2, "--html" if name == "manifest.json" else "is a bundle")
+    Bundle.open(bundle_copy)

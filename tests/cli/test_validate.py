@@ -7,12 +7,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 
-from d3d_edge.bundle import Bundle, Description
+from d3d_edge.bundle import GOLDEN_LOGITS, Bundle, Description
 from d3d_edge.report import Report
 from d3d_edge.runner import Where
-from tests.cli.conftest import TARGETS, D3DEdge, alone
+from tests.cli.conftest import TARGETS, D3DEdge, Result, alone
 
 
 def test_validate_measures_every_bundle_against_the_same_references(
@@ -91,6 +92,19 @@ def test_bundles_of_one_target_are_told_apart(
         assert wrong.golden_difference_max is not None
         assert right.golden_difference_max < 0.1 * wrong.golden_difference_max
         assert right.answers != wrong.answers
+
+
+def test_stored_logits_that_are_not_those_of_the_file_are_told(
+    bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    def answers(result: Result) -> list[str]:
+        assert result.code == 0, result.err
+        return [note for note in Report.read(tmp_path / "report.json").notes if "checks itself" in note]
+
+    assert not answers(d3d_edge("validate", bundle_copy, "--data", clips, "--out", tmp_path))
+    changed(bundle_copy, lambda folder: np.save(folder / GOLDEN_LOGITS, 50 + np.load(folder / GOLDEN_LOGITS)))
+    (note,) = answers(d3d_edge("validate", bundle_copy, "--data", clips, "--out", tmp_path))
+    assert note.startswith("jetson: its logits of the clips stored in it differ by up to ")
 
 
 def test_a_missed_gate_still_writes_the_report_and_exits_4(

@@ -105,6 +105,19 @@ def test_one_changed_byte_is_found(made: Bundle, name: str) -> None:
         Bundle.open(made.path)
 
 
+def test_a_clip_that_was_changed_is_found(made: Bundle) -> None:
+    edit_manifest(made, lambda data: data["clip"].update(interpolation="bilinear"))
+    with pytest.raises(BundleError, match="the clip was changed"):
+        Bundle.open(made.path)
+
+
+@pytest.mark.parametrize("length_s", [0, -5])
+def test_a_length_of_videos_is_more_than_nothing(length_s: float, made: Bundle) -> None:
+    edit_manifest(made, lambda data: data.update(video_length_s=length_s))
+    with pytest.raises(BundleError, match="video_length_s"):
+        Bundle.open(made.path)
+
+
 def test_a_missing_file_is_found(made: Bundle) -> None:
     (made.path / "golden" / "clips.npy").unlink()
     with pytest.raises(BundleError, match=r"the file golden/clips\.npy is missing"):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchao.quantization.pt2e.observer import UniformQuantizationObserverBase
 
+from d3d_edge.errors import DataError
 from d3d_edge.quantize.observer import GroupMovingAverage, MinMax, PerChannelMinMax
 from tests import networks
 
@@ -88,5 +89,5 @@ def test_an_observer_that_saw_nothing_says_so() -> None:
 
 
 def test_a_range_that_is_no_number_is_no_scale() -> None:
-    with pytest.raises(AssertionError):
+    with pytest.raises(DataError, match="is no number"):
         per_tensor(torch.per_tensor_symmetric)._calculate_qparams(torch.tensor(float("nan")), torch.tensor(1.0))

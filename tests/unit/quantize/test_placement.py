@@ -58,7 +58,32 @@ def add_an_axis(program: ExportedProgram) -> None:
 
 def shift_an_activation(program: ExportedProgram) -> None:
     quantize = next(iter(first(program, RELU, "stem").users))
-    quantize.args = (*quantize.args[:2], 7, *quantize.args[3:])
+    for node in (quantize, *list(quantize.users)):
+        node.args = (*node.args[:2], 7, *node.args[3:])
+
+
+def read_by_another_scale(program: ExportedProgram) -> None:
+    quantize = next(iter(first(program, RELU, "stem").users))
+    reader = next(iter(quantize.users))
+    reader.args = (reader.args[0], 2 * reader.args[1], *reader.args[2:])
+
+
+def read_by_another_zero_point(program: ExportedProgram) -> None:
+    quantize = next(iter(first(program, RELU, "stem").users))
+    reader = next(iter(quantize.users))
+    reader.args = (*reader.args[:2], 7, *reader.args[3:])
+
+
+def round_by_no_number(program: ExportedProgram) -> None:
+    quantize = next(iter(first(program, RELU, "stem").users))
+    quantize.args = (quantize.args[0], float("nan"), *quantize.args[2:])
+    for reader in list(quantize.users):
+        reader.args = (reader.args[0], *quantize.args[1:])
+
+
+def scale_a_weight_by_no_number(program: ExportedProgram) -> None:
+    name = program.graph_signature.inputs_to_buffers[first(program, stored.dequantize_per_channel.default).args[1].name]
+    program.state_dict[name] = program.state_dict[name] * float("nan")
 
 
 def shift_a_weight(program: ExportedProgram) -> None:
@@ -70,7 +95,7 @@ def found(program: ExportedProgram) -> list[LoweringError]:
     return [
         *placement.faults(program, "a runtime"),
         *placement.zero_points(program, "a runtime"),
-        *placement.weight_zero_points(program, "a runtime"),
+        *placement.weight_grids(program, "a runtime"),
     ]
 
 
@@ -108,6 +133,21 @@ def program(saved: Path) -> ExportedProgram:
         (quantize_along_inputs, "axis 1; only axis 0", "pointwise.spatial.conv", "dequantize_per_channel", "ch_axis=0"),
         (add_an_axis, "has 5 axes, at most 4", "pool", "aten.max_pool2d", "rank-4 layers"),
         (shift_an_activation, "has the zero point 7", "stem", "quantize_per_tensor", "scheme: symmetric"),
+        (
+            read_by_another_scale,
+            "rounds by scale and zero point",
+            "stem",
+            "dequantize_per_tensor",
+            "quantize the run again",
+        ),
+        (
+            read_by_another_zero_point,
+            "reads it by .* and 7",
+            "stem",
+            "dequantize_per_tensor",
+            "quantize the run again",
+        ),
+        (scale_a_weight_by_no_number, "not finite and above 0", "stem.conv", "dequantize_per_channel", "quantize the"),
         (shift_a_weight, "a zero point other than 0", "stem.conv", "dequantize_per_channel", "symmetrically"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
@@ -122,6 +162,11 @@ def test_a_planted_fault_is_named_with_its_remedy(
         raise fault
 
 
+def test_a_scale_that_is_no_number_is_named_wherever_it_stands(program: ExportedProgram) -> None:
+    round_by_no_number(program)
+    assert {"has the scale nan" in str(fault) for fault in found(program)} == {True}
+
+
 @pytest.mark.parametrize("make", [networks.quantized, networks.float_program])
 def test_the_networks_of_this_project_have_no_fault(make: Callable[[], ExportedProgram]) -> None:
     assert not found(make())
@@ -130,7 +175,7 @@ def test_the_networks_of_this_project_have_no_fault(make: Callable[[], ExportedP
 def test_the_affine_scheme_has_zero_points_and_no_other_fault() -> None:
     program = networks.quantized("affine")
     assert list(placement.zero_points(program, "a runtime"))
-    assert not [*placement.faults(program, "a runtime"), *placement.weight_zero_points(program, "a runtime")]
+    assert not [*placement.faults(program, "a runtime"), *placement.weight_grids(program, "a runtime")]
 
 
 @pytest.mark.parametrize("make", [networks.quantized, networks.float_program])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 from torch.export import ExportedProgram
 
@@ -287,6 +288,18 @@ def test_a_scale_that_two_weights_share_is_raised_for_both(model: onnx.ModelProt
         rounded = onnx.numpy_helper.to_array(constant(model, node.input[0]))
         np.testing.assert_array_equal(rounded[0], np.rint(weight[0] / 4))
         np.testing.assert_array_equal(rounded[1:], weight[1:])
+
+
+def test_an_operator_that_onnx_has_not_is_named_with_its_layer(tmp_path: Path) -> None:
+    program = networks.quantized()
+    relu = next(node for node in program.graph.nodes if node.target is torch.ops.aten.relu.default)
+    with program.graph.inserting_after(relu):
+        strange = program.graph.call_function(torch.ops.aten.erfinv.default, (relu,))
+    strange.meta = dict(relu.meta)
+    relu.replace_all_uses_with(strange)
+    strange.args = (relu,)
+    with pytest.raises(LoweringError, match=r"does not know.*layer stem, operator \S*erf_inv.*operators that ONNX has"):
+        tensorrt.RUNTIME.lower(program, tmp_path, JETSON, precision="int8")
 
 
 def test_an_invalid_file_is_refused(model: onnx.ModelProto) -> None:

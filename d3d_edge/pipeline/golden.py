@@ -1,0 +1,50 @@
+"""The clips that a bundle holds, with what its graph said of them: what an installation is checked by."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, Bundle
+from d3d_edge.errors import BundleError
+
+
+class Golden(NamedTuple):
+    """Clips, and the logits of the graph that the bundle was lowered from."""
+
+    clips: NDArray[np.uint8]
+    """[K, T, H, W, C]"""
+    logits: NDArray[np.float32]
+    """[K, classes]"""
+
+
+def golden_of(bundle: Bundle) -> Golden:
+    """Those of `bundle`.
+
+    Raises:
+        BundleError: they are missing, damaged, or not of the shapes that the manifest says.
+    """
+    made = bundle.manifest
+    clips = _read(bundle, GOLDEN_CLIPS, np.uint8, made.clip.shape)
+    logits = _read(bundle, GOLDEN_LOGITS, np.float32, made.output.shape[-1:])
+    if len(clips) != len(logits):
+        raise BundleError(f"{bundle.path} holds {len(clips)} golden clips and the logits of {len(logits)}", hint=_AGAIN)
+    return Golden(clips, logits)
+
+
+_AGAIN = "export the bundle again"
+
+
+def _read(bundle: Bundle, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(bundle.path / name, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BundleError(f"{bundle.path}: {name} is missing or damaged", hint=_AGAIN) from error
+    wanted = f"{np.dtype(dtype)} [K, {', '.join(map(str, shape))}]"
+    if array.dtype != dtype or array.shape[1:] != tuple(shape) or not len(array):
+        raise BundleError(f"{bundle.path}: {name} is {array.dtype} {list(array.shape)}, not {wanted}", hint=_AGAIN)
+    if not np.isfinite(array).all():
+        raise BundleError(f"{bundle.path}: {name} holds numbers that are not finite", hint=_AGAIN)
+    return array
