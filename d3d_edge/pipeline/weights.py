@@ -42,7 +42,17 @@ def check(recipe: Recipe) -> dict[Stage, str]:
 
 
 def record(run: Run, hashes: dict[Stage, str]) -> None:
-    """Write to the run what `check` gave."""
+    """Write to the run what `check` gave.
+
+    Raises:
+        DataError: a finished stage began with another file.
+    """
+    for stage, found in hashes.items():
+        if run.results(stage) is not None and found not in mark(run, stage):
+            raise DataError(
+                f"{_path(run.recipe, stage)} is another file than the {stage} of {run.path} began with",
+                hint="bring that one back, or choose another --out",
+            )
     if hashes:
         write_json(run.path / FILE_NAME, hashes)
 

@@ -35,7 +35,7 @@ def test_validate_here_and_over_ssh_in_one_report(
     # No TensorRT there: the row says what ran, and is no measurement on a Jetson.
     assert here.where == there.where == "host runtime"
     assert there.runtime.startswith(f"{here.runtime} on ")
-    assert "its times say nothing of the target's" in done.out.replace("\n", " ")
+    assert "its times say nothing of the target's" in " ".join(done.out.split())
     # The same file by the same runtime: the same answers, to the last bit of each probability that is kept.
     assert there.answers == here.answers
     assert there.golden_difference_max == here.golden_difference_max
