@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 
 from d3d_edge.bundle import GOLDEN_LOGITS, Bundle, Description
 from d3d_edge.report import Report
 from d3d_edge.runner import Where
-from tests.cli.conftest import TARGETS, D3DEdge, Result, alone
+from tests.cli.conftest import TARGETS, D3DEdge, Result, alone, refused
 
 
 def test_validate_measures_every_bundle_against_the_same_references(
@@ -55,8 +56,8 @@ def test_validate_prints_the_report_as_json(bundle_copy: Path, clips: Path, d3d_
     assert json.loads(result.out) == json.loads((tmp_path / "report.json").read_text())
 
 
-def changed(path: Path, change: Callable[[Path], None]) -> None:
-    """Make a bundle anew after a change to its files."""
+def changed(path: Path, change: Callable[[Path], None], **fields: object) -> None:
+    """Make a bundle anew after a change to its files, and to `fields` of its manifest."""
     bundle = Bundle.open(path)
     before = path.rename(path.with_name("before"))
 
@@ -65,7 +66,7 @@ def changed(path: Path, change: Callable[[Path], None]) -> None:
         change(folder)
 
     description = {key: value for key, value in dict(bundle.manifest).items() if key != "files"}
-    Bundle.write(path, Description(**description), fill)
+    Bundle.write(path, Description(**{**description, **fields}), fill)
 
 
 def test_bundles_of_one_target_are_told_apart(
@@ -105,6 +106,23 @@ def test_stored_logits_that_are_not_those_of_the_file_are_told(
     changed(bundle_copy, lambda folder: np.save(folder / GOLDEN_LOGITS, 50 + np.load(folder / GOLDEN_LOGITS)))
     (note,) = answers(d3d_edge("validate", bundle_copy, "--data", clips, "--out", tmp_path))
     assert note.startswith("jetson: its logits of the clips stored in it differ by up to ")
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_file_that_does_not_load_is_a_row_if_that_was_allowed(
+    allowed: bool, bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    def ruin(folder: Path) -> None:
+        (folder / "model.onnx").write_bytes(b"no model")
+
+    changed(bundle_copy, ruin, fallbacks=("it has five axes",) if allowed else ())
+    result = d3d_edge("validate", bundle_copy, "--data", clips, "--out", tmp_path)
+    if not allowed:
+        refused(result, 6, "cannot load")
+        return
+    (row,) = [row for row in Report.read(tmp_path / "report.json").rows if row.role == "bundle"]
+    assert (str(row.where), row.top1) == ("not run", None)
+    assert "cannot load" in row.note
 
 
 def test_a_missed_gate_still_writes_the_report_and_exits_4(
