@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import struct
@@ -93,6 +94,10 @@ Beside = Literal["partial", "replaced", "lowering"]
 """What is hidden beside a file or folder: one half-written, one on its way out, or what its model is lowered in."""
 
 
+_HIDDEN = re.compile(rf"\..+\.[0-9a-f]{{8}}\.({'|'.join(get_args(Beside))})")
+"""What `beside` gives. Others have hidden files as well."""
+
+
 def beside(path: Path, what: Beside) -> Path:
     """A hidden name beside `path` that nobody else has: not by the process, whose number another container has too."""
     return path.parent / f".{path.name}.{secrets.token_hex(4)}.{what}"
@@ -100,12 +105,13 @@ def beside(path: Path, what: Beside) -> Path:
 
 def sweep(folder: Path) -> None:
     """Delete what killed processes left hidden in `folder` (`beside`), if nobody has written to it for an hour."""
-    for what in get_args(Beside):
-        for left in folder.glob(f".*.{what}"):
-            with suppress(OSError):
-                written_s = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
-                if time.time() - written_s > _FORSAKEN_S:
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+    for left in folder.glob(".*"):
+        if not _HIDDEN.fullmatch(left.name):
+            continue
+        with suppress(OSError):
+            written_s = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
+            if time.time() - written_s > _FORSAKEN_S:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _sync(path: Path) -> None:

@@ -258,14 +258,17 @@ def _check_graph(program: ExportedProgram, run: Run, precision: Precision, path:
             stage="check",
             hint=f"delete it; d3d-edge {'quantize' if precision in QUANTIZED else 'distill'} writes it again",
         )
-    shapes = pt2e.shapes(program)
-    if shapes != (run.recipe.clip.shape, (1, len(run.data.labels))):
-        raise LoweringError(
-            f"the graph {path} takes {list(shapes[0])} and gives {list(shapes[1])}, the run has clips of "
-            f"{list(run.recipe.clip.shape)} and {len(run.data.labels)} classes",
-            stage="check",
-            hint="it is of another run",
-        )
+    takes, gives = pt2e.shapes(program)
+    own = (run.recipe.clip.shape, (1, len(run.data.labels)))
+    for found, wanted in zip((takes, gives), own, strict=True):
+        # Of free axes, and of too many, the runtimes say what is wrong.
+        if len(found) == len(wanted) and any(size not in (-1, one) for size, one in zip(found, wanted, strict=True)):
+            raise LoweringError(
+                f"the graph {path} takes {list(takes)} and gives {list(gives)}, the run has clips of {list(own[0])} "
+                f"and {own[1][1]} classes",
+                stage="check",
+                hint="it is of another run",
+            )
 
 
 @lru_cache(maxsize=2)

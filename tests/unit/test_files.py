@@ -53,19 +53,25 @@ def age(path: Path, hours: float) -> None:
 
 
 def test_what_a_killed_process_left_is_swept_once_it_is_old(tmp_path: Path) -> None:
-    for name, hours in ((".last.pt.1.partial", 2), (".best.pt.2.partial", 0), ("own.partial", 2)):
+    for name, hours in ((".last.pt.1a2b3c4d.partial", 2), (".best.pt.00000000.partial", 0), (".own.partial", 2)):
         (tmp_path / name).write_text("half")
         age(tmp_path / name, hours)
-    for name, hours in ((".android.1.partial", 2), (".ios.2.lowering", 2), (".jetson.3.replaced", 2), (".own", 2)):
+    for name, hours in (
+        (".a.00000001.partial", 2),
+        (".b.00000002.lowering", 2),
+        (".c.00000003.replaced", 2),
+        (".own", 2),
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model").write_text("half")
         age(tmp_path / name / "model", hours)
         age(tmp_path / name, hours)
-    (tmp_path / ".at.work.4.lowering").mkdir()
-    (tmp_path / ".at.work.4.lowering" / "model").write_text("half")
-    age(tmp_path / ".at.work.4.lowering", 2)
+    at_work = files.beside(tmp_path / "d", "lowering")
+    at_work.mkdir()
+    (at_work / "model").write_text("half")
+    age(at_work, 2)
     files.sweep(tmp_path)
-    assert names_in(tmp_path) == [".at.work.4.lowering", ".best.pt.2.partial", ".own", "own.partial"]
+    assert names_in(tmp_path) == sorted([at_work.name, ".best.pt.00000000.partial", ".own", ".own.partial"])
     files.sweep(tmp_path / "nowhere")
 
 
