@@ -149,6 +149,13 @@ def _check(run: Run, found: Target, precision: Precision) -> None:
             f"the target {found.name} does not take the precision {precision}",
             hint=f"it takes {', '.join(found.precisions)}",
         )
+    done = runtimes.get(found.runtime).precisions
+    if precision not in done:
+        raise LoweringError(
+            f"the target {found.name} promises {precision}, and {found.runtime} lowers to {', '.join(done)} only",
+            stage="check",
+            hint="correct precisions in its target.yaml",
+        )
     scheme = run.recipe.quantize.scheme
     if precision in QUANTIZED and scheme not in found.schemes:
         raise LoweringError(

@@ -50,7 +50,7 @@ def peak_bytes(bundle: Path, threads: int) -> int:
 def _peak_bytes(path: Path, threads: int) -> int:
     bundle = Bundle.open(path)
     runtime = runtimes.get(bundle.manifest.runtime)
-    return added_bytes(partial(runtime.open, bundle, threads=threads), golden_of(Bundle.open(path)).clips[0])
+    return added_bytes(partial(runtime.open, bundle, threads=threads), golden_of(bundle).clips[0])
 
 
 def added_bytes(load: Callable[[], Runner], clip: NDArray[Any]) -> int:

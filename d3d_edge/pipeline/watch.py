@@ -22,6 +22,7 @@ from d3d_edge.runner import Runner, Where
 from d3d_edge.schema import Schema
 from d3d_edge.video import encode, timeline
 from d3d_edge.video.decode import TimedFrame
+from d3d_edge.video.preprocess import naming
 from d3d_edge.video.stream import Source, Stream, opened
 from d3d_edge.video.windows import Window, Windows
 
@@ -211,15 +212,10 @@ class _Watcher:
             self.failure = None if isinstance(error, KeyboardInterrupt) else error
             return "interrupted" if self.failure is None else "failed"
         self._clock.lap()
-        try:
+        with naming(self._wanted.source.name):
             window = self._windows.flush()
-        except DataError as error:
-            raise self._named(error) from error
         self._answer(window)
         return "end of source"
-
-    def _named(self, error: DataError) -> DataError:
-        return DataError(f"{self._wanted.source.name}: {error.message}", hint=error.hint)
 
     def _decoded(self) -> Iterator[TimedFrame]:
         """The frames, and the time that decoding them took."""
@@ -238,7 +234,7 @@ class _Watcher:
         except DataError as error:
             # A camera may falter for a moment. If it gave no window at all, something else is wrong.
             if not (self._wanted.source.live and self._moments):
-                raise self._named(error) from error
+                raise DataError(f"{self._wanted.source.name}: {error.message}", hint=error.hint) from error
             self._left_out += 1
         self._clock.preprocess_s += self._clock.lap()
         if window and self._wanted.source.live and self._moments and late_s > self._stride_s:

@@ -47,8 +47,9 @@ def record(run: Run, hashes: dict[Stage, str]) -> None:
     Raises:
         DataError: a finished stage began with another file.
     """
+    recorded = _recorded(run)
     for stage, found in hashes.items():
-        if run.results(stage) is not None and found not in mark(run, stage):
+        if run.results(stage) is not None and recorded.get(stage, found) != found:
             raise DataError(
                 f"{_path(run.recipe, stage)} is another file than the {stage} of {run.path} began with",
                 hint="bring that one back, or choose another --out",
@@ -65,10 +66,19 @@ def mark(run: Run, stage: Stage) -> list[str]:
     """
     if _path(run.recipe, stage) is None:
         return []
+    recorded = _recorded(run)
+    if stage not in recorded:
+        raise DataError(f"{run.path / FILE_NAME} is missing or damaged", hint="d3d-edge distill writes it")
+    return [recorded[stage]]
+
+
+def _recorded(run: Run) -> dict[str, str]:
+    """What `record` wrote; nothing where that is gone."""
     try:
-        return [str(json.loads((run.path / FILE_NAME).read_text(encoding="utf-8"))[stage])]
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{run.path / FILE_NAME} is missing or damaged", hint="d3d-edge distill writes it") from error
+        found = json.loads((run.path / FILE_NAME).read_text(encoding="utf-8"))
+        return {str(stage): str(sha256) for stage, sha256 in found.items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def start(net: S3DG, run: Run, stage: Stage, progress: Progress) -> None:

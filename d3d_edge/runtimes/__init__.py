@@ -45,6 +45,9 @@ class Lowered:
 class Runtime(Protocol):
     """One way to lower a graph and run the result."""
 
+    precisions: tuple[Precision, ...]
+    """Those that it lowers to; a target takes some of them."""
+
     def check_lower(self) -> None:
         """Raises MissingDependency, naming package and extra, if `lower` cannot work on this machine."""
 

@@ -45,6 +45,8 @@ Predict = Callable[[NDArray[Any]], NDArray[Any]]
 class CoreML:
     """The runtime `coreml`; see `d3d_edge.runtimes.Runtime`."""
 
+    precisions: tuple[Precision, ...] = ("int8", "float16", "weights-int8")
+
     def check_lower(self) -> None:
         """Raises MissingDependency if coremltools is missing."""
         coremltools()

@@ -25,6 +25,8 @@ MODEL = "model.pt2"
 class Eager:
     """The runtime `eager`; see `d3d_edge.runtimes.Runtime`."""
 
+    precisions: tuple[Precision, ...] = ("int8", "float32")
+
     def check_lower(self) -> None:
         """Never raises: torch is always there."""
 

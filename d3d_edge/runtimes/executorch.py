@@ -53,12 +53,10 @@ _DTYPES = {0: "uint8", 1: "int8", 3: "int32", 4: "int64", 6: "float32"}
 """ExecuTorch's ScalarType codes."""
 
 
-PRECISIONS: tuple[Precision, ...] = ("int8", "float32")
-"""Of XNNPACK's kernels, those that are used here."""
-
-
 class ExecuTorch:
     """The runtime `executorch`; see `d3d_edge.runtimes.Runtime`."""
+
+    precisions: tuple[Precision, ...] = ("int8", "float32")
 
     def check_lower(self) -> None:
         """Raises MissingDependency if executorch is missing."""
@@ -95,13 +93,6 @@ class ExecuTorch:
                 `quantize.placement`), or ExecuTorch fails.
         """
         self.check_lower()
-        if precision not in PRECISIONS:
-            raise LoweringError(
-                f"ExecuTorch's files are of {' or '.join(PRECISIONS)}, not {precision}",
-                stage="check",
-                runtime=_version(),
-                hint="correct precisions in the target's target.yaml",
-            )
         allowed = settle(_faults(program), allow_fallback=allow_fallback)
         with _quiet(), _native_notes():
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner

@@ -51,6 +51,8 @@ _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 class TensorRT:
     """The runtime `tensorrt`; see `d3d_edge.runtimes.Runtime`."""
 
+    precisions: tuple[Precision, ...] = ("int8", "int8+float16", "float16", "float32")
+
     def check_lower(self) -> None:
         """Raises MissingDependency if onnx or onnxscript is missing. TensorRT itself is needed on the device only."""
         for package in _LOWERING:

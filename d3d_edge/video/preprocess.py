@@ -162,9 +162,9 @@ def load_clip(
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(video: Path | str) -> Iterator[None]:
     """Put the name of the video in front of a DataError that does not know it."""
     try:
         yield
     except DataError as error:
-        raise DataError(f"{path}: {error.message}", hint=error.hint) from error
+        raise DataError(f"{video}: {error.message}", hint=error.hint) from error

@@ -68,6 +68,12 @@ def test_predict_refuses_a_bad_clip(damage, word: str, d3d_edge: D3DEdge, made: 
     refused(d3d_edge("predict", made / "bundles" / "reference-int8", video), 8, video.name, word)
 
 
+def test_a_video_too_short_for_a_window_is_named(d3d_edge: D3DEdge, made: Path, own_clips: Path) -> None:
+    video = first_video(own_clips)
+    shorten(video)
+    refused(d3d_edge("predict", made / "bundles" / "reference-int8", video, "--stride", 1), 8, f"{video}: from 0.00 s")
+
+
 def test_a_bad_clip_in_a_set_is_skipped_counted_and_named(
     d3d_edge: D3DEdge, own_clips: Path, bundle_copy: Path, tmp_path: Path
 ) -> None:

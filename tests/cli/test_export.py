@@ -142,6 +142,8 @@ def test_a_target_may_not_promise_what_its_runtime_does_not_do(made: Path, d3d_e
     own = folder / "target.yaml"
     own.write_text(re.sub(r"precisions: .*", "precisions: [int8, float16]", own.read_text()))
     words = ("export", made / "run", "--target", folder, "--out", tmp_path / "bundles", "--workers", 0)
-    refused(d3d_edge(*words, "--precision", "float16"), 5, "ExecuTorch's files are of int8 or float32, not float16")
+    refused(
+        d3d_edge(*words, "--precision", "float16"), 5, "promises float16, and executorch lowers to int8, float32 only"
+    )
     own.write_text(own.read_text().replace("name: android", "name: ../../elsewhere"))
     refused(d3d_edge(*words), 2, "target.yaml:", "name")

@@ -22,6 +22,19 @@ def copied_run(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made / "run", tmp_path / "run"))
 
 
+def run_on(own_clips: Path, clips: Path, made: Path, tmp_path: Path) -> Path:
+    """A copy of the run whose clips, those in `own_clips`, may be damaged."""
+    run = copied_run(made, tmp_path)
+    listed = run / "data.csv"
+    listed.write_text(listed.read_text().replace(str(clips), str(own_clips)))
+    return run
+
+
+def training_video(run: Path) -> Path:
+    rows = csv.DictReader((run / "data.csv").read_text().splitlines())
+    return next(Path(row["path"]) for row in rows if row["split"] == "train")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("damaged", [False, True], ids=["lost", "damaged"])
 def test_a_finished_stage_without_its_weights_is_trained_again(
@@ -46,13 +59,9 @@ def test_a_finished_stage_without_its_weights_is_trained_again(
 def test_a_finished_stage_is_not_thrown_away_for_a_clip_that_is_gone(
     d3d_edge: D3DEdge, made: Path, own_clips: Path, clips: Path, cache: Path, recipe_file: Path, tmp_path: Path
 ) -> None:
-    run = copied_run(made, tmp_path)
-    listed = run / "data.csv"
-    listed.write_text(listed.read_text().replace(str(clips), str(own_clips)))
+    run = run_on(own_clips, clips, made, tmp_path)
     words = ("distill", recipe_file, "--data", own_clips, "--out", run, "--cache", cache)
-    video = next(
-        Path(row["path"]) for row in csv.DictReader(listed.read_text().splitlines()) if row["split"] == "train"
-    )
+    video = training_video(run)
     kept, before = video.read_bytes(), (run / "teacher" / "last.pt").read_bytes()
     video.write_bytes(b"")
     refused(d3d_edge(*words), 8, "teacher", "other clips", "bring the clips back")
@@ -160,13 +169,9 @@ def test_what_is_left_of_a_stage_that_began_again_is_no_result(
 def test_a_finished_graph_is_not_thrown_away_for_a_clip_that_is_gone(
     command: str, d3d_edge: D3DEdge, made: Path, own_clips: Path, clips: Path, cache: Path, tmp_path: Path
 ) -> None:
-    run = copied_run(made, tmp_path)
-    listed = run / "data.csv"
-    listed.write_text(listed.read_text().replace(str(clips), str(own_clips)))
+    run = run_on(own_clips, clips, made, tmp_path)
     before = (run / "quantized" / "graph.pt2").read_bytes()
-    video = next(
-        Path(row["path"]) for row in csv.DictReader(listed.read_text().splitlines()) if row["split"] == "train"
-    )
+    video = training_video(run)
     video.write_bytes(b"")
     refused(
         d3d_edge(command, run, "--cache", cache, "--workers", 0), 8, "student", "other clips", "bring the clips back"
@@ -205,9 +210,7 @@ def test_a_graph_that_is_lost_or_damaged_is_written_again(
 def test_a_run_whose_clips_are_away_is_whole_when_they_are_back(
     d3d_edge: D3DEdge, made: Path, own_clips: Path, clips: Path, cache: Path, tmp_path: Path
 ) -> None:
-    run = copied_run(made, tmp_path)
-    listed = run / "data.csv"
-    listed.write_text(listed.read_text().replace(str(clips), str(own_clips)))
+    run = run_on(own_clips, clips, made, tmp_path)
     own_clips.rename(tmp_path / "away")
     refused(d3d_edge("evaluate", run, "--cache", cache, "--workers", 0), 8, "no readable train clip is left")
     assert json.loads((run / "skipped.json").read_text()) == []

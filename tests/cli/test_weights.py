@@ -123,6 +123,8 @@ def test_a_run_starts_from_its_weights_and_other_weights_are_another_training(
     assert torch.corrcoef(torch.stack([trained[name].flatten(), start.flatten()]))[0, 1] > 0.5
 
     assert "student (RGB): finished before" in d3d_edge(*words).err
+    (tmp_path / "run" / "weights.json").unlink()
+    assert "student (RGB): finished before" in d3d_edge(*words).err, "the record is written again"
     save(mine.parent / "rgb.npz", channels=3, seed=1)
     refused(d3d_edge(*words), 8, "rgb.npz is another file than the student", "bring that one back")
     assert json.loads((tmp_path / "run" / "weights.json").read_text()) == recorded

@@ -17,6 +17,12 @@ BELOW = "0::/kubepods/pod1/box"
 FIRST = "7:memory:/docker/1f\n4:cpu,cpuacct:/docker/1f\n0::/"
 
 
+def first(group: str, quota: str) -> dict[str, str]:
+    """The files of a group in version 1."""
+    files = {"quota": quota, "period": "100000"}
+    return {f"cpu,cpuacct/{group}/cpu.cfs_{name}_us": text for name, text in files.items()}
+
+
 @pytest.mark.parametrize(
     ("membership", "files", "expected"),
     [
@@ -29,24 +35,9 @@ FIRST = "7:memory:/docker/1f\n4:cpu,cpuacct:/docker/1f\n0::/"
             3.0,
             id="the smallest",
         ),
-        pytest.param(
-            FIRST,
-            {"cpu,cpuacct/docker/1f/cpu.cfs_quota_us": "50000", "cpu,cpuacct/docker/1f/cpu.cfs_period_us": "100000"},
-            0.5,
-            id="version 1",
-        ),
-        pytest.param(
-            FIRST,
-            {"cpu,cpuacct/cpu.cfs_quota_us": "250000", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
-            2.5,
-            id="version 1 in a container",
-        ),
-        pytest.param(
-            FIRST,
-            {"cpu,cpuacct/cpu.cfs_quota_us": "-1", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
-            math.inf,
-            id="version 1 without a limit",
-        ),
+        pytest.param(FIRST, first("docker/1f", "50000"), 0.5, id="version 1"),
+        pytest.param(FIRST, first(".", "250000"), 2.5, id="version 1 in a container"),
+        pytest.param(FIRST, first(".", "-1"), math.inf, id="version 1 without a limit"),
         pytest.param(FIRST, {"memory/docker/1f/cpu.max": "1 100000"}, math.inf, id="of another controller"),
         pytest.param(HERE, {"cpu.max": "many"}, math.inf, id="not understood"),
         pytest.param(HERE, {}, math.inf, id="no control groups"),

@@ -11,31 +11,19 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.export import ExportedProgram
 
 from d3d_edge import target
 from d3d_edge.errors import LoweringError, MissingDependency
 from d3d_edge.quantize import pt2e
-from d3d_edge.runtimes import tensorrt, tensorrt_float16, tensorrt_rules
+from d3d_edge.runtimes import tensorrt, tensorrt_rules
 from tests import networks
+from tests.unit.runtimes.onnx_files import first
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytestmark = pytest.mark.slow
 
 JETSON = target.load("jetson")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("jetson")
-    tensorrt.RUNTIME.lower(networks.quantized(), path, JETSON, precision="int8")
-    return path
-
-
-@pytest.fixture
-def model(folder: Path) -> onnx.ModelProto:
-    return onnx.load(folder / tensorrt.MODEL)
 
 
 def test_the_file_is_alone_and_valid(folder: Path, model: onnx.ModelProto) -> None:
@@ -77,14 +65,6 @@ def test_the_affine_scheme_is_refused(tmp_path: Path) -> None:
 def test_a_float_network_has_no_quantization(tmp_path: Path) -> None:
     facts = tensorrt.RUNTIME.lower(networks.float_program(), tmp_path, JETSON, precision="int8").facts
     assert facts["quantize_operators"] == facts["dequantize_operators"] == 0
-
-
-def first(model: onnx.ModelProto, operator: str, layer: str = "") -> Any:
-    return next(node for node in model.graph.node if node.op_type == operator and node.name.startswith(layer))
-
-
-def constant(model: onnx.ModelProto, name: str) -> Any:
-    return next(tensor for tensor in model.graph.initializer if tensor.name == name)
 
 
 def set_constant(model: onnx.ModelProto, node: Any, place: int, value: Any) -> None:
@@ -241,54 +221,6 @@ def test_every_rule_says_where_it_comes_from_and_is_broken_above() -> None:
     planted = [name for name in globals() if name.startswith("plant_")]
     # That of float types is broken below, where there is a file of float16.
     assert len(planted) >= len(tensorrt_rules.RULES) - 1
-
-
-@pytest.mark.parametrize(
-    ("make", "precision"), [(networks.quantized, "int8+float16"), (networks.float_program, "float16")]
-)
-def test_float_parts_become_float16_by_the_types_in_the_file(
-    make: Callable[[], ExportedProgram], precision: target.Precision, tmp_path: Path
-) -> None:
-    tensorrt.RUNTIME.lower(make(), tmp_path, JETSON, precision=precision)
-    model = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / tensorrt.MODEL), strict_mode=True)
-    kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
-    assert onnx.TensorProto.FLOAT not in kinds.values()
-    assert onnx.TensorProto.FLOAT not in {tensor.data_type for tensor in model.graph.initializer}
-    assert model.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    cast = first(model, "Cast")
-    cast.attribute[0].i = onnx.TensorProto.FLOAT
-    with pytest.raises(LoweringError, match=r"not valid|is float32 in a float16 network"):
-        tensorrt.check(model)
-
-
-def test_weights_whose_scale_float16_cannot_hold_are_rounded_again(model: onnx.ModelProto) -> None:
-    node = first(model, "DequantizeLinear", "stem.conv/")
-    weight, scale = (onnx.numpy_helper.to_array(constant(model, name)) for name in node.input[:2])
-    small = scale.copy()
-    small[0] = 2.0**-16
-    constant(model, node.input[1]).CopyFrom(onnx.numpy_helper.from_array(small, node.input[1]))
-    tensorrt_float16.convert(model)
-    tensorrt.check(model)
-    rounded, kept = (onnx.numpy_helper.to_array(constant(model, name)) for name in node.input[:2])
-    assert kept[0] == 2.0**-14
-    np.testing.assert_array_equal(rounded[0], np.rint(weight[0] / 4))
-    np.testing.assert_array_equal(rounded[1:], weight[1:])
-
-
-def test_a_scale_that_two_weights_share_is_raised_for_both(model: onnx.ModelProto) -> None:
-    one, other = (
-        first(model, "DequantizeLinear", f"{layer}/") for layer in ("temporal.spatial.conv", "temporal.temporal.conv")
-    )
-    scale = onnx.numpy_helper.to_array(constant(model, one.input[1])).copy()
-    scale[0] = 2.0**-16
-    constant(model, one.input[1]).CopyFrom(onnx.numpy_helper.from_array(scale, one.input[1]))
-    other.input[1] = one.input[1]
-    before = [onnx.numpy_helper.to_array(constant(model, node.input[0])) for node in (one, other)]
-    tensorrt_float16.convert(model)
-    for node, weight in zip((one, other), before, strict=True):
-        rounded = onnx.numpy_helper.to_array(constant(model, node.input[0]))
-        np.testing.assert_array_equal(rounded[0], np.rint(weight[0] / 4))
-        np.testing.assert_array_equal(rounded[1:], weight[1:])
 
 
 def test_an_operator_that_onnx_has_not_is_named_with_its_layer(tmp_path: Path) -> None:
