@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from d3d_edge.distill.distributed import DEVICE_VARIABLE
 from tests import sshd
+
+# What is expected is of a CPU, also where there is a GPU; tests of a GPU choose it themselves.
+os.environ[DEVICE_VARIABLE] = "cpu"
 
 # A busy machine makes one example slow, and that is no failure.
 settings.register_profile("patient", deadline=None)
