@@ -24,6 +24,7 @@ from d3d_edge.manifest import Source
     metavar="NAME",
     help="Who works: processes (of this machine), ray (a Ray started here), ray:ADDRESS (a cluster; 'ray:auto').",
 )
+@click.option("--verify", is_flag=True, help="Also read all entries that are there, and make damaged ones anew.")
 @options.decoding
 @options.as_json
 def command(
@@ -32,6 +33,7 @@ def command(
     settings: tuple[str, ...],
     compress: bool,
     engine: str,
+    verify: bool,
     cache_dir: Path,
     workers: int,
     strict: bool,
@@ -47,10 +49,12 @@ def command(
 
     First it says how large the cache becomes, raw and compressed, and stops if that does not fit. A run that was
     interrupted goes on where it stood. Training with the same recipe and --cache then starts at once. Compressed
-    entries give the same bits, take some thirty times as long to read, and so may leave a GPU waiting.
+    entries give the same bits, take some thirty times as long to read, and so may leave a GPU waiting. Training checks
+    what it reads, and stops at an entry that a disk has changed; --verify finds and mends all of them at once.
 
     \b
     d3d-edge prepare clips/ --recipe compact --cache /data/cache
+    d3d-edge prepare clips/ --recipe compact --cache /data/cache --verify
     d3d-edge prepare ucfTrainTestlist/ --videos UCF-101/ --fold 2 --recipe compact --compress
     d3d-edge prepare kinetics/annotations/ --videos kinetics/ --recipe compact --engine ray:auto --json
     """
@@ -64,6 +68,7 @@ def command(
         form="compressed" if compress else "raw",
         workers=workers,
         engine=engine,
+        verify=verify,
         strict=strict,
         progress=TerminalProgress(),
     )

@@ -79,10 +79,13 @@ def prepare(
     form: Form,
     workers: int,
     engine: str = PROCESSES,
+    verify: bool = False,
     strict: bool,
     progress: Progress,
 ) -> PrepareReport:
-    """Fill the cache for `recipe` with all clips of `data`, of every split. What is there already is kept.
+    """Fill the cache for `recipe` with all clips of `data`, of every split.
+
+    What is there already is kept; with `verify` it is read first, and made anew if it is damaged.
 
     Raises:
         DataError: the data cannot be used; a clip cannot be read and `strict` is given, or none can.
@@ -107,6 +110,7 @@ def prepare(
         strict=strict,
         form=form,
         engine=engine,
+        verify=verify,
     )
     seconds = time.perf_counter() - began
     skipped = made.skipped

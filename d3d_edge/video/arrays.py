@@ -1,7 +1,8 @@
-"""The two arrays of a cache entry as files: raw .npy, or lossless .png. Both give back the same bits.
+"""The two arrays of a cache entry as files: raw .npy, or lossless .png. Both give back the same bits, or none.
 
-A .png holds the T pictures one below the other: frames as 8-bit RGB, and flow as 16-bit grey, the bits of its float16
-numbers, x in the left half and y in the right. Knows nothing of videos.
+A .npy has the CRC-32 of its numbers behind them, where other readers do not look. A .png holds the T pictures one below
+the other: frames as 8-bit RGB, and flow as 16-bit grey, the bits of its float16 numbers, x in the left half and y in
+the right. Knows nothing of videos.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import io
 import math
 import struct
 import tokenize
+import zlib
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -26,6 +29,7 @@ SUFFIXES: dict[Form, str] = {"raw": ".npy", "compressed": ".png"}
 
 _RAW_START = 10
 """Bytes of an .npy file of version 1.0 before its header, whose length is in the last two."""
+_SUM = struct.Struct("<I")
 _PACKED = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
 """How zlib packs. Level 6 saves another tenth of the frames' bytes and takes four times as long. Neither frames nor
 flow repeat themselves but in runs, and looking for more takes flow 1.4 times as long and makes it 3 % larger."""
@@ -56,26 +60,30 @@ def write(path: Path, array: npt.NDArray[Any]) -> None:
         if path.suffix == SUFFIXES["raw"]:
             # Not `np.save`: when the disk is full, it loses the error code that StorageError explains.
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-            file.write(np.ascontiguousarray(array).data)
+            numbers = np.ascontiguousarray(array).data
+            file.write(numbers)
+            file.write(_SUM.pack(zlib.crc32(numbers)))
         else:
             file.write(png_of(array).data)
 
 
 def read(path: Path, count: int) -> npt.NDArray[Any]:
-    """The array of `count` pictures at `path`, not to be written to.
+    """The array of `count` pictures at `path`, not to be written to. A file that is damaged is deleted.
 
     Raises:
-        DataError: the file is damaged.
+        DataError: the file is damaged, or cannot be read.
     """
     try:
-        if path.suffix == SUFFIXES["raw"]:
-            return _raw(path)
-        picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        array = _raw(path) if path.suffix == SUFFIXES["raw"] else _array_of(_picture(path), count)
+    except OSError as error:
+        raise DataError(
+            f"cannot read {path}: {error.strerror or error}", hint="what is missing is made anew by the same command"
+        ) from error
     except (*_UNREADABLE, cv2.error) as error:
-        raise DataError(f"cannot read {path}: {error}", hint="run the same command again: it is made anew") from error
-    if picture is None:
-        raise DataError(f"{path} is damaged", hint="delete it and run the same command again: it is made anew")
-    array = _array_of(picture, count)
+        with suppress(OSError):  # of a cache that is not to be written, too
+            path.unlink()
+        left = "it is damaged; delete it and" if path.exists() else "it was damaged, and is deleted;"
+        raise DataError(f"{path}: {left} run the same command again, which makes it anew") from error
     array.flags.writeable = False
     return array
 
@@ -87,7 +95,7 @@ def header(path: Path, count: int) -> Header | None:
             with path.open("rb") as file:
                 found = _raw_header(file)
                 left_bytes = path.stat().st_size - file.tell()
-            return found if left_bytes == math.prod(found.shape) * found.dtype.itemsize else None
+            return found if left_bytes == math.prod(found.shape) * found.dtype.itemsize + _SUM.size else None
         with path.open("rb") as file:
             signature, name, width, rows, bits, colour = _HEAD.unpack(file.read(_HEAD.size))
             file.seek(-len(_END), 2)
@@ -114,6 +122,14 @@ def png_of(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.imencode(".png", picture, _PACKED)[1], dtype=np.uint8)
 
 
+def _picture(path: Path) -> npt.NDArray[Any]:
+    """The picture in a .png; raises one of `_UNREADABLE` if it is damaged."""
+    picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if picture is None:
+        raise ValueError(f"{path} is no whole .png")
+    return picture
+
+
 def _array_of(picture: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
     if picture.ndim == 3:
         frames: npt.NDArray[Any] = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
@@ -130,9 +146,10 @@ def _raw(path: Path) -> npt.NDArray[Any]:
     with path.open("rb", buffering=0) as file:
         header = _raw_header(file)
         array = np.empty(header.shape, header.dtype)
-        if file.readinto(array.data.cast("B")) != array.nbytes or file.read(1):
-            raise EOFError(f"{path} has another size than its header says")
-    array.flags.writeable = False
+        if file.readinto(array.data.cast("B")) != array.nbytes:
+            raise EOFError(f"{path} is shorter than its header says")
+        if file.read(_SUM.size + 1) != _SUM.pack(zlib.crc32(array.data)):
+            raise ValueError(f"{path} has another checksum than its numbers")
     return array
 
 

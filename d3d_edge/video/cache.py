@@ -98,10 +98,12 @@ def prepare(
     strict: bool = False,
     form: Form = "raw",
     engine: str = PROCESSES,
+    verify: bool = False,
 ) -> Prepared:
     """Decode `clips` and compute their flow, as far as the cache does not hold them yet, in either form.
 
-    Every entry is written whole or not at all, so a run that was killed goes on where it stood. `workers` processes
+    Every entry is written whole or not at all, so a run that was killed goes on where it stood. With `verify` entries
+    that are there are read to the last byte, and made anew if one of them is not what was written. `workers` processes
     share the work (0 or 1: this process does it), or the cluster that `engine` names (`workers.mapper`).
 
     Raises:
@@ -109,7 +111,9 @@ def prepare(
         StorageError: the cache cannot be written.
         MissingDependency: the engine's package is not installed.
     """
-    work = partial(_prepare_one, clip_spec=clip_spec, flow_spec=flow_spec, cache_dir=cache_dir, form=form)
+    work = partial(
+        _prepare_one, clip_spec=clip_spec, flow_spec=flow_spec, cache_dir=cache_dir, form=form, verify=verify
+    )
     ready: list[CachedClip] = []
     skipped: list[SkippedClip] = []
     computed = decoded = 0
@@ -138,10 +142,12 @@ def _one_thread() -> None:
     cv2.setNumThreads(1)  # there is a process per core already; of FFmpeg's threads too (`decode`)
 
 
-def _prepare_one(clip: Clip, clip_spec: ClipSpec, flow_spec: FlowSpec, cache_dir: Path, form: Form) -> _Outcome:
+def _prepare_one(
+    clip: Clip, clip_spec: ClipSpec, flow_spec: FlowSpec, cache_dir: Path, form: Form, verify: bool
+) -> _Outcome:
     try:
         found = find(clip, clip_spec, flow_spec, cache_dir, form)
-        if found.whole:
+        if found.whole and not (verify and _damaged(found.entry)):
             return found.entry, None
         frames, flow, decoded = compute(clip, clip_spec, flow_spec)
     except DataError as error:
@@ -149,6 +155,14 @@ def _prepare_one(clip: Clip, clip_spec: ClipSpec, flow_spec: FlowSpec, cache_dir
     arrays.write(found.entry.frames_path, frames)
     arrays.write(found.entry.flow_path, flow)
     return found.entry, decoded
+
+
+def _damaged(entry: CachedClip) -> bool:
+    try:
+        entry.frames(), entry.flow()
+    except DataError:
+        return True
+    return False
 
 
 class Computed(NamedTuple):

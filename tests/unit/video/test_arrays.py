@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
+from d3d_edge.errors import DataError
 from d3d_edge.video import arrays
 from d3d_edge.video.arrays import Header
 
@@ -25,6 +26,49 @@ def test_every_bit_comes_back(tmp_path_factory: pytest.TempPathFactory, array: n
     back = arrays.read(path, len(array))
     assert (back.dtype, back.shape) == (array.dtype, array.shape)
     assert back.tobytes() == array.tobytes()
+
+
+@given(
+    data=st.data(),
+    array=FRAMES | BITS.map(lambda bits: bits.view(np.float16)),
+    suffix=st.sampled_from([".npy", ".png"]),
+)
+def test_no_changed_bit_is_read(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, array: np.ndarray, suffix: str
+) -> None:
+    """A changed file is no whole entry, or is told and deleted when it is read; or the change did not matter."""
+    path = tmp_path_factory.mktemp("arrays") / f"array{suffix}"
+    arrays.write(path, array)
+    changed = bytearray(path.read_bytes())
+    changed[data.draw(st.integers(0, len(changed) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(changed)
+    if arrays.header(path, len(array)) != Header(array.dtype, array.shape):
+        return
+    try:
+        back = arrays.read(path, len(array))
+    except DataError:
+        assert not path.exists()
+    else:
+        assert back.tobytes() == array.tobytes()
+
+
+def test_a_raw_entry_is_an_npy_file_for_others(tmp_path: Path) -> None:
+    frames = np.arange(4 * 5 * 6 * 3, dtype=np.uint8).reshape(4, 5, 6, 3)
+    arrays.write(tmp_path / "a.npy", frames)
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), frames)
+
+
+def test_a_damaged_entry_that_cannot_be_deleted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.npy"
+    arrays.write(path, np.zeros((4, 5, 6, 3), np.uint8))
+    path.write_bytes(path.read_bytes()[:-5] + b"other")
+
+    def refuse(path: Path) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(DataError, match=r"a\.npy: it is damaged; delete it and run the same command again"):
+        arrays.read(path, 4)
 
 
 def test_another_number_of_pictures_is_no_whole_entry(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -14,6 +14,7 @@ from d3d_edge.files import sha256_of_file
 from d3d_edge.manifest import Clip
 from d3d_edge.progress import Silent
 from d3d_edge.video import cache
+from d3d_edge.video.arrays import Form
 from d3d_edge.video.cache import Prepared
 from d3d_edge.video.flow import flow_of_frames
 from d3d_edge.video.preprocess import load_frames
@@ -204,15 +205,28 @@ def test_a_damaged_compressed_entry_is_made_again(
         assert path.read_bytes() == good
 
 
-def test_damage_inside_a_compressed_entry_is_told_when_it_is_read(
-    clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec
+@pytest.mark.parametrize("form", get_args(Form))
+@pytest.mark.parametrize("place", ["frames_path", "flow_path"])
+def test_damage_inside_an_entry_is_told_when_it_is_read_or_mended_when_all_are_verified(
+    clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec, form: Form, place: str
 ) -> None:
-    entry = prepared(clips, tmp_path / "c", spec, flow_spec, form="compressed").clips[1]
-    data = bytearray(entry.frames_path.read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    entry.frames_path.write_bytes(data)
-    with pytest.raises(DataError, match=r"frames\.png is damaged .*delete it"):
-        entry.frames()
+    entry = prepared(clips, tmp_path / "c", spec, flow_spec, form=form).clips[1]
+    path: Path = getattr(entry, place)
+    good = path.read_bytes()
+    bad = bytearray(good)
+    bad[len(bad) // 2] ^= 0xFF
+
+    path.write_bytes(bad)
+    with pytest.raises(DataError, match=rf"{path.name}: it was damaged, and is deleted; run the same command again"):
+        entry.frames(), entry.flow()
+    assert prepared(clips, tmp_path / "c", spec, flow_spec, form=form).computed == 1
+    assert path.read_bytes() == good
+
+    path.write_bytes(bad)
+    assert prepared(clips, tmp_path / "c", spec, flow_spec).computed == 0  # only its header is looked at
+    assert prepared(clips, tmp_path / "c", spec, flow_spec, form=form, verify=True, workers=2).computed == 1
+    assert path.read_bytes() == good
+    assert prepared(clips, tmp_path / "c", spec, flow_spec, verify=True).computed == 0
 
 
 def test_an_unknown_engine_is_refused(clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec) -> None:
