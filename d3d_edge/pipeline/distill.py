@@ -228,14 +228,13 @@ def _job(
     )
 
 
-def note_waiting(title: str, history: Sequence[dict[str, float]], progress: Progress) -> None:
+def note_waiting(title: str, history: Sequence[dict[str, float]], data: RunData, progress: Progress) -> None:
     """Say so where the device had little to do for want of clips."""
     shares = [row["waiting_for_data"] for row in history if "waiting_for_data" in row]
     if shares and (waited := statistics.fmean(shares)) > WAITING_SHARE:
-        progress.note(
-            f"{title}: {waited:.0%} of the training was waiting for clips; more cores read faster, and so does a cache "
-            "made without --compress"
-        )
+        compressed = any(cached.form == "compressed" for cached in data.clips)
+        raw = ", and so does a cache made without --compress" if compressed else ""
+        progress.note(f"{title}: {waited:.0%} of the training was waiting for clips; more cores read faster{raw}")
 
 
 def void(_: object) -> None:
@@ -253,7 +252,7 @@ def _stage(
     done = distributed.from_main(lambda: _finished(run, stage, job, mark, progress))
     if done is None:
         began = time.monotonic()
-        note_waiting(job.title, loop.run(job, run.folder(stage), mark, progress), progress)
+        note_waiting(job.title, loop.run(job, run.folder(stage), mark, progress), data, progress)
         done = distributed.from_main(lambda: _finish(run, stage, job, data, mark, began))
         progress.note(f"{job.title}: top-1 {done['top1']:.3f} on {done['clips']} test clips -> {run.folder(stage)}")
     else:

@@ -50,6 +50,11 @@ class Header(NamedTuple):
     shape: tuple[int, ...]
 
 
+def form_of(path: Path) -> Form:
+    """How the file at `path` is written, by its suffix."""
+    return "raw" if path.suffix == SUFFIXES["raw"] else "compressed"
+
+
 def write(path: Path, array: npt.NDArray[Any]) -> None:
     """Write frames uint8 [T, h, w, 3] or flow float16 [T, h, w, 2], whole or not at all; the suffix says how.
 
@@ -57,7 +62,7 @@ def write(path: Path, array: npt.NDArray[Any]) -> None:
         StorageError: the file system refused.
     """
     with atomic_file(path, lasting=False) as partial, partial.open("wb") as file:
-        if path.suffix == SUFFIXES["raw"]:
+        if form_of(path) == "raw":
             # Not `np.save`: when the disk is full, it loses the error code that StorageError explains.
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
             numbers = np.ascontiguousarray(array).data
@@ -74,7 +79,7 @@ def read(path: Path, count: int) -> npt.NDArray[Any]:
         DataError: the file is damaged, or cannot be read.
     """
     try:
-        array = _raw(path) if path.suffix == SUFFIXES["raw"] else _array_of(_picture(path), count)
+        array = _raw(path) if form_of(path) == "raw" else _array_of(_picture(path), count)
     except OSError as error:
         raise DataError(
             f"cannot read {path}: {error.strerror or error}", hint="what is missing is made anew by the same command"
@@ -91,7 +96,7 @@ def read(path: Path, count: int) -> npt.NDArray[Any]:
 def header(path: Path, count: int) -> Header | None:
     """What the file at `path` holds, without reading it all; None where it is missing, cut or of another format."""
     try:
-        if path.suffix == SUFFIXES["raw"]:
+        if form_of(path) == "raw":
             with path.open("rb") as file:
                 found = _raw_header(file)
                 left_bytes = path.stat().st_size - file.tell()

@@ -53,6 +53,11 @@ class CachedClip:
         return self.video_sha256 + self.clip.span
 
     @property
+    def form(self) -> Form:
+        """How both files are written."""
+        return arrays.form_of(self.frames_path)
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of both files."""
         return self.frames_path.stat().st_size + self.flow_path.stat().st_size

@@ -80,9 +80,13 @@ def test_a_class_without_a_readable_clip_is_refused_with_the_reason_of_its_own_c
 
 
 @pytest.mark.parametrize(("shares", "said"), [((0.9, 0.1, 0.0), True), ((0.3, 0.1, 0.2), False), ((), False)])
-def test_a_device_that_mostly_waits_for_clips_is_told_of(shares: tuple[float, ...], said: bool) -> None:
+@pytest.mark.parametrize("suffix", [".npy", ".png"])
+def test_a_device_that_mostly_waits_for_clips_is_told_of(shares: tuple[float, ...], said: bool, suffix: str) -> None:
     """The last row is of a checkpoint that an older version wrote."""
+    clip = Clip(path="/0", label="a", split="train", group="0")
+    entry = CachedClip(clip, "0", Path(f"frames{suffix}"), Path(f"flow{suffix}"), 1)
     notes = Notes()
     history = [*({"loss": 1.0, "waiting_for_data": share} for share in shares), {"loss": 1.0}]
-    note_waiting("teacher", history, notes)
+    note_waiting("teacher", history, RunData(recipe.load("demo"), ("a",), (entry,)), notes)
     assert [note.partition(" of the")[0] for note in notes.notes] == (["teacher: 33%"] if said else [])
+    assert all(("without --compress" in note) is (suffix == ".png") for note in notes.notes)
