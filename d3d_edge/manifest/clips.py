@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -14,7 +15,9 @@ from d3d_edge.files import sha256_of_value
 from d3d_edge.schema import Schema
 
 Split = Literal["train", "val", "test"]
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp", ".flv"})
+VIDEO_SUFFIXES = frozenset(
+    ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()  # noqa: SIM905
+)
 _UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters, and what Python makes of file names that are not UTF-8: neither can stand in a line of text."""
 
@@ -89,6 +92,19 @@ def place_of(key: str) -> tuple[str, float | None, float | None]:
         return key, None, None
     path, start, end = found.groups()
     return path, float(start), None if end is None else float(end)
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files below `folder`, sorted folder by folder; links are followed, and no folder is walked twice."""
+    walked: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in walked:
+            folders.clear()
+            continue
+        walked.add(real)
+        folders.sort()
+        yield from (Path(place, name) for name in sorted(names))
 
 
 class Manifest(Schema):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -103,6 +104,11 @@ def note_doubtful(data: RunData, progress: Progress) -> None:
     """Name what makes results say less than they seem to: classes that are not tested, and copies of a video."""
     if untested := sorted(set(data.labels) - {cached.clip.label for cached in data.of("test")}):
         progress.note(f"no test clip, so nothing is said of: {_first(untested)}")
+    alike: dict[str, list[str]] = defaultdict(list)
+    for label in data.labels:
+        alike[_looks(label)].append(label)
+    if twins := [labels for labels in alike.values() if len(labels) > 1]:
+        progress.note(f"classes whose names look alike: {', '.join(map(repr, twins[0]))}")
     # Copies, and not paths, which a list must not hold twice. Of two parts of a video, each may be of another class.
     for what, same, field in (("under two labels", "content", "label"), ("in two splits", "video_sha256", "split")):
         copies: dict[str, list[Clip]] = defaultdict(list)
@@ -111,6 +117,12 @@ def note_doubtful(data: RunData, progress: Progress) -> None:
         if several := [clips for clips in copies.values() if len({getattr(clip, field) for clip in clips}) > 1]:
             example = ", ".join(f"{clip.key} ({getattr(clip, field)})" for clip in several[0][:_SHOWN])
             progress.note(f"videos that stand {what}: {len(several)}, e.g. {example}")
+
+
+def _looks(label: str) -> str:
+    """What two labels have in common that a reader takes for one: forms of letters, case, spaces, what has no width."""
+    plain = unicodedata.normalize("NFKC", label).casefold()
+    return "".join(letter for letter in plain if not letter.isspace() and unicodedata.category(letter) != "Cf")
 
 
 def _first(names: Sequence[str]) -> str:

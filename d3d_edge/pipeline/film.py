@@ -24,7 +24,7 @@ class Film:
     """
 
     def __init__(self, path: Path, rate_hz: float) -> None:
-        self._path, self._rate_hz = path, rate_hz
+        self._path, self._rate_hz = path, encode.fitting(rate_hz)
         self._stack = ExitStack()
         self._written = 0
 

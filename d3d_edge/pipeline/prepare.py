@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -185,7 +186,7 @@ def _size(clip: Clip, recipe: Recipe, cache_dir: Path, form: Form, encode: bool)
 
 def _free_bytes(folder: Path) -> int:
     """Free space on the disk that `folder` is, or will be, on."""
-    place = folder.resolve()
+    place = Path(os.path.realpath(folder))
     while not place.exists():
         place = place.parent
     return shutil.disk_usage(place).free

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -163,9 +164,9 @@ def _check_outputs(wanted: Wanted) -> None:
         encode.check_name(wanted.overlay)
     if wanted.timeline and wanted.timeline.suffix.lower() != ".png":
         raise RecipeError(f"the timeline {wanted.timeline} is no .png", hint="a timeline is a PNG picture")
-    taken = {Path(wanted.source.address).resolve(): "the video itself"}
+    taken = {os.path.realpath(wanted.source.address): "the video itself"}
     for what, path in (("overlay", wanted.overlay), ("timeline", wanted.timeline)):
-        if path and (is_ := taken.setdefault(path.resolve(), f"the {what}")) != f"the {what}":
+        if path and (is_ := taken.setdefault(os.path.realpath(path), f"the {what}")) != f"the {what}":
             raise RecipeError(f"the {what} {path} is {is_}", hint="another name")
 
 

@@ -6,6 +6,8 @@ Crops and augmentations come after it (`datasets`). Must not know labels' indice
 
 from __future__ import annotations
 
+import os
+import stat
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -151,15 +153,29 @@ def _prepare_one(
     clip: Clip, clip_spec: ClipSpec, flow_spec: FlowSpec, cache_dir: Path, form: Form, verify: bool
 ) -> _Outcome:
     try:
+        before = _state(clip)
         found = find(clip, clip_spec, flow_spec, cache_dir, form)
         if found.whole and not (verify and _damaged(found.entry)):
             return found.entry, None
         frames, flow, decoded = compute(clip, clip_spec, flow_spec)
+        if _state(clip) != before:  # what was decoded may not be what was hashed
+            raise DataError(f"{clip.path} changed while it was read", hint="run again once it is whole")
     except DataError as error:
         return error
     arrays.write(found.entry.frames_path, frames)
     arrays.write(found.entry.flow_path, flow)
     return found.entry, decoded
+
+
+def _state(clip: Clip) -> tuple[int, int, int]:
+    """What changes with the bytes of a clip's file, or is another where another file took its place."""
+    try:
+        found = os.stat(clip.path)
+    except OSError as error:
+        raise DataError(f"cannot read {clip.path}: {error.strerror or error}") from error
+    if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, and some devices never end
+        raise DataError(f"{clip.path} is a device, a pipe or a folder, and no file")
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def _damaged(entry: CachedClip) -> bool:
@@ -219,6 +235,7 @@ def find(clip: Clip, clip_spec: ClipSpec, flow_spec: FlowSpec, cache_dir: Path, 
     Raises:
         DataError: the video cannot be read, or the frames in the entry are too small for the crop.
     """
+    _state(clip)
     try:
         video_sha256 = sha256_of_file(Path(clip.path))
     except OSError as error:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 
@@ -17,6 +18,22 @@ from d3d_edge.files import is_text
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 if "OPENCV_LOG_LEVEL" not in os.environ:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+"""What an MP4 or MOV begins with, behind four bytes."""
+_MATROSKA = b"\x1aE\xdf\xa3"
+_SOUND_S = 0.5
+
+
+class Promise(NamedTuple):
+    """What a container declares of its pictures. A file that was cut does not hold that."""
+
+    frames: float
+    """0 where it says nothing."""
+    end_s: float
+    """Time of the last one, from the first one on."""
+    sound_s: float
+    """By how much of this it may be the end of the sound instead."""
 
 
 @contextmanager
@@ -32,7 +49,7 @@ def opened(path: Path) -> Iterator[cv2.VideoCapture]:
         raise DataError(f"there is no video file {path}")
     # As many threads as OpenCV has: one in a process that shares the processors with others.
     threads = [cv2.CAP_PROP_N_THREADS, max(cv2.getNumThreads(), 1)]
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, threads)
+    capture = cv2.VideoCapture(address_of(path), cv2.CAP_FFMPEG, threads)
     try:
         if not capture.isOpened():
             raise DataError(_why_not_opened(path))
@@ -40,6 +57,11 @@ def opened(path: Path) -> Iterator[cv2.VideoCapture]:
         yield capture
     finally:
         capture.release()
+
+
+def address_of(path: Path) -> str:
+    """What to call a file before FFmpeg, which takes what stands before a colon for a protocol: 12:30.mp4."""
+    return os.path.abspath(path)
 
 
 def _why_not_opened(path: Path) -> str:
@@ -112,7 +134,22 @@ def rate_hz_of(capture: cv2.VideoCapture) -> float:
     return rate_hz if 0 < rate_hz < float("inf") else 0.0
 
 
-def duration_s(capture: cv2.VideoCapture) -> float:
-    """Time of the last frame that the container declares."""
+def promise_of(capture: cv2.VideoCapture, path: Path, first_s: float) -> Promise:
+    """What the container of a file at `path` declares, whose first frame has the time `first_s` in it.
+
+    MP4, MOV and AVI count their pictures. For others OpenCV takes the length of the file times the rate: sound counts,
+    and in a Matroska or WebM file what comes before the first picture.
+    """
+    frames, rate_hz = float(declared_of(capture)), rate_hz_of(capture)
+    with path.open("rb") as file:
+        start = file.read(12)
+    counted = start[4:8] in _BOXES or start[:4] == b"RIFF"
+    if start[:4] == _MATROSKA:
+        frames -= first_s * rate_hz
+    return Promise(frames, max(frames - 1, 0) / rate_hz if rate_hz else 0.0, 0.0 if counted else _SOUND_S)
+
+
+def first_time_s(capture: cv2.VideoCapture) -> float:
+    """The time in its file of the first frame, once it is grabbed; 0 where the file does not say."""
     rate_hz = rate_hz_of(capture)
-    return max(declared_of(capture) - 1, 0) / rate_hz if rate_hz else 0.0
+    return max(float(capture.get(cv2.CAP_PROP_PTS)), 0.0) / rate_hz if rate_hz else 0.0

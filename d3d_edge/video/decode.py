@@ -10,20 +10,20 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from d3d_edge.errors import DataError
-from d3d_edge.video import seek
-from d3d_edge.video.container import declared_of, duration_s, opened, rate_hz_of
+from d3d_edge.video import interlaced, seek
+from d3d_edge.video.container import Promise, address_of, declared_of, first_time_s, opened, promise_of, rate_hz_of
 from d3d_edge.video.seek import Frame as Frame
 from d3d_edge.video.seek import time_s_of
 
 _LOSS_TOLERATED = 0.05
-"""Share of the declared frames, and of the declared time, that may be missing in a healthy file: containers without
-a frame count (WebM, MKV) declare duration x rate, and the duration includes sound that ends after the pictures."""
+"""Share of the declared frames, and of the declared time, that may be missing in a healthy file."""
 
 
 NEAR_S = 5e-4
@@ -52,22 +52,6 @@ class Span(NamedTuple):
 
 
 WHOLE = Span()
-
-
-class _Walk(NamedTuple):
-    """What a decoded file held: a frame at each of `times_s`, where the container declares `declared` of them."""
-
-    times_s: list[float]
-    declared: int
-    duration_s: float
-
-    @property
-    def frames(self) -> int:
-        return len(self.times_s)
-
-    @property
-    def end_s(self) -> float:
-        return max(self.times_s, default=0.0)
 
 
 class Reading(NamedTuple):
@@ -102,9 +86,12 @@ def read_frames(
             indices = None
         if indices or span != WHOLE:
             timeline = seek.timeline_of(path)
+            if timeline.times_s and span != WHOLE and span.end_s > timeline.times_s[-1] + NEAR_S:
+                _check_end(path, timeline.times_s)
             if indices := _chosen(choose, span.of(timeline.times_s)):
                 counted = span == WHOLE
-                found = seek.read(capture, timeline, indices, counted, lambda: convert(retrieve(capture, path)))
+                pictures = Pictures(capture, str(path), address_of(path))
+                found = seek.read(capture, timeline, indices, counted, lambda: convert(pictures.now()))
                 if found is not None:
                     return Reading([found.frames[index] for index in indices], found.decoded)
                 with opened(path) as again:
@@ -150,17 +137,23 @@ def _walk(
     """The wanted frames of a freshly opened file by their numbers, and the times of all."""
     frames = {}
     times_s: list[float] = []
+    first_s = 0.0
+    pictures = Pictures(capture, str(path), address_of(path))
     while capture.grab():
+        first_s = first_s if times_s else first_time_s(capture)
         if len(times_s) in wanted:
-            frames[len(times_s)] = convert(retrieve(capture, path))
+            frames[len(times_s)] = convert(pictures.now())
         times_s.append(time_s_of(capture))
-    _check_complete(path, _Walk(times_s, declared_of(capture), duration_s(capture)))
+    _check_complete(path, times_s, promise_of(capture, path, first_s))
     return frames, _rising(times_s, rate_hz_of(capture))
 
 
 def _rising(times_s: list[float], rate_hz: float) -> list[float]:
-    """The times of all frames; by their number where the file has none that rise, as an AVI with reordered frames."""
-    if rate_hz and any(now >= following for now, following in pairwise(times_s)):
+    """The times of all frames; by their number where one falls: a file such as an AVI with reordered frames has none.
+
+    Equal ones are of a file that tells times in coarse steps.
+    """
+    if rate_hz and any(now > following for now, following in pairwise(times_s)):
         return [number / rate_hz for number in range(len(times_s))]
     return times_s
 
@@ -183,11 +176,14 @@ def iterate_frames(path: Path) -> Iterator[TimedFrame]:
     """
     with opened(path) as capture:
         times_s: list[float] = []
+        first_s = 0.0
+        pictures = Pictures(capture, str(path), address_of(path))
         while capture.grab():
+            first_s = first_s if times_s else first_time_s(capture)
             times_s.append(time_s_of(capture))
-            yield TimedFrame(len(times_s) - 1, times_s[-1], retrieve(capture, path))
-        walk = _Walk(times_s, declared_of(capture), duration_s(capture))
-    _check_complete(path, walk)
+            yield TimedFrame(len(times_s) - 1, times_s[-1], pictures.now())
+        promise = promise_of(capture, path, first_s)
+    _check_complete(path, times_s, promise)
 
 
 def first_frame(path: Path) -> Frame:
@@ -198,29 +194,75 @@ def first_frame(path: Path) -> Frame:
     """
     with opened(path) as capture:
         if not capture.grab():
-            raise DataError(f"{path} holds no frame that decodes")
-        return retrieve(capture, path)
+            raise _nothing_decodes(path, capture)
+        return Pictures(capture, str(path)).now()
 
 
-def _check_complete(path: Path, walk: _Walk) -> None:
+def _check_end(path: Path, times_s: Sequence[float]) -> None:
+    """Refuse a file whose packets, at `times_s`, end before what its container declares.
+
+    Raises:
+        DataError: they do.
+    """
+    with opened(path) as capture:
+        if capture.grab():
+            _check_complete(path, times_s, promise_of(capture, path, first_time_s(capture)))
+
+
+def _check_complete(path: Path, times_s: Sequence[float], promise: Promise) -> None:
     """Refuse a file that ends early. FFmpeg conceals it: decoding just stops, as at the end of a healthy file.
 
     Frames and time must both be missing: a variable frame rate spoils the one, sound after the pictures the other.
     """
-    if not walk.frames:
-        raise DataError(f"{path} holds no frame that decodes")
-    frames_missing = walk.frames < walk.declared * (1 - _LOSS_TOLERATED)
-    if frames_missing and walk.end_s < walk.duration_s * (1 - _LOSS_TOLERATED):
-        raise DataError(f"{path} is truncated or damaged: {walk.frames} of {walk.declared} frames decode")
+    if not times_s:
+        with opened(path) as capture:
+            raise _nothing_decodes(path, capture)
+    frames_missing = len(times_s) < promise.frames * (1 - _LOSS_TOLERATED)
+    if frames_missing and max(times_s) < promise.end_s - max(promise.end_s * _LOSS_TOLERATED, promise.sound_s):
+        raise DataError(f"{path} is truncated or damaged: {len(times_s)} of {promise.frames:.0f} frames decode")
 
 
-def retrieve(capture: cv2.VideoCapture, path: Path | str) -> Frame:
-    """The frame that `capture` grabbed last; `path` is what to call it in an error.
+def _nothing_decodes(path: Path, capture: cv2.VideoCapture) -> DataError:
+    codec = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True).strip(b"\0 ")
+    name = codec.decode() if codec.isalnum() and codec.isascii() else "unknown"
+    return DataError(
+        f"{path} holds no frame that decodes",
+        hint=f"its codec is {name}: if a player shows it, this OpenCV lacks that codec; ffmpeg -i IN -c:v libx264 OUT",
+    )
 
-    Raises:
-        DataError: it cannot be converted.
+
+class Pictures:
+    """The pictures of a capture as frames.
+
+    name      what to call the video in an error
+    address   where FFmpeg finds the file once more, to tell a picture that stands still from one that was not
+              converted; empty for what is live
     """
-    good, image = capture.retrieve()
-    if not good or image.ndim != 3:
-        raise DataError(f"{path} holds a frame that cannot be converted to RGB")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+    def __init__(self, capture: cv2.VideoCapture, name: str, address: str = "") -> None:
+        self._capture, self._name, self._address = capture, name, address
+        self._last: npt.NDArray[Any] | None = None
+
+    def now(self) -> Frame:
+        """The frame that the capture grabbed last.
+
+        Raises:
+            DataError: it cannot be converted.
+        """
+        good, image = self._capture.retrieve()
+        if not good or image.ndim != 3:
+            raise DataError(f"{self._name} holds a frame that cannot be converted to RGB")
+        if self._address and self._last is not None and _same_picture(image, self._last):
+            if interlaced.is_refused(self._address, time_s_of(self._capture)):
+                raise DataError(
+                    f"{self._name} is interlaced, which OpenCV {cv2.__version__} does not convert",
+                    hint="ffmpeg -i IN -vf yadif OUT makes frames of its fields",
+                )
+            self._address = ""  # looking once is enough
+        self._last = image
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def _same_picture(image: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
+    # Most pictures differ somewhere in these few rows.
+    return np.array_equal(image[::32], other[::32]) and np.array_equal(image, other)

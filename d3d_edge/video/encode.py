@@ -10,8 +10,12 @@ import cv2
 
 from d3d_edge.errors import DataError, RecipeError, StorageError
 from d3d_edge.files import atomic_file
+from d3d_edge.video.container import address_of
 from d3d_edge.video.decode import Frame, first_frame
 
+_MOST_HZ, _LARGEST = 1000.0, 65535
+"""The most pictures a second that are worth writing, and the largest whole number in the time base of MPEG-4, which has
+16 bits; OpenCV makes that number of a rate by as many tens as its fraction needs."""
 # What every build of OpenCV from PyPI encodes: its FFmpeg has no H.264. Browsers play WebM only.
 _CODEC_OF = {".mp4": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG", ".webm": "VP90"}
 
@@ -26,9 +30,17 @@ def check_name(path: Path) -> None:
         raise RecipeError(f"cannot tell the format of the video {path}", hint=f"a name in {', '.join(_CODEC_OF)}")
 
 
+def fitting(rate_hz: float) -> float:
+    """The rate nearest to `rate_hz` that every container can have."""
+    rate_hz = min(rate_hz, _MOST_HZ)
+    return next(fits for digits in (3, 2, 1) if (fits := round(rate_hz, digits)) * 10**digits <= _LARGEST)
+
+
 @contextmanager
 def writer(path: Path, rate_hz: float, width: int, height: int) -> Iterator[Callable[[Frame], None]]:
     """Yield a function that adds one frame [height, width, 3]; the video appears at `path` when the block ends well.
+
+    `rate_hz` is a `fitting` one.
 
     Raises:
         RecipeError: the suffix is not one of a video.
@@ -39,7 +51,7 @@ def writer(path: Path, rate_hz: float, width: int, height: int) -> Iterator[Call
         # OpenCV picks the container by the suffix, which the partial file has not.
         scratch = partial.with_name(partial.name + path.suffix.lower())
         fourcc = cv2.VideoWriter.fourcc(*_CODEC_OF[path.suffix.lower()])
-        video = cv2.VideoWriter(str(scratch), cv2.CAP_FFMPEG, fourcc, rate_hz, (width, height))
+        video = cv2.VideoWriter(address_of(scratch), cv2.CAP_FFMPEG, fourcc, rate_hz, (width, height))
         try:
             if not video.isOpened():
                 raise StorageError(f"cannot write the video {path}", hint="is its folder writable, and the disk full?")

@@ -17,6 +17,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from d3d_edge.video.container import address_of
+
 Frame = npt.NDArray[np.uint8]
 """uint8 [h, w, 3] RGB."""
 
@@ -60,7 +62,7 @@ def may_pay(indices: Sequence[int], declared: int) -> bool:
 def timeline_of(path: Path) -> Timeline:
     """The frames of the video at `path`, from its packets."""
     nothing = Timeline((), (), False)
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+    capture = cv2.VideoCapture(address_of(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
     try:
         counts = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True) != b"VP80"
         packets = []

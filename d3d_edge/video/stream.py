@@ -112,6 +112,7 @@ def _live_frames(capture: cv2.VideoCapture, source: Source, rate_hz: float) -> I
     arrival = source.kind == "camera" or (motion_jpeg and not container.declared_of(capture))
     said_s = time_s = -1 / rate_hz
     number = 0
+    pictures = decode.Pictures(capture, source.name)
     while True:
         asked_s = time.monotonic()
         if not capture.grab():
@@ -123,7 +124,7 @@ def _live_frames(capture: cv2.VideoCapture, source: Source, rate_hz: float) -> I
         # A stream's times may begin anywhere, and begin again; none is waited for longer than this.
         time_s += passed_s if number and 0 < passed_s < _PATIENCE_MS / 1e3 else 1 / rate_hz
         said_s = now_s
-        yield TimedFrame(number, time_s, decode.retrieve(capture, source.name))
+        yield TimedFrame(number, time_s, pictures.now())
         number += 1
     error = DeviceError if source.kind == "camera" else DataError
     if waited_s > _STALLED_SHARE * _PATIENCE_MS / 1e3:

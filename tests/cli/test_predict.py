@@ -171,6 +171,8 @@ def test_what_goes_wrong_is_one_line_and_leaves_no_file(
 ) -> None:
     bundle = made / "bundles" / BUNDLE
     overlay = ("--overlay", tmp_path / "out.mp4")
+    loop = tmp_path / "loop.mp4"
+    loop.symlink_to(loop)
     cases = {
         ("77",): (7, "camera 77"),
         ("http://127.0.0.1:9/none", *overlay): (8, "cannot be opened"),
@@ -182,10 +184,11 @@ def test_what_goes_wrong_is_one_line_and_leaves_no_file(
         (video, "--window", "nan"): (2, "not a finite number"),
         (video, "--timeline", tmp_path / "out.jpg"): (2, "out.jpg is no .png"),
         (video, "--overlay", video): (2, "is the video itself"),
+        (loop, *overlay): (8, "no video file"),
     }
     for words, (code, said) in cases.items():
         result = d3d_edge("predict", bundle, *words)
         assert result.code == code, (words, result.err)
         assert said in result.err
         assert "Traceback" not in result.err
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [loop]

@@ -51,6 +51,15 @@ def test_a_cut_file_goes_before_a_whole_one_and_the_folder_of_the_class_before_o
     assert clip.span == ""
 
 
+def test_links_to_folders_are_followed(tmp_path: Path) -> None:
+    path = made(tmp_path, f"{HEADER}\n{ROWS}", "disk/DEF_000000_000010.mp4")
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "train").symlink_to(tmp_path / "disk")
+    (tmp_path / "videos" / "again").symlink_to(tmp_path / "videos")
+    clip = load(Source(path=path, videos=tmp_path / "videos")).clips[1]
+    assert clip.path == str(tmp_path / "disk" / "DEF_000000_000010.mp4")
+
+
 def test_missing_files_are_listed_all_the_same(tmp_path: Path) -> None:
     clips = load(made(tmp_path, f"{HEADER},is_cc\n" + ROWS.replace("\n", ",0\n"), "DEF.mp4")).clips
     assert len(clips) == 4

@@ -111,6 +111,15 @@ class TestFolders:
         (tmp_path / "b" / "2.mp4").symlink_to(tmp_path / "not fetched.mp4")
         assert [Path(clip.path).name for clip in load(tmp_path).clips] == ["1.mp4", "1.mp4", "not fetched.mp4"]
 
+    def test_links_to_folders_are_followed_and_none_is_walked_twice(self, tmp_path: Path) -> None:
+        videos(tmp_path, "elsewhere/p1/2.mp4", "data/a/1.mp4", "data/b/3.mp4")
+        (tmp_path / "data" / "a" / "p1").symlink_to(tmp_path / "elsewhere" / "p1")
+        (tmp_path / "data" / "a" / "again").symlink_to(tmp_path / "data" / "a")
+        assert [Path(clip.path).name for clip in load(tmp_path / "data").clips if clip.label == "a"] == [
+            "1.mp4",
+            "2.mp4",
+        ]
+
     def test_one_video_under_two_names_is_refused(self, tmp_path: Path) -> None:
         videos(tmp_path, "a/1.mp4", "b/2.mp4")
         (tmp_path / "b" / "1.mp4").symlink_to(tmp_path / "a" / "1.mp4")

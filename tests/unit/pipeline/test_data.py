@@ -63,6 +63,26 @@ def test_what_is_doubtful_is_noted(rows: list[str], notes: list[str]) -> None:
     assert progress.notes == notes
 
 
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (("cafe", "wave"), False),
+        (("caf\u00e9", "cafe\u0301"), True),
+        (("Wave", "wave"), True),
+        (("high five", "highfive\u200b"), True),
+    ],
+)
+def test_classes_whose_names_look_alike_are_named(labels: tuple[str, str], said: bool) -> None:
+    clips = [
+        CachedClip(Clip(path=f"/{place}", label=label, split="test", group=""), str(place), Path("a"), Path("b"), 1)
+        for place, label in enumerate(labels)
+    ]
+    progress = Notes()
+    note_doubtful(RunData(recipe.load("demo"), labels, tuple(clips)), progress)
+    expected = f"classes whose names look alike: {labels[0]!r}, {labels[1]!r}"
+    assert progress.notes == ([expected] if said else [])
+
+
 def test_a_class_without_a_readable_clip_is_refused_with_the_reason_of_its_own_clip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,12 @@ def test_the_estimate_writes_nothing(small: Recipe, clips: Path, tmp_path: Path)
     assert not (tmp_path / "cache").exists()
 
 
+def test_a_cache_that_links_to_itself_is_told(small: Recipe, clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").symlink_to("cache")
+    with pytest.raises(StorageError, match="cache"):
+        prepared(small, clips, tmp_path / "cache")
+
+
 @pytest.mark.parametrize(("share", "hint"), [(0.9, "--compress makes it fit"), (0.01, "free some space")])
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
     small: Recipe, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, hint: str

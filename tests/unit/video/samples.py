@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from d3d_edge.clip import ClipSpec
 
 VideoWriter = Callable[..., Path]
+_EXTENSION = b"\x00\x00\x01\xb5"
 
 
 def textured(height: int, width: int, seed: int = 0) -> npt.NDArray[np.uint8]:
@@ -20,6 +22,30 @@ def textured(height: int, width: int, seed: int = 0) -> npt.NDArray[np.uint8]:
     noise = np.random.default_rng(seed).normal(size=(height, width, 3))
     smooth = cv2.GaussianBlur(noise, (0, 0), 3, borderType=cv2.BORDER_REFLECT)
     return cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)  # type: ignore[call-overload,no-any-return]
+
+
+def interlaced(path: Path) -> None:
+    """Say in an MPEG-2 video, of a height that is a multiple of 32, that its pictures are of two fields each.
+
+    The bits are progressive_sequence and progressive_frame of ISO/IEC 13818-2, 6.2.2.3 and 6.2.3.1.
+    """
+    data = bytearray(path.read_bytes())
+    at = data.find(_EXTENSION)
+    while at >= 0:
+        kind = data[at + 4] >> 4
+        if kind == 1:
+            data[at + 5] &= ~0x08
+        elif kind == 8:
+            data[at + 8] &= ~0x80
+        at = data.find(_EXTENSION, at + 4)
+    path.write_bytes(data)
+
+
+def declare(path: Path, duration_s: float) -> None:
+    """Give a Matroska file another length (the element Duration, RFC 9559), as sound or a cut off end would."""
+    data = bytearray(path.read_bytes())
+    struct.pack_into(">d", data, data.index(b"\x44\x89\x88") + 3, 1e3 * duration_s)
+    path.write_bytes(data)
 
 
 def spec_of(**changes: Any) -> ClipSpec:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -227,6 +229,30 @@ def test_damage_inside_an_entry_is_told_when_it_is_read_or_mended_when_all_are_v
     assert prepared(clips, tmp_path / "c", spec, flow_spec, form=form, verify=True, workers=2).computed == 1
     assert path.read_bytes() == good
     assert prepared(clips, tmp_path / "c", spec, flow_spec, verify=True).computed == 0
+
+
+def test_a_file_that_is_replaced_while_it_is_read_makes_no_entry(
+    clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replaced(clip: Clip, *specs: Any) -> cache.Computed:
+        shutil.copy(clips[1].path, clip.path)
+        return computed(clip, *specs)
+
+    computed = cache.compute
+    monkeypatch.setattr(cache, "compute", replaced)
+    with pytest.raises(DataError, match=r"0\.mp4 changed while it was read \(run again once it is whole\)"):
+        prepared(clips[:1], tmp_path / "c", spec, flow_spec, strict=True)
+    assert not written(tmp_path / "c")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_not_waited_for(
+    tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / "a.mp4")
+    clip = Clip(path=str(tmp_path / "a.mp4"), label="a", split="train", group="")
+    with pytest.raises(DataError, match=r"a\.mp4 is a device, a pipe or a folder"):
+        prepared([clip], tmp_path / "c", spec, flow_spec, strict=True)
 
 
 def test_an_unknown_engine_is_refused(clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec) -> None:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from d3d_edge.errors import DataError
-from d3d_edge.video.container import frame_rate_hz
-from d3d_edge.video.decode import count_frames, first_frame, iterate_frames, read_frames
-from tests.unit.video.samples import VideoWriter, textured
+from d3d_edge.video import decode, encode, seek
+from d3d_edge.video.container import frame_rate_hz, opened, promise_of
+from d3d_edge.video.decode import Span, count_frames, first_frame, iterate_frames, read_frames
+from tests.unit.video.samples import VideoWriter, declare, interlaced, textured
 
 
 def moving(count: int = 48) -> list[np.ndarray]:
@@ -125,6 +126,90 @@ def test_other_containers_that_end_early(write_video: VideoWriter, name: str, fo
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match="is truncated"):
         count_frames(path)
+
+
+@pytest.mark.parametrize(("name", "fourcc"), [("a.mkv", "mp4v"), ("a.webm", "VP80")])
+def test_sound_may_end_after_the_pictures(write_video: VideoWriter, name: str, fourcc: str) -> None:
+    """These containers do not count pictures; of two seconds, 0.3 s more are more than a twentieth."""
+    path = write_video(name, frames=moving(), fourcc=fourcc)
+    declare(path, 48 / 25 + 0.3)
+    assert count_frames(path) == len(list(iterate_frames(path))) == 48
+    declare(path, 48 / 25 + 1)
+    with pytest.raises(DataError, match="truncated or damaged: 48 of 73 frames decode"):
+        count_frames(path)
+
+
+def test_what_comes_before_the_first_picture_is_not_missing(write_video: VideoWriter) -> None:
+    """A Matroska file's length counts from 0, and times of its frames from the first one."""
+    path = write_video("a.mkv", frames=moving())
+    declare(path, 5 + 48 / 25)
+    with opened(path) as capture:
+        promise = promise_of(capture, path, 5.0)
+    assert promise == pytest.approx((48, 47 / 25, 0.5))
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.ts", "a.mpg"])
+def test_interlaced_video_is_refused(write_video: VideoWriter, name: str) -> None:
+    path = write_video(name, frames=moving(), fourcc="mpg2")
+    assert count_frames(path) == 48
+    interlaced(path)
+    said = rf"{name} is interlaced, which OpenCV .* does not convert .*-vf yadif"
+    with pytest.raises(DataError, match=said):
+        list(iterate_frames(path))
+    with pytest.raises(DataError, match=said):
+        read_frames(path, lambda count: [0, 20, 40], lambda frame: frame)
+    with pytest.raises(DataError, match=said):
+        read_frames(path, lambda count: [0, 2, 4], lambda frame: frame, Span(1.0, 1.3))
+
+
+@pytest.mark.parametrize("still", [(0, 48), (20, 30)])
+def test_a_picture_that_stands_still_is_not_interlaced(write_video: VideoWriter, still: tuple[int, int]) -> None:
+    frames = moving()
+    frames[slice(*still)] = [frames[still[0]]] * (still[1] - still[0])
+    path = write_video("a.avi", frames=frames, fourcc="MJPG")
+    assert len(list(iterate_frames(path))) == 48
+
+
+@pytest.mark.parametrize(
+    ("times_s", "expected"),
+    [
+        ([0.0, 0.1, 0.1, 0.5], [0.0, 0.1, 0.1, 0.5]),  # told in coarse steps
+        ([0.1, 0.2, 0.3, 0.2], [0.0, 0.25, 0.5, 0.75]),  # not its own: reordered frames in an AVI
+    ],
+)
+def test_times_that_fall_are_not_those_of_the_frames(times_s: list[float], expected: list[float]) -> None:
+    assert decode._rising(times_s, 4.0) == expected
+
+
+def test_a_colon_in_a_name_is_no_protocol(
+    write_video: VideoWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video("2024-05-01T12:30.mkv", frames=moving())
+    monkeypatch.chdir(tmp_path)
+    path = Path("2024-05-01T12:30.mkv")
+    assert count_frames(path) == 48
+    assert len(seek.timeline_of(path).times_s) == 48
+    with encode.writer(Path("a:b.avi"), 25.0, 128, 96) as write:
+        write(moving(1)[0])
+    assert count_frames(Path("a:b.avi")) == 1
+
+
+def test_where_nothing_decodes_the_codec_is_named(write_video: VideoWriter) -> None:
+    path = write_video("a.avi", frames=moving(4), fourcc="MJPG")
+    with opened(path) as capture:
+        error = decode._nothing_decodes(path, capture)
+    assert "a.avi holds no frame that decodes (its codec is MJPG: if a player shows it" in str(error)
+
+
+@pytest.mark.parametrize("rate_hz", [0.5, 23.976, 30_000 / 1001, 119.88, 239.847, 1000 / 3, 865.052, 90_000.0])
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_every_rate_has_one_near_it_that_can_be_written(tmp_path: Path, rate_hz: float, suffix: str) -> None:
+    fits = encode.fitting(rate_hz)
+    assert fits == pytest.approx(min(rate_hz, 1000.0), rel=2e-4)
+    with encode.writer(tmp_path / f"a{suffix}", fits, 64, 64) as write:
+        for frame in moving(3):
+            write(frame[:64, :64])
+    assert frame_rate_hz(tmp_path / f"a{suffix}") == pytest.approx(fits, rel=0.01)
 
 
 def test_other_files_named_mp4_and_silence(write_video: VideoWriter, capfd: pytest.CaptureFixture[str]) -> None:

@@ -141,8 +141,10 @@ def test_a_file_that_is_cut_behind_the_part_is_not_asked_for_the_rest(
     shutil.copy(path, cut)
     cut.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
     np.testing.assert_array_equal(load_frames(cut, spec_of(), start_s=1.0, end_s=2.0), expected)
-    with pytest.raises(DataError, match="truncated"):
-        load_frames(cut, spec_of(), start_s=8.0, end_s=9.0)
+    # What is asked for must be there, and be there to its end.
+    for times_s in ({"start_s": 8.0, "end_s": 9.0}, {"start_s": 6.0, "end_s": 9.0}, {"start_s": 6.0}):
+        with pytest.raises(DataError, match="truncated"):
+            load_frames(cut, spec_of(), **times_s)
 
 
 def test_the_lead_is_the_key_frame_before_the_last() -> None:
