@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from yaml.constructor import ConstructorError
 
 from d3d_edge.errors import RecipeError
 from d3d_edge.files import sha256_of_value
 from d3d_edge.resources import near_miss
+
+MAX_PLACES = 20_000
+"""Values in a file, each counted where it stands: aliases of aliases make millions of a few lines."""
+MAX_DEPTH = 50
+"""Mappings and lists inside one another."""
+_SHOWN = 40
+"""Characters of a bad value that are shown."""
 
 
 class Schema(BaseModel):
@@ -30,6 +38,17 @@ class Schema(BaseModel):
                 raise ValueError(f"is a number, not {str(value).lower()}")
         return value
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _whole_characters(cls, value: Any) -> Any:
+        for text in _texts(value):
+            try:
+                # What Python makes of a file's name that is not UTF-8 is let pass: who lists files knows the place.
+                text.encode("utf-8", "surrogateescape")
+            except UnicodeEncodeError:
+                raise ValueError(f"{text[:_SHOWN]!r} holds half of a character") from None
+        return value
+
     def hash(self) -> str:
         """Hex SHA-256 of the canonical JSON of all fields."""
         return sha256_of_value(self.model_dump(mode="json"))
@@ -39,42 +58,85 @@ S = TypeVar("S", bound=Schema)
 Location = tuple[str | int, ...]
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML whose every value can be written down again; what cannot be is a YAMLError with its line."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """The value of `node`. PyYAML matches 2024-02-30, 0x_ and !!int abc by their looks, and fails as it may."""
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, str):
+                value.encode()  # "\ud800" is half of a character
+            elif isinstance(value, int):
+                str(value)  # Python reads any number of digits in hexadecimal, and refuses to write them
+        except (ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            kind = node.tag.rpartition(":")[2]
+            raise ConstructorError(None, None, f"{node.value[:_SHOWN]!r} is no {kind}", node.start_mark) from error
+        return value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in `value` and in its lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from _texts([*value, *value.values()])
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
+
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
     """The mapping in a YAML file, and the line of each key in it.
 
     Raises:
-        RecipeError: the file cannot be read, is not YAML, is not a mapping, or has a key twice.
+        RecipeError: the file cannot be read, is not YAML, is too large, is not a mapping, or has a key twice.
     """
     try:
         text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        value = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot read {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    value, lines = _parse(text, str(path), f"{path} is not YAML")
     if not isinstance(value, dict):
         raise RecipeError(f"{path} does not hold a mapping of settings")
-    lines: dict[Location, int] = {}
-    try:
-        _collect_lines(node, (), lines, path)
-    except RecursionError:
-        raise RecipeError(f"{path} holds a value that is part of itself") from None
     return value, lines
 
 
-def _collect_lines(node: yaml.Node | None, at: Location, lines: dict[Location, int], path: Path) -> None:
+def _parse(text: str, source: str, fault: str) -> tuple[Any, dict[Location, int]]:
+    """The value that `text` says, and the line of each key in it; `fault` begins the message where it says none."""
+    lines: dict[Location, int] = {}
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        # First: building a value follows each alias, and so does all that reads it.
+        _collect_lines(node, (), lines, source)
+        return loader.construct_document(node) if node else None, lines
+    except RecursionError:
+        raise _too_deep(source) from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: "\Uffffffff"
+        raise RecipeError(f"{fault}: {' '.join(str(error).split())}") from error
+
+
+def _collect_lines(node: yaml.Node | None, at: Location, lines: dict[Location, int], source: str) -> None:
+    if len(at) > MAX_DEPTH:
+        raise _too_deep(source)
+    if len(lines) > MAX_PLACES:
+        raise RecipeError(f"{source} holds more than {MAX_PLACES} values", hint="aliases count wherever they stand")
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            here = (*at, key.value)
+            here = (*at, str(key.value))
             if here in lines:
-                raise RecipeError(f"{path}:{key.start_mark.line + 1}: {_dotted(here)} is given twice")
+                raise RecipeError(f"{source}:{key.start_mark.line + 1}: {_dotted(here)} is given twice")
             lines[here] = key.start_mark.line + 1
-            _collect_lines(value, here, lines, path)
+            _collect_lines(value, here, lines, source)
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             lines[(*at, index)] = item.start_mark.line + 1
-            _collect_lines(item, (*at, index), lines, path)
+            _collect_lines(item, (*at, index), lines, source)
+
+
+def _too_deep(source: str) -> RecipeError:
+    return RecipeError(f"{source} holds values more than {MAX_DEPTH} deep, or one that is part of itself")
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -97,10 +159,8 @@ def assign(data: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
         keys = dotted.strip().split(".")
         if not equals or not all(keys):
             raise RecipeError(f"--set {setting!r} is not of the form key=value", hint="--set student.network.width=0.5")
-        try:
-            value: Any = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"--set {setting!r}: the value is not YAML") from error
+        source = f"--set {dotted}"
+        value, _ = _parse(text, source, f"{source}: the value is not YAML")
         over: dict[str, Any] = {keys[-1]: value}
         for key in reversed(keys[:-1]):
             over = {key: over}

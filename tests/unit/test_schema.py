@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ class Outer(Schema):
     switch: bool = False
 
 
+class Texts(Schema):
+    value: Any
+
+
 def yaml_file(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "file.yaml"
     path.write_text(text, encoding="utf-8")
@@ -59,6 +64,16 @@ def test_the_hash_is_that_of_the_values_given_or_not() -> None:
     assert Inner(width=1).hash() != Inner(width=1, depth=2).hash()
 
 
+@pytest.mark.parametrize("text", ["half \ud800", ["\ud800"], {"\ud800": 1}, {"a": ["\udfff"]}])
+def test_text_is_of_whole_characters(text: Any) -> None:
+    with pytest.raises(ValidationError, match="holds half of a character"):
+        Texts(value=text)
+
+
+def test_the_name_of_a_file_that_is_not_utf8_is_left_to_who_lists_files() -> None:
+    assert Texts(value=os.fsdecode(b"caf\xe9")).value == "caf\udce9"
+
+
 @pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
 def test_numbers_are_finite(tmp_path: Path, value: str) -> None:
     with pytest.raises(RecipeError, match=r"file.yaml:2: inner.width: "):
@@ -79,6 +94,12 @@ def test_a_good_file_reads_with_the_lines_of_its_keys(tmp_path: Path) -> None:
     }
 
 
+def bomb(form: str) -> str:
+    """Thirty values, each of which holds the one before twice."""
+    lines = ["v0: &v0 {x: 1}", *(f"v{n}: &v{n} " + form.format(f"*v{n - 1}", f"*v{n - 1}") for n in range(1, 31))]
+    return "\n".join(lines)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -88,11 +109,28 @@ def test_a_good_file_reads_with_the_lines_of_its_keys(tmp_path: Path) -> None:
         ("a: 1\nb:\n  c: 1\n  c: 2\n", r"file.yaml:4: b.c is given twice"),
         ("a: !!python/name:os.system x\n", "is not YAML"),
         ("[a]: 1\n", "is not YAML"),
+        ("a: 1\nb: 2020-13-45\n", "is not YAML: '2020-13-45' is no timestamp .*line 2"),
+        ("a: 0x_\n", "is not YAML: '0x_' is no int"),
+        ("a: !!int abc\n", "is not YAML: 'abc' is no int"),
+        ("a: !!int ''\n", "is not YAML: '' is no int"),
+        ("a: !!bool maybe\n", "is not YAML: 'maybe' is no bool"),
+        ("a: !!timestamp abc\n", "is not YAML: 'abc' is no timestamp"),
+        pytest.param(f"a: {'9' * 5000}\n", "is not YAML: '9{40}' is no int", id="many digits"),
+        pytest.param(f"a: 0x{'f' * 5000}\n", "is not YAML: '0xf{38}' is no int", id="many hexadecimal digits"),
+        ('a: "\\uD800"\n', r"is not YAML: '\\ud800' is no str"),
+        ('a: "\\Uffffffff"\n', "is not YAML"),
+        ("a: &a [*a]\n", "part of itself"),
+        ("a: &a {b: *a}\n", "part of itself"),
+        pytest.param(f"a: {'[' * 3000}{']' * 3000}\n", "50 deep", id="deep"),
+        pytest.param(bomb("[{}, {}]"), "more than 20000 values", id="lists of lists"),
+        pytest.param(bomb("{{a: {}, b: {}}}"), "more than 20000 values", id="mappings of mappings"),
+        pytest.param(bomb("{{<<: [{}, {}]}}"), "more than 20000 values", id="mappings merged"),
     ],
 )
 def test_a_bad_file_is_a_recipe_error(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(RecipeError, match=message) as caught:
         read_yaml(yaml_file(tmp_path, text))
+    assert "\n" not in str(caught.value)
 
 
 def test_an_unreadable_file_is_a_recipe_error(tmp_path: Path) -> None:
@@ -184,7 +222,13 @@ def test_the_last_setting_of_a_key_holds() -> None:
     assert assign({}, ["a.b=1", "a.b=2", "a.c=3"]) == {"a": {"b": 2, "c": 3}}
 
 
-@pytest.mark.parametrize("setting", ["a", "=1", "a..b=1", ".a=1", "a.=1", "a=[1", ""])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("a", "=1", "a..b=1", ".a=1", "a.=1", "a=[1", "", "a=2024-02-30", "a=!!int abc", 'a="\\uD800"'),
+        pytest.param(f"a={'[' * 3000}", id="deep"),
+    ],
+)
 def test_a_malformed_setting_is_a_recipe_error(setting: str) -> None:
     with pytest.raises(RecipeError, match="--set"):
         assign({}, [setting])
