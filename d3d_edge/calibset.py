@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections import defaultdict
 from collections.abc import Iterable
@@ -59,7 +60,7 @@ def load_plan(name_or_path: str) -> CalibrationPlan:
         RecipeError: there is none, or it holds a mistake.
     """
     path = Path(name_or_path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # not Path.is_file, which raises for a name of more than 255 bytes
         path = resources.find("calibration", name_or_path)
     data, lines = read_yaml(path)
     return build(CalibrationPlan, data, str(path), lines)
@@ -77,9 +78,8 @@ def draw(plan: CalibrationPlan, manifest: Manifest) -> tuple[Clip, ...]:
     for label, clips in of_class.items():
         clips.sort(key=lambda clip: clip.key)
         random.Random(f"{plan.seed}/{label}").shuffle(clips)
-    rounds = (
-        clips[turn] for turn in range(plan.per_class_max) for _, clips in sorted(of_class.items()) if turn < len(clips)
-    )
+    turns = min(plan.per_class_max, max(map(len, of_class.values()), default=0))
+    rounds = (clips[turn] for turn in range(turns) for _, clips in sorted(of_class.items()) if turn < len(clips))
     drawn = tuple(clip for clip, _ in zip(rounds, range(plan.count), strict=False))
     if not drawn:
         raise DataError("no clips to calibrate on: the training split is empty")

@@ -7,11 +7,15 @@ and y (down), in units of the flow bound.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from d3d_edge.schema import Schema
+
+MAX_CLIP_BYTES = 2**31
+"""Of a clip: what a clip takes is held several times, and in float."""
 
 
 class ClipSpec(Schema):
@@ -46,6 +50,9 @@ class ClipSpec(Schema):
     def _consistent(self) -> ClipSpec:
         if (self.sampling == "dense") != (self.stride is not None):
             raise ValueError("stride is given for dense sampling, and only then")
+        if math.prod(self.shape) > MAX_CLIP_BYTES:
+            size = "x".join(map(str, self.shape))
+            raise ValueError(f"a clip of {size} has {math.prod(self.shape)} bytes, at most {MAX_CLIP_BYTES} are taken")
         if self.short_side < min(self.height, self.width):
             raise ValueError(f"the crop {self.height}x{self.width} does not fit into a short side of {self.short_side}")
         return self
@@ -68,7 +75,7 @@ class FlowSpec(Schema):
     """OpenCV's dense inverse search, or Farneback's polynomial expansion."""
     preset: Literal["ultrafast", "fast", "medium"] | None = None
     """Preset of DIS; not given for Farneback."""
-    bound_px: float = Field(gt=0)
+    bound_px: float = Field(ge=0.01, le=4096)
     """Displacements are clipped to +-this many pixels and divided by it (I3D uses 20)."""
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ the convolution: exact in evaluation, and in training a fixed scale and a traine
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import warnings
@@ -62,6 +63,7 @@ _LEFT_BY_TRAINING = re.compile(r"(\.num_batches_tracked|(^|/)global_step|/Moment
 
 _DAMAGED = (
     *(OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError),
+    *(MemoryError, OverflowError),  # of a header that tells of 10**15 numbers
     *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
 )
 
@@ -163,9 +165,9 @@ def load_into(
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if re.search(r"\.(index|data-\d+-of-\d+)$", path.name) or path.with_name(f"{path.name}.index").is_file():
+    if re.search(r"\.(index|data-\d+-of-\d+)$", path.name) or os.path.isfile(f"{path}.index"):
         raise DataError(f"{path} is a TensorFlow checkpoint, which is read as .npz", hint=TO_NPZ)
-    if not path.is_file():
+    if not os.path.isfile(path):  # not Path.is_file, which raises for a name of more than 255 bytes
         raise DataError(f"there is no checkpoint {path}")
     try:
         if path.suffix == ".npz":

@@ -130,6 +130,9 @@ def faults(name: str, value: Tensor) -> Iterator[str]:
         yield "has a shape and no values"
     if value.is_nested or value.layout != torch.strided:
         yield "is no dense tensor"
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        # A file of a kilobyte can tell so of more numbers than fit into memory.
+        yield f"has the shape {list(value.shape)}, and fewer numbers, which are repeated"
     if value.dtype not in _FLOATS:
         yield f"holds {value.dtype}, not floats of 16, 32 or 64 bits"
     if not value.numel():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,7 +24,7 @@ def find(name_or_path: str) -> Path:
         RecipeError: there is neither.
     """
     path = Path(name_or_path)
-    if path.is_file():
+    if os.path.isfile(path):  # not Path.is_file, which raises for a name of more than 255 bytes
         return path
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         raise RecipeError(f"there is no recipe file {name_or_path}", hint="d3d-edge recipes ls")
@@ -53,7 +54,7 @@ def _with_absolute_files(recipe: Recipe, path: Path) -> Recipe:
 
     def absolute(name: str | None) -> str | None:
         candidates = (path.parent / name, Path(name)) if name else ()
-        return next((str(file.resolve()) for file in candidates if file.is_file()), name)
+        return next((str(file.resolve()) for file in candidates if os.path.isfile(file)), name)
 
     return recipe.model_copy(
         update={
@@ -70,7 +71,7 @@ def _extended(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
         return data, lines
     name = str(data.pop("extends"))
     beside = path.parent / f"{name}.yaml"
-    base, _ = read_yaml(beside if beside.is_file() else find(name))
+    base, _ = read_yaml(beside if os.path.isfile(beside) else find(name))
     if "extends" in base:
         raise RecipeError(f"{path} extends {name}, which itself extends another recipe; only one level is allowed")
     return merge(base, data), lines
@@ -98,11 +99,11 @@ def _check_stages(recipe: Recipe, path: Path) -> None:
 def _check_names(recipe: Recipe, path: Path) -> None:
     """Names of targets and plans that ship with the package, checked before hours of training."""
     for target in recipe.export.targets:
-        if not Path(target).is_dir():
+        if not os.path.isfile(Path(target) / "target.yaml"):
             resources.find("targets", target)
     _check_stages(recipe, path)
     plan = Path(recipe.quantize.calibration)
-    if not plan.is_file() and not (path.parent / plan).is_file():
+    if not os.path.isfile(plan) and not os.path.isfile(path.parent / plan):
         resources.find("calibration", recipe.quantize.calibration)
     if recipe.student.initialise == "teacher" and recipe.student.weights:
         raise RecipeError(

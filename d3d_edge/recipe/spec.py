@@ -255,7 +255,7 @@ class QuantizeSpec(Schema):
 class ExportSpec(Schema):
     """What `export --target all` makes."""
 
-    targets: tuple[str, ...] = ("android", "ios", "jetson")
+    targets: tuple[str, ...] = Field(default=("android", "ios", "jetson"), min_length=1)
     golden_clips: int = Field(default=4, ge=1)
     """Clips stored in every bundle with their logits, so that an app can check itself."""
 

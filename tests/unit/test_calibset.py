@@ -50,6 +50,8 @@ def test_a_shipped_plan_loads_under_the_name_of_its_file_and_by_path(name: str) 
 def test_a_plan_that_is_not_there_or_wrong_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"no calibration named 'balancd' .*did you mean 'balanced'"):
         load_plan("balancd")
+    with pytest.raises(RecipeError, match="no calibration named 'xxx"):
+        load_plan("x" * 300)
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(resources.find("calibration", "balanced").read_text().replace("split: train", "split: test"))
     with pytest.raises(RecipeError, match=r"wrong.yaml:\d+: split: input should be 'train'"):
@@ -104,6 +106,10 @@ def test_a_draw_does_not_depend_on_the_order_of_the_manifest(order: list[int]) -
     whole = manifest(a=3, b=3)
     shuffled = Manifest(clips=tuple(whole.clips[index] for index in order))
     assert draw(plan(), shuffled) == draw(plan(), whole)
+
+
+def test_a_cap_beyond_every_class_asks_for_no_more_turns() -> None:
+    assert len(draw(plan(count=10**9, per_class_max=10**9), manifest(a=9, b=3))) == 12
 
 
 def test_the_seed_decides() -> None:

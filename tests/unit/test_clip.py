@@ -34,6 +34,10 @@ def test_a_spec_with_a_field_left_out_is_refused(clip_data: dict[str, Any], left
         ({"layout": "TCHW"}, "THWC"),
         ({"dtype": "float32"}, "uint8"),
         ({"interpolation": "nearest"}, "area"),
+        (
+            {"frames": 512, "short_side": 4096, "height": 4096, "width": 4096},
+            "a clip of 512x4096x4096x3 has 25769803776 bytes, at most 2147483648 are taken",
+        ),
         ({"mean": 0.5}, "Extra inputs"),
     ],
 )
@@ -81,6 +85,8 @@ def test_a_flow_spec(value: dict[str, Any]) -> None:
         {"method": "dis", "bound_px": 20},
         {"method": "farneback", "preset": "fast", "bound_px": 20},
         {"method": "farneback", "bound_px": 0},
+        {"method": "farneback", "bound_px": 1e-320},
+        {"method": "farneback", "bound_px": 1e308},
         {"method": "farneback", "bound_px": float("inf")},
         {"method": "farneback"},
         {"method": "tvl1", "bound_px": 20},

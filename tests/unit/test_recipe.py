@@ -157,6 +157,9 @@ def test_a_recipe_that_extends_nothing_known_is_refused(path: Path) -> None:
     over = write(path.parent / "over.yaml", {"extends": "lesat"})
     with pytest.raises(RecipeError, match="no recipe named 'lesat'"):
         recipe.load(str(over))
+    write(over, {"extends": "x" * 300})
+    with pytest.raises(RecipeError, match="no recipe named 'xxx"):
+        recipe.load(str(over))
 
 
 def test_a_mistake_is_told_with_file_and_line(path: Path) -> None:
@@ -166,7 +169,11 @@ def test_a_mistake_is_told_with_file_and_line(path: Path) -> None:
         recipe.load(str(path))
 
 
-@pytest.mark.parametrize("name", ["none.yaml", "folder/none", "none.yml"])
+def test_weights_of_a_long_name_are_left_to_who_reads_them(path: Path) -> None:
+    assert recipe.load(str(path), [f"student.weights={'x' * 300}"]).student.weights == "x" * 300
+
+
+@pytest.mark.parametrize("name", ["none.yaml", "folder/none", "none.yml", "folder/" + "x" * 300])
 def test_a_path_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(RecipeError, match="there is no recipe file"):
         recipe.load(name)
@@ -183,6 +190,11 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     ("setting", "message"),
     [
         ("export.targets=[androdi]", "no target named 'androdi' .*did you mean 'android'"),
+        ("export.targets=[]", "export.targets: tuple should have at least 1 item"),
+        ("export.targets=[.]", "no target named '.'"),
+        ('export.targets=[""]', "no target named ''"),
+        pytest.param(f"export.targets=[{'x' * 300}]", "no target named 'xxx", id="a long target"),
+        pytest.param(f"quantize.calibration={'x' * 300}", "no calibration named 'xxx", id="a long plan"),
         ("quantize.calibration=balansed", "no calibration named 'balansed' .*did you mean 'balanced'"),
     ],
 )

@@ -33,6 +33,11 @@ def test_a_shipped_target_loads_under_the_name_of_its_folder(name: str) -> None:
     assert target.load(str(resources.root("targets") / name)) == loaded
 
 
+def test_a_name_too_long_for_a_file_is_no_target() -> None:
+    with pytest.raises(RecipeError, match="no target named 'xxx"):
+        target.load("x" * 300)
+
+
 def test_a_folder_of_ones_own_is_a_target(tmp_path: Path) -> None:
     (tmp_path / "target.yaml").write_text(OWN)
     assert target.load(str(tmp_path)).name == "watch"

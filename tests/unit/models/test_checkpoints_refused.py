@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,7 @@ KERNEL = "base.3.conv_s.weight"
         (KERNEL, lambda value: value.to("meta"), "has a shape and no values"),
         (KERNEL, Tensor.to_sparse, "is no dense tensor"),
         (KERNEL, lambda value: torch.nested.nested_tensor(list(value)), "is no dense tensor"),
+        (KERNEL, lambda value: torch.zeros(1).expand(10**5, 10**5, 10**3), r"the shape \[100000, .* are repeated"),
         (KERNEL, lambda value: value * 1e300, "is not finite in float32"),
         ("base.3.bn_s.running_var", torch.neg, "has numbers below zero"),
         ("base.3.bn_t.running_var", torch.neg, "has numbers below zero"),
@@ -257,6 +260,16 @@ def test_a_damaged_file(
         checkpoints.load(path)
 
 
+@pytest.mark.parametrize("numbers", [10**15, 10**20])
+def test_a_file_whose_header_tells_of_more_numbers_than_fit_into_memory(numbers: int, tmp_path: Path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (numbers,)})
+    with zipfile.ZipFile(tmp_path / "weights.npz", "w") as archive:
+        archive.writestr(f"{STEM.replace('/', '_')}.npy", header.getvalue())
+    with pytest.raises(DataError, match=r"weights\.npz is damaged"):
+        checkpoints.load(tmp_path / "weights.npz")
+
+
 class Code:
     def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
         return pytest.fail, ("code in a checkpoint was run",)
@@ -279,9 +292,12 @@ def test_a_file_of_something_else(held: object, message: str, tmp_path: Path) ->
         checkpoints.load(tmp_path / "weights.pt")
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"there is no checkpoint .*none\.pt"):
-        checkpoints.load(tmp_path / "none.pt")
+@pytest.mark.parametrize("name", ["none.pt", "x" * 300, "."], ids=["none", "a long name", "a folder"])
+def test_a_file_that_is_not_there(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no checkpoint "):
+        checkpoints.load(tmp_path / name)
+    with pytest.raises(DataError, match="there is no checkpoint "):
+        checkpoints.load(Path(name))
 
 
 @pytest.mark.parametrize(
