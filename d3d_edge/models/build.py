@@ -23,6 +23,20 @@ def check(spec: NetworkSpec, clip: ClipSpec) -> None:
             ) from error
 
 
+def trains_on_one(spec: NetworkSpec, clip: ClipSpec) -> bool:
+    """Whether a network can be trained on one such clip at a time. Nothing is computed.
+
+    Its last batch norms need more than one number per channel, and of a small clip one position is left.
+    """
+    with torch.device("meta"), torch.no_grad():
+        net = network(spec, 2, in_channels=3).train()
+        try:
+            net(torch.empty(clip.frames, 3, clip.height, clip.width))
+        except ValueError:
+            return False
+    return True
+
+
 def network(spec: NetworkSpec, classes: int, *, in_channels: int) -> S3DG:
     """An untrained S3D-G: `in_channels` is 3 for RGB, 2 for flow."""
     return S3DG(

@@ -72,7 +72,8 @@ def distill(
     Raises:
         RecipeError: `out` was begun with another recipe or other data, the teacher of `teacher` is another one, or
             its networks do not fit what else it says (see `checks`).
-        DataError: the data cannot be used; or `resume` is given and there is nothing to go on with.
+        DataError: the data cannot be used, or is too little for so many processes; or `resume` is given and there is
+            nothing to go on with.
         StorageError: the run or the cache cannot be written.
     """
     started = datetime.now(UTC)
@@ -88,6 +89,7 @@ def distill(
     distributed.from_main(lambda: weights.record(run, hashes))
     log.note_what_is_missing(progress)
     run_data = distributed.from_main(lambda: prepare(run, cache_dir, workers=workers, strict=strict, progress=progress))
+    checks.check_batches(recipe, len(run_data.of("train")) // distributed.processes())
     if source:
         distributed.from_main(lambda: _copy_teacher(source, run, run_data))
     rows = [_teacher(run, run_data, progress)]

@@ -124,7 +124,7 @@ def kept_in_float(groups: Iterable[Group], names: Iterable[str]) -> frozenset[Gr
     """The groups that `names` name: a group, a kind, or a part of the network with all its groups.
 
     Raises:
-        RecipeError: a name is none of these.
+        RecipeError: a name is none of these, or they name all that is quantized.
     """
     groups, names = tuple(groups), tuple(names)
     for name in names:
@@ -134,4 +134,11 @@ def kept_in_float(groups: Iterable[Group], names: Iterable[str]) -> frozenset[Gr
             kinds = {group.kind for group in groups}
             known = sorted(inside or {group.name.partition(".")[0] for group in groups} | kinds)
             raise RecipeError(f"quantize.keep_float: the network has no part {name!r}; {near_miss(name, known)}")
-    return frozenset(group for group in groups if any(group.is_named(name) for name in names))
+    kept = frozenset(group for group in groups if any(group.is_named(name) for name in names))
+    # A pool follows what it pools.
+    if kept and all(group in kept or group.kind == "pool" for group in groups):
+        raise RecipeError(
+            "quantize.keep_float leaves nothing in INT8",
+            hint="take a name out of it, or leave quantization out: d3d-edge export --precision float32 or float16",
+        )
+    return kept

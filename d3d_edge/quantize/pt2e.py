@@ -86,7 +86,7 @@ def prepare(
 
 
 def check_names(model: nn.Module, sample: Tensor, keep_float: Iterable[str]) -> None:
-    """Raises RecipeError where `keep_float` names no part of `model`, which is neither run nor changed."""
+    """Raises RecipeError where `keep_float` names no part of `model`, or all of it; it is neither run nor changed."""
     kept_in_float(groups_of(_export(model, sample)).values(), keep_float)
 
 

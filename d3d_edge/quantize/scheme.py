@@ -85,7 +85,7 @@ class EdgeQuantizer(Quantizer):  # type: ignore[misc]
         """Annotate every node that is to be quantized. Returns `model`.
 
         Raises:
-            RecipeError: `keep_float` names no part of the network.
+            RecipeError: `keep_float` names no part of the network, or all of it.
         """
         entries, inside = _quantized_region(model)
         groups = groups_of(model)

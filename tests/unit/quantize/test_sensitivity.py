@@ -109,6 +109,20 @@ def test_a_name_is_a_group_a_kind_or_a_part(names: tuple[str, ...], kept: set[st
     assert {group.name for group in kept_in_float(switched.groups, names)} == kept
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("stem", "temporal", "pointwise", "branch_pool", "pool", "join", "head"),
+        ("stem", "spatial", "temporal", "gate", "join", "head"),
+    ],
+    ids=["all", "all but pools"],
+)
+def test_names_that_leave_nothing_in_int8_are_refused(names: tuple[str, ...], switched: Switched) -> None:
+    with pytest.raises(RecipeError, match=r"keep_float leaves nothing in INT8 .*--precision float32"):
+        kept_in_float(switched.groups, names)
+    assert kept_in_float(switched.groups, names[1:])
+
+
 def test_a_name_of_nothing_is_refused_with_what_is_near(switched: Switched) -> None:
     with pytest.raises(RecipeError, match=r"keep_float: the network has no part 'gates'; did you mean 'gate'"):
         kept_in_float(switched.groups, ["gates"])

@@ -1,0 +1,55 @@
+"""What a recipe asks of its networks is refused before any work where no network can do it."""
+
+from __future__ import annotations
+
+import pytest
+
+from d3d_edge import recipe
+from d3d_edge.errors import DataError, RecipeError
+from d3d_edge.pipeline import checks
+from d3d_edge.recipe import Recipe
+
+SMALL = ("clip={frames: 8, short_side: 32, height: 32, width: 32}", "student.network.width=0.25")
+
+
+def compact(*settings: str) -> Recipe:
+    return recipe.load("compact", ["baselines={}", *SMALL, *settings])
+
+
+@pytest.mark.parametrize(
+    ("settings", "where"),
+    [
+        (["teacher.train.batch_size=1"], r"teacher\.train\.batch_size is 1, .* 8x32x32"),
+        (["student.train.batch_size=1"], r"student\.train\.batch_size is 1, .* 8x32x32"),
+        (
+            ["clip.frames=16", "student.train.batch_size=1", "baselines.still={frames: one}"],
+            r"student\.train\.batch_size is 1, .* 1x32x32",
+        ),
+        (
+            ["clip.frames=16", "baselines.still={frames: one, train: {epochs: 1, batch_size: 1, learning_rate: 1}}"],
+            r"baselines\.still\.train\.batch_size is 1, .* 1x32x32",
+        ),
+    ],
+    ids=["teacher", "student", "still, as the student", "still"],
+)
+def test_one_clip_at_a_time_of_which_one_position_is_left_is_refused(settings: list[str], where: str) -> None:
+    with pytest.raises(RecipeError, match=rf"{where} .*a batch_size of 2 or more, or a larger clip"):
+        checks.check(compact(*settings))
+
+
+@pytest.mark.parametrize("settings", [["clip.frames=16"], ["clip={short_side: 64, width: 64}"]])
+def test_one_clip_at_a_time_is_enough_of_a_larger_one(settings: list[str]) -> None:
+    loaded = compact(*settings, "teacher.train.batch_size=1", "student.train.batch_size=1")
+    checks.check(loaded)
+    checks.check_batches(loaded, 1)
+
+
+def test_so_few_clips_that_each_process_has_one_are_refused() -> None:
+    checks.check_batches(compact(), 2)
+    with pytest.raises(DataError, match=r"teacher: each process has one training clip.*start fewer"):
+        checks.check_batches(compact(), 1)
+
+
+def test_nothing_left_in_int8_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"keep_float leaves nothing in INT8 .*--precision float32"):
+        checks.check(compact("quantize.keep_float=[stem, spatial, temporal, gate, join, head]"))
