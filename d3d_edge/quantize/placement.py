@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.ao.quantization.fx._decomposed  # It registers the operators that quantize and dequantize.
@@ -16,7 +17,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from d3d_edge.errors import LoweringError
-from d3d_edge.quantize.groups import CONVOLUTIONS
+from d3d_edge.quantize.groups import CONVOLUTIONS, REARRANGING
 from d3d_edge.quantize.origin import is_kept_float, layer_of
 
 _aten = torch.ops.aten
@@ -26,8 +27,21 @@ _DEQUANTIZE = frozenset({_stored.dequantize_per_tensor.default, _stored.dequanti
 _PER_TENSOR = frozenset({_stored.quantize_per_tensor.default, _stored.dequantize_per_tensor.default})
 _PER_CHANNEL = frozenset({_stored.quantize_per_channel.default, _stored.dequantize_per_channel.default})
 _WEIGHTED = CONVOLUTIONS | {_aten.convolution.default, _aten.conv3d.default, _aten.linear.default}
-_FOLLOWERS = frozenset({_aten.relu.default, _aten.relu_.default, _aten.hardtanh.default, _aten.batch_norm.default})
+_FOLLOWERS = frozenset(
+    {
+        *(_aten.relu.default, _aten.relu6.default, _aten.hardtanh.default, _aten.clamp.default),
+        *(_aten.relu_.default, _aten.relu6_.default, _aten.hardtanh_.default, _aten.clamp_.default),
+        _aten.batch_norm.default,
+    }
+)
 """What every runtime computes together with the convolution before it."""
+_MOVING = REARRANGING - {
+    *(_aten.pad.default, _aten.constant_pad_nd.default, _aten.max_pool2d.default, _aten.relu.default),
+}
+"""Operators that neither add a value nor compare two."""
+_ACTIVATION_RANGE = (-128, 127, torch.int8)
+_FLOAT16_MAX = torch.finfo(torch.float16).max
+_WEIGHT_RANGES = (_ACTIVATION_RANGE, (-127, 127, torch.int8))
 
 MAX_RANK = 4
 """Axes of a tensor. Convolutions and pools over more have no INT8 form, or no kernel at all, on the targets."""
@@ -41,12 +55,14 @@ def is_quantized(program: ExportedProgram) -> bool:
 def faults(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
     """What in `program` would not be fused, or not be computed, by `runtime`; each names its layer and operator."""
     quantized = is_quantized(program)
+    yield from _no_numbers(program, runtime)
     for node in program.graph.nodes:
         for found in (
             _too_many_axes(node),
             _per_channel_elsewhere(node),
             _parted_from_relu(node),
             _no_scale(node),
+            _another_range(node),
             _read_by_another_grid(node),
         ):
             if found:
@@ -72,19 +88,63 @@ def zero_points(program: ExportedProgram, runtime: str) -> Iterator[LoweringErro
 
 def weight_grids(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
     """The weights with a zero point other than 0, which no runtime takes, and those with scales that are none."""
-    held = {**program.state_dict, **program.constants}
-    buffers = {**program.graph_signature.inputs_to_buffers, **program.graph_signature.inputs_to_parameters}
+    held = _held(program)
     for node in program.graph.nodes:
-        if node.target is _stored.dequantize_per_channel.default and isinstance(node.args[2], Node):
-            points = held.get(buffers.get(node.args[2].name, ""))
-            if isinstance(points, torch.Tensor) and bool(points.any()):
-                message = f"the weight {node.args[0]} has a zero point other than 0"
-                yield refusal(node, message, "quantize weights symmetrically", runtime=runtime)
-        if node.target is _stored.dequantize_per_channel.default and isinstance(node.args[1], Node):
-            scales = held.get(buffers.get(node.args[1].name, ""))
-            if isinstance(scales, torch.Tensor) and not bool((scales.isfinite() & (scales > 0)).all()):
-                message = f"the weight {node.args[0]} has a scale that is not finite and above 0"
-                yield refusal(node, message, "quantize the run again", runtime=runtime)
+        if node.target not in _DEQUANTIZE or (weight := _value(node.args[0], held)) is None:
+            continue
+        scales, points = (_value(given, held) for given in node.args[1:3])
+        if points is not None and bool(points.any()):
+            message = f"the weight {node.args[0]} has a zero point other than 0"
+            yield refusal(node, message, "quantize weights symmetrically", runtime=runtime)
+        if scales is not None and not bool((scales.isfinite() & (scales > 0)).all()):
+            message = f"the weight {node.args[0]} has a scale that is not finite and above 0"
+            yield refusal(node, message, "quantize the run again", runtime=runtime)
+        per_channel = node.target in _PER_CHANNEL and node.args[3] == 0
+        if scales is not None and per_channel and scales.numel() != len(weight):
+            message = f"the weight {node.args[0]} has {scales.numel()} scales for {len(weight)} output channels"
+            yield refusal(node, message, "quantize the run again", runtime=runtime)
+
+
+def _held(program: ExportedProgram) -> dict[str, torch.Tensor]:
+    """The constants of `program`, by the name of the node that gives each."""
+    signature = program.graph_signature
+    held = {**program.state_dict, **program.constants}
+    names = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    return {node: held[name] for node, name in names.items() if isinstance(held.get(name), torch.Tensor)}
+
+
+def _value(given: Any, held: dict[str, torch.Tensor]) -> torch.Tensor | None:
+    """The constant that an operator is given, be it held or a number."""
+    return held.get(given.name) if isinstance(given, Node) else torch.tensor(given)
+
+
+def beyond_float16(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
+    """The weights and biases that are infinite in float16, for a runtime that stores them so."""
+    for name, value, reader in _float_constants(program):
+        largest = float(value.abs().max())
+        if _FLOAT16_MAX < largest < math.inf:
+            message = f"the constant {name} holds {largest:.3g}, and {runtime} stores at most {_FLOAT16_MAX:.0f}"
+            yield refusal(reader, message, "only a target that computes in float32 takes it", runtime=runtime)
+
+
+def _no_numbers(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
+    for name, value, reader in _float_constants(program):
+        if not bool(value.isfinite().all()):
+            message = f"the constant {name} holds what is no finite number"
+            yield refusal(reader, message, "train again, with a lower learning_rate in the recipe", runtime=runtime)
+
+
+def _float_constants(program: ExportedProgram) -> Iterator[tuple[str, torch.Tensor, Node]]:
+    """Name, value and first reader of the weights and biases that are not quantized."""
+    held = _held(program)
+    for node in program.graph.find_nodes(op="placeholder"):
+        reader = next((user for user in node.users if user.target not in _DEQUANTIZE), None)
+        if reader and node.name in held and held[node.name].is_floating_point():
+            yield node.name, held[node.name], reader
 
 
 def refusal(node: Node, message: str, hint: str, *, runtime: str, stage: str = "check") -> LoweringError:
@@ -139,16 +199,35 @@ def _read_by_another_grid(node: Node) -> tuple[str, str] | None:
     )
 
 
+def _another_range(node: Node) -> tuple[str, str] | None:
+    """Runtimes clip to the whole range of the type, whatever the graph says."""
+    if node.target not in (*_PER_TENSOR, *_PER_CHANNEL):
+        return None
+    found = tuple(node.args[3:] if node.target in _PER_TENSOR else node.args[4:])
+    is_weight = isinstance(node.args[0], Node) and node.args[0].op == "placeholder"
+    if found in (_WEIGHT_RANGES if is_weight else (_ACTIVATION_RANGE,)):
+        return None
+    return f"{node.name} rounds to {found}, and every runtime to {_ACTIVATION_RANGE}", "quantize the run again"
+
+
 def _parted_from_relu(node: Node) -> tuple[str, str] | None:
     """A convolution, rounded, then its ReLU or batch norm: the three cannot be one kernel any more."""
     if node.target not in _WEIGHTED:
         return None
-    for rounded in (user for user in node.users if user.target in _QUANTIZE):
-        for back in (user for user in rounded.users if user.target in _DEQUANTIZE):
-            for after in back.users:
+    for rounded in (user for user in _behind(node) if user.target in _QUANTIZE):
+        for back in (user for user in _behind(rounded) if user.target in _DEQUANTIZE):
+            for after in _behind(back):
                 if after.target in _FOLLOWERS:
                     return (
                         f"{rounded.name} and {back.name} stand between {node.name} and {after.name}, else one kernel",
                         "quantize what comes after the pair instead: let nothing else read the convolution's output",
                     )
     return None
+
+
+def _behind(node: Node) -> Iterator[Node]:
+    """What reads the values of `node`, also once they are moved."""
+    for user in node.users:
+        yield user
+        if user.target in _MOVING:
+            yield from _behind(user)

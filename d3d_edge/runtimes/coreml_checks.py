@@ -16,9 +16,10 @@ RUNTIME = "Core ML"
 
 
 def of_graph(program: ExportedProgram) -> Iterator[LoweringError]:
-    """Faults of the graph: five axes, shapes that vary, and Q/DQ that would not be fused."""
+    """Faults of the graph: five axes, shapes that vary, Q/DQ that would not be fused, and what float16 cannot hold."""
     yield from placement.faults(program, RUNTIME)
     yield from placement.weight_grids(program, RUNTIME)
+    yield from placement.beyond_float16(program, RUNTIME)
     for node in program.graph.nodes:
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor) and not all(isinstance(size, int) for size in value.shape):

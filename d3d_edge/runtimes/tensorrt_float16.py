@@ -6,33 +6,42 @@ file. So INT8 between Q/DQ, and float16 elsewhere, is written into the file. Its
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from d3d_edge.runtimes.tensorrt_rules import SMALLEST_NORMAL
+from d3d_edge.runtimes.tensorrt_rules import SMALLEST_NORMAL, fault
 
 if TYPE_CHECKING:
     import onnx
 
+LARGEST = float(np.finfo(np.float16).max)
 _SUFFIX = "_float16"
 
 
 def convert(model: onnx.ModelProto) -> None:
-    """Make every float32 constant and cast of `model` float16, in place, and cast its outputs back to float32."""
+    """Make every float32 constant and cast of `model` float16, in place, and cast its outputs back to float32.
+
+    Raises:
+        LoweringError: a constant is larger than a float16 can be.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
     _raise_small_scales(model)
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+            value = numpy_helper.to_array(tensor)
+            _refuse_large(model, tensor.name, value)
+            tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float16), tensor.name))
     for node in model.graph.node:
         for attribute in node.attribute:
             if attribute.name in ("to", "output_dtype") and attribute.i == TensorProto.FLOAT:
                 attribute.i = TensorProto.FLOAT16
             elif attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT:
-                half = numpy_helper.to_array(attribute.t).astype(np.float16)
-                attribute.t.CopyFrom(numpy_helper.from_array(half, attribute.t.name))
+                value = numpy_helper.to_array(attribute.t)
+                _refuse_large(model, node.output[0], value)
+                attribute.t.CopyFrom(numpy_helper.from_array(value.astype(np.float16), attribute.t.name))
     del model.graph.value_info[:]  # Inferred anew, by the check.
     for output in model.graph.output:
         if output.type.tensor_type.elem_type != TensorProto.FLOAT:
@@ -44,6 +53,14 @@ def convert(model: onnx.ModelProto) -> None:
         cast = helper.make_node("Cast", [output.name + _SUFFIX], [output.name], to=TensorProto.FLOAT)
         cast.name = f"{output.name}/cast"
         model.graph.node.append(cast)
+
+
+def _refuse_large(model: onnx.ModelProto, name: str, value: NDArray[Any]) -> None:
+    largest = float(np.abs(value).max(initial=0.0))
+    if LARGEST < largest < np.inf:
+        reader = next((node for node in model.graph.node if name in node.input), None)
+        message = f"the constant {name} holds {largest:.3g}, and float16 goes to {LARGEST:.0f}"
+        raise fault(reader, message, "--precision float32 or int8")
 
 
 def _raise_small_scales(model: onnx.ModelProto) -> None:

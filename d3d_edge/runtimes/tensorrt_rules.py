@@ -18,6 +18,8 @@ from functools import cached_property
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from d3d_edge.errors import LoweringError
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 _FLOATS = {1: "float32", 10: "float16"}
 """Of onnx.TensorProto.DataType; so are the next two."""
+_MOVING = ("Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+"""Operators that neither add a value nor compare two."""
 _UINT8, _INT8 = 2, 3
 _FLOAT16 = 10
 
@@ -78,6 +82,13 @@ class File:
             for name in node.input:
                 found.setdefault(name, []).append(node)
         return found
+
+    def behind(self, node: Any) -> Iterator[Any]:
+        """The nodes that read the first value of `node`, also once it is moved."""
+        for user in self.consumers.get(node.output[0], []):
+            yield user
+            if user.op_type in _MOVING:
+                yield from self.behind(user)
 
     @cached_property
     def values(self) -> dict[str, Any]:
@@ -105,14 +116,14 @@ def opset_is_read(file: File) -> Iterator[LoweringError]:
     for opset in file.model.opset_import:
         if opset.domain == "" and opset.version not in OPSETS:
             message = f"the file is of opset {opset.version}, TensorRT 10.0 reads {OPSETS.start} to {OPSETS.stop - 1}"
-            yield _fault(None, message, "--set opset=20")
+            yield fault(None, message, "--set opset=20")
 
 
 def operators_are_read(file: File) -> Iterator[LoweringError]:
     """Every operator is one of ONNX's own that the parser reads. [3]"""
     for node in file.graph.node:
         if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
-            yield _fault(node, f"TensorRT's parser is not known to read {node.op_type}", "write the layer otherwise")
+            yield fault(node, f"TensorRT's parser is not known to read {node.op_type}", "write the layer otherwise")
 
 
 def shapes_are_static(file: File) -> Iterator[LoweringError]:
@@ -120,7 +131,7 @@ def shapes_are_static(file: File) -> Iterator[LoweringError]:
     for name, value in file.values.items():
         if not all(axis.HasField("dim_value") for axis in value.shape.dim):
             message = f"the tensor {name} has no static shape"
-            yield _fault(file.producers.get(name), message, "export the network for one clip shape")
+            yield fault(file.producers.get(name), message, "export the network for one clip shape")
 
 
 def ranks_are_at_most_4(file: File) -> Iterator[LoweringError]:
@@ -128,7 +139,7 @@ def ranks_are_at_most_4(file: File) -> Iterator[LoweringError]:
     for name, value in file.values.items():
         if len(value.shape.dim) > MAX_RANK:
             message = f"the tensor {name} has {len(value.shape.dim)} axes, at most {MAX_RANK} are taken"
-            yield _fault(file.producers.get(name), message, "use the rank-4 layers of d3d_edge.models.layers")
+            yield fault(file.producers.get(name), message, "use the rank-4 layers of d3d_edge.models.layers")
 
 
 def uint8_is_cast_at_once(file: File) -> Iterator[LoweringError]:
@@ -138,7 +149,7 @@ def uint8_is_cast_at_once(file: File) -> Iterator[LoweringError]:
             for node in file.consumers.get(name, []):
                 if node.op_type not in ("Cast", _DQ):
                     message = f"{node.name} reads the bytes of {name}; uint8 can only be cast to float"
-                    yield _fault(node, message, "begin the network with clip.to(torch.float32)")
+                    yield fault(node, message, "begin the network with clip.to(torch.float32)")
 
 
 def zero_points_are_zero(file: File) -> Iterator[LoweringError]:
@@ -146,7 +157,7 @@ def zero_points_are_zero(file: File) -> Iterator[LoweringError]:
     for node in file.of(_Q, _DQ):
         points = file.array(node.input[2]) if len(node.input) > 2 else None
         if points is not None and points.any():
-            yield _fault(node, f"{node.name} has a zero point other than 0", "quantize with scheme: symmetric")
+            yield fault(node, f"{node.name} has a zero point other than 0", "quantize with scheme: symmetric")
 
 
 def quantized_is_int8(file: File) -> Iterator[LoweringError]:
@@ -154,7 +165,7 @@ def quantized_is_int8(file: File) -> Iterator[LoweringError]:
     for node in file.of(_Q, _DQ):
         point = file.constants.get(node.input[2]) if len(node.input) > 2 else None
         if point is None or point.data_type != _INT8:
-            yield _fault(node, f"{node.name} is not of type int8", "quantize to int8, from -128 to 127")
+            yield fault(node, f"{node.name} is not of type int8", "quantize to int8, from -128 to 127")
 
 
 def scales_are_constant_and_positive(file: File) -> Iterator[LoweringError]:
@@ -162,12 +173,12 @@ def scales_are_constant_and_positive(file: File) -> Iterator[LoweringError]:
     for node in file.of(_Q, _DQ):
         scale = file.array(node.input[1])
         if scale is None:
-            yield _fault(node, f"the scale of {node.name} is computed, not constant", "quantize the run again")
+            yield fault(node, f"the scale of {node.name} is computed, not constant", "quantize the run again")
             continue
         wrong = scale[~((scale >= SMALLEST_NORMAL.get(str(scale.dtype), 0.0)) & (scale < math.inf))]
         if wrong.size:
             message = f"a scale of {node.name}, {wrong.flat[0]:.3g}, is no normal {scale.dtype}"
-            yield _fault(node, message, "calibrate on more clips, or use --precision int8")
+            yield fault(node, message, "calibrate on more clips, or use --precision int8")
 
 
 def scales_per_channel_are_of_weights(file: File) -> Iterator[LoweringError]:
@@ -178,10 +189,14 @@ def scales_per_channel_are_of_weights(file: File) -> Iterator[LoweringError]:
             continue
         axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
         if node.input[0] not in file.constants:
-            yield _fault(node, f"{node.name} has a scale per channel of an activation", "use one scale per activation")
+            yield fault(node, f"{node.name} has a scale per channel of an activation", "use one scale per activation")
         elif axis != 0:
             message = f"{node.name} has one scale per index of axis {axis}, output channels are axis 0"
-            yield _fault(node, message, "quantize weights per output channel: ch_axis=0")
+            yield fault(node, message, "quantize weights per output channel: ch_axis=0")
+        elif scale.size != file.constants[node.input[0]].dims[0]:
+            channels = file.constants[node.input[0]].dims[0]
+            message = f"{node.name} has {scale.size} scales for {channels} output channels"
+            yield fault(node, message, "quantize the run again")
 
 
 def values_are_read_as_they_were_rounded(file: File) -> Iterator[LoweringError]:
@@ -192,40 +207,60 @@ def values_are_read_as_they_were_rounded(file: File) -> Iterator[LoweringError]:
             continue
         rounding = file.producers.get(name)
         if rounding is None or rounding.op_type != _Q:
-            yield _fault(node, f"{node.name} reads {name}, which no QuantizeLinear made", "quantize the run again")
+            yield fault(node, f"{node.name} reads {name}, which no QuantizeLinear made", "quantize the run again")
             continue
         written, read = (file.array(pair.input[1]) for pair in (rounding, node))
         if written is not None and read is not None and (written.shape != read.shape or (written != read).any()):
             message = f"{node.name} has another scale than {rounding.name}, whose values it reads"
-            yield _fault(node, message, "quantize the run again")
+            yield fault(node, message, "quantize the run again")
 
 
 def inputs_are_quantized(file: File) -> Iterator[LoweringError]:
-    """What a weighted operator, a join or a gate's product reads comes from DequantizeLinear, or it is float. [1]
+    """What a weighted operator, a join, a gate's product or a sum reads comes from DequantizeLinear, or is float. [1]
 
-    Layers that the recipe left in float are meant to be. A product with a constant is normalisation, which is float.
+    Layers that the recipe left in float are meant to be. What has a constant is normalisation, which is float.
     """
     if not file.is_quantized():
         return
-    products = (node for node in file.of("Mul") if not any(name in file.constants for name in node.input))
+    products = (node for node in file.of("Mul", "Add") if not any(name in file.constants for name in node.input))
     for node in (*file.of(*_WEIGHTED, "Concat"), *products):
         if node.name.partition("/")[0] in file.kept_float:
             continue
         for name in node.input[:2] if node.op_type in _WEIGHTED else node.input:
             if name not in file.producers or file.producers[name].op_type != _DQ:
                 message = f"the input {name} of {node.name} is not quantized"
-                yield _fault(node, message, "quantize the run again with this version, whose quantizer rounds both")
+                yield fault(node, message, "quantize the run again with this version, whose quantizer rounds both")
 
 
 def relu_follows_its_convolution(file: File) -> Iterator[LoweringError]:
     """No Q/DQ stands between a convolution and its batch norm or ReLU, which TensorRT fuses into it. [1]"""
     for node in file.of("Conv"):
-        for quantize in (user for user in file.consumers.get(node.output[0], []) if user.op_type == _Q):
-            for dequantize in file.consumers.get(quantize.output[0], []):
-                for after in file.consumers.get(dequantize.output[0], []):
+        for quantize in (user for user in file.behind(node) if user.op_type == _Q):
+            for dequantize in (user for user in file.behind(quantize) if user.op_type == _DQ):
+                for after in file.behind(dequantize):
                     if after.op_type in ("Relu", "Clip", "BatchNormalization"):
                         message = f"{quantize.name} stands between {node.name} and {after.name}"
-                        yield _fault(node, message, "quantize what comes after the pair instead")
+                        yield fault(node, message, "quantize what comes after the pair instead")
+
+
+def pools_give_no_places(file: File) -> Iterator[LoweringError]:
+    """The second output of a MaxPool, where each maximum stood, is not given. [3]"""
+    for node in file.of("MaxPool"):
+        if len(node.output) > 1 and node.output[1]:
+            message = f"{node.name} gives {node.output[1]}, the places of its maxima"
+            yield fault(node, message, "let it give values only")
+
+
+def constants_are_finite(file: File) -> Iterator[LoweringError]:
+    """A weight or bias is a number: TensorRT takes any, and answers with none. Scales have a rule of their own."""
+    from onnx import numpy_helper
+
+    scales = {node.input[1] for node in file.of(_Q, _DQ)}
+    for name, tensor in file.constants.items():
+        if tensor.data_type in _FLOATS and name not in scales and not np.isfinite(numpy_helper.to_array(tensor)).all():
+            reader = next(iter(file.consumers.get(name, [])), None)
+            message = f"the constant {name} holds what is no finite number"
+            yield fault(reader, message, "train again, with a lower learning_rate in the recipe")
 
 
 def float_types_are_of_one_kind(file: File) -> Iterator[LoweringError]:
@@ -240,7 +275,7 @@ def float_types_are_of_one_kind(file: File) -> Iterator[LoweringError]:
     for name, kind in inside.items():
         if kind != _FLOAT16 and name not in outputs:
             message = f"the tensor {name} is {_FLOATS[kind]} in a float16 network"
-            yield _fault(file.producers.get(name), message, "report this: export should have converted it")
+            yield fault(file.producers.get(name), message, "report this: export should have converted it")
 
 
 RULES: tuple[Callable[[File], Iterator[LoweringError]], ...] = (
@@ -256,6 +291,8 @@ RULES: tuple[Callable[[File], Iterator[LoweringError]], ...] = (
     values_are_read_as_they_were_rounded,
     inputs_are_quantized,
     relu_follows_its_convolution,
+    pools_give_no_places,
+    constants_are_finite,
     float_types_are_of_one_kind,
 )
 
@@ -267,7 +304,7 @@ def faults(model: onnx.ModelProto, kept_float: frozenset[str] = frozenset()) -> 
         yield from rule(file)
 
 
-def _fault(node: Any | None, message: str, hint: str) -> LoweringError:
+def fault(node: Any | None, message: str, hint: str) -> LoweringError:
     """`message` about `node`, whose name begins with its layer."""
     layer, _, rest = node.name.partition("/") if node is not None else ("", "", "")
     return LoweringError(

@@ -34,6 +34,21 @@ def round_before_relu(program: ExportedProgram) -> None:
         relu.args = (program.graph.call_function(DEQUANTIZE, (rounded, *quantize.args[1:])),)
 
 
+def round_before_clamp(program: ExportedProgram) -> None:
+    relu = first(program, RELU, "temporal.spatial")
+    round_before_relu(program)
+    relu.target = aten.clamp.default
+    relu.args = (*relu.args, 0.0, 6.0)
+
+
+def round_and_move_before_relu(program: ExportedProgram) -> None:
+    relu = first(program, RELU, "temporal.spatial")
+    round_before_relu(program)
+    with program.graph.inserting_before(relu):
+        moved = program.graph.call_function(aten.permute.default, (relu.args[0], [0, 2, 3, 1]))
+        relu.args = (program.graph.call_function(aten.permute.default, (moved, [0, 3, 1, 2])),)
+
+
 def leave_input_float(program: ExportedProgram) -> None:
     conv = first(program, CONV, "temporal.temporal.conv")
     conv.args = (conv.args[0].args[0].args[0], *conv.args[1:])
@@ -74,6 +89,18 @@ def read_by_another_zero_point(program: ExportedProgram) -> None:
     reader.args = (*reader.args[:2], 7, *reader.args[3:])
 
 
+def use_half_of_a_range(program: ExportedProgram) -> None:
+    quantize = next(iter(first(program, RELU, "stem").users))
+    (reader,) = quantize.users
+    for node in (quantize, reader):
+        node.args = (*node.args[:3], 0, 64, torch.int8)
+
+
+def use_half_of_a_weights_range(program: ExportedProgram) -> None:
+    node = first(program, stored.dequantize_per_channel.default)
+    node.args = (*node.args[:4], -64, 64, torch.int8)
+
+
 def round_by_no_number(program: ExportedProgram) -> None:
     quantize = next(iter(first(program, RELU, "stem").users))
     quantize.args = (quantize.args[0], float("nan"), *quantize.args[2:])
@@ -86,6 +113,27 @@ def scale_a_weight_by_no_number(program: ExportedProgram) -> None:
     program.state_dict[name] = program.state_dict[name] * float("nan")
 
 
+def shift_a_weight_of_one_scale(program: ExportedProgram) -> None:
+    node = first(program, stored.dequantize_per_channel.default)
+    node.target = DEQUANTIZE
+    node.args = (node.args[0], 0.01, 3, *node.args[4:])
+
+
+def lose_a_scale(program: ExportedProgram) -> None:
+    name = program.graph_signature.inputs_to_buffers[first(program, stored.dequantize_per_channel.default).args[1].name]
+    program.state_dict[name] = program.state_dict[name][:-1]
+
+
+def add_no_number(program: ExportedProgram) -> None:
+    name = program.graph_signature.inputs_to_parameters[first(program, CONV, "temporal.spatial.conv").args[2].name]
+    program.state_dict[name] = nn.Parameter(program.state_dict[name] * float("nan"), requires_grad=False)
+
+
+def add_a_large_number(program: ExportedProgram) -> None:
+    name = program.graph_signature.inputs_to_parameters[first(program, CONV, "temporal.spatial.conv").args[2].name]
+    program.state_dict[name] = nn.Parameter(torch.full_like(program.state_dict[name], -1e5), requires_grad=False)
+
+
 def shift_a_weight(program: ExportedProgram) -> None:
     name = program.graph_signature.inputs_to_buffers[first(program, stored.dequantize_per_channel.default).args[2].name]
     program.state_dict[name] = program.state_dict[name] + 3
@@ -96,6 +144,7 @@ def found(program: ExportedProgram) -> list[LoweringError]:
         *placement.faults(program, "a runtime"),
         *placement.zero_points(program, "a runtime"),
         *placement.weight_grids(program, "a runtime"),
+        *placement.beyond_float16(program, "a runtime"),
     ]
 
 
@@ -121,6 +170,16 @@ def program(saved: Path) -> ExportedProgram:
             "temporal.spatial.conv",
             "aten.conv2d",
             "after the pair",
+        ),
+        *(
+            (
+                plant,
+                "stand between conv2d_1 and relu_1",
+                "temporal.spatial.conv",
+                "aten.conv2d",
+                "after the pair",
+            )
+            for plant in (round_before_clamp, round_and_move_before_relu)
         ),
         (
             leave_input_float,
@@ -148,6 +207,23 @@ def program(saved: Path) -> ExportedProgram:
             "quantize the run again",
         ),
         (scale_a_weight_by_no_number, "not finite and above 0", "stem.conv", "dequantize_per_channel", "quantize the"),
+        (
+            use_half_of_a_weights_range,
+            r"rounds to \(-64, 64, .*",
+            "stem.conv",
+            "dequantize_per_channel",
+            "quantize the",
+        ),
+        (lose_a_scale, "has 7 scales for 8 output channels", "stem.conv", "dequantize_per_channel", "quantize the run"),
+        (add_a_large_number, "stores at most 65504", "temporal.spatial.conv", "aten.conv2d", "computes in float32"),
+        (add_no_number, "holds what is no finite number", "temporal.spatial.conv", "aten.conv2d", "train again"),
+        (
+            shift_a_weight_of_one_scale,
+            "a zero point other than 0",
+            "stem.conv",
+            "dequantize_per_tensor",
+            "symmetrically",
+        ),
         (shift_a_weight, "a zero point other than 0", "stem.conv", "dequantize_per_channel", "symmetrically"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
@@ -165,6 +241,21 @@ def test_a_planted_fault_is_named_with_its_remedy(
 def test_a_scale_that_is_no_number_is_named_wherever_it_stands(program: ExportedProgram) -> None:
     round_by_no_number(program)
     assert {"has the scale nan" in str(fault) for fault in found(program)} == {True}
+
+
+def test_a_range_that_is_not_of_its_type_is_named_wherever_it_stands(program: ExportedProgram) -> None:
+    use_half_of_a_range(program)
+    faults = [str(fault) for fault in found(program)]
+    assert len(faults) == 2, "where it is rounded, and where it is read"
+    assert all("rounds to (0, 64, torch.int8)" in fault and "layer stem," in fault for fault in faults)
+
+
+def test_a_weight_of_a_float_network_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    pt2e.save(networks.float_program(), tmp_path / "graph.pt2")
+    program = pt2e.load(tmp_path / "graph.pt2")
+    add_no_number(program)
+    (fault,) = placement.faults(program, "a runtime")
+    assert "no finite number [stage check, layer temporal.spatial.conv," in str(fault)
 
 
 @pytest.mark.parametrize("make", [networks.quantized, networks.float_program])

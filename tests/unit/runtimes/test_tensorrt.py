@@ -175,6 +175,37 @@ def plant_rounding_before_relu(model: onnx.ModelProto) -> None:
     relu.input[0] = "p2"
 
 
+def plant_rounding_and_moves_before_relu(model: onnx.ModelProto) -> None:
+    plant_rounding_before_relu(model)
+    relu = first(model, "Relu", "temporal.spatial/")
+    at = list(model.graph.node).index(relu)
+    for place, (source, result) in enumerate((("p2", "p3"), ("p3", "p4"))):
+        moved = onnx.helper.make_node("Transpose", [source], [result], name=f"planted/{result}", perm=[0, 1, 3, 2])
+        model.graph.node.insert(at + place, moved)
+    relu.input[0] = "p4"
+
+
+def plant_too_few_scales(model: onnx.ModelProto) -> None:
+    node = first(model, "DequantizeLinear", "pointwise.spatial.conv/")
+    set_constant(model, node, 1, np.full(5, 0.1, np.float32))
+    set_constant(model, node, 2, np.zeros(5, np.int8))
+
+
+def plant_bias_that_is_no_number(model: onnx.ModelProto) -> None:
+    node = first(model, "Conv", "temporal.spatial.conv/")
+    set_constant(model, node, 2, np.full(16, np.nan, np.float32))
+
+
+def plant_float_sum(model: onnx.ModelProto) -> None:
+    gate = first(model, "Mul", "temporal.self_gating/")
+    gate.op_type = "Add"
+    read_float(model, gate, 1)
+
+
+def plant_places_of_maxima(model: onnx.ModelProto) -> None:
+    first(model, "MaxPool", "pool/").output.append("places")
+
+
 @pytest.mark.parametrize(
     ("plant", "said"),
     [
@@ -195,6 +226,11 @@ def plant_rounding_before_relu(model: onnx.ModelProto) -> None:
         (plant_scale_per_activation_channel, r"per channel of an activation.*layer pool, operator QuantizeLinear"),
         (plant_scale_per_input, r"per index of axis 1.*layer pointwise.spatial.conv, operator DequantizeLinear"),
         (plant_float_input, r"the input \S+ of \S+ is not quantized.*layer temporal.spatial.conv, operator Conv"),
+        (plant_rounding_and_moves_before_relu, r"stands between \S+ and \S+ \[.*temporal.spatial.conv, operator Conv"),
+        (plant_too_few_scales, r"has 5 scales for 16 output.*layer pointwise.spatial.conv, operator DequantizeLinear"),
+        (plant_bias_that_is_no_number, r"no finite number.*layer temporal.spatial.conv, operator Conv"),
+        (plant_float_sum, r"the input \S+ of \S+ is not quantized.*layer temporal.self_gating, operator Add"),
+        (plant_places_of_maxima, r"gives places, the places of its maxima.*layer pool, operator MaxPool"),
         (plant_rounding_before_relu, r"stands between \S+ and \S+ \[.*layer temporal.spatial.conv, operator Conv"),
     ],
     ids=lambda value: value.__name__.removeprefix("plant_") if callable(value) else "",

@@ -54,6 +54,14 @@ def test_weights_whose_scale_float16_cannot_hold_are_rounded_again(model: onnx.M
     np.testing.assert_array_equal(rounded[1:], weight[1:])
 
 
+def test_a_bias_that_float16_cannot_hold_is_refused_with_its_layer(model: onnx.ModelProto) -> None:
+    bias = constant(model, first(model, "Conv", "temporal.spatial.conv/").input[2])
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(16, -1e5, np.float32), bias.name))
+    said = r"holds 1e\+05, and float16 goes to 65504 .*layer temporal.spatial.conv, operator Conv.*--precision float32"
+    with pytest.raises(LoweringError, match=said):
+        tensorrt_float16.convert(model)
+
+
 def test_a_scale_that_two_weights_share_is_raised_for_both(model: onnx.ModelProto) -> None:
     one, other = (
         first(model, "DequantizeLinear", f"{layer}/") for layer in ("temporal.spatial.conv", "temporal.temporal.conv")
