@@ -41,21 +41,30 @@ class Portable:
     eps: Tensor
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
-        """Scale and zero point."""
+        """Scale and zero point.
+
+        Raises:
+            DataError: the range is too wide for a scale in float16.
+        """
         scale, zero_point = super().calculate_qparams()  # type: ignore[misc]
         # 1 for weights, whose range has 254 steps already.
         scale = scale * ((self.quant_max - self.quant_min) / (2 * self.quant_max))
-        return scale.half().to(scale.dtype), zero_point
+        half = scale.half().to(scale.dtype)
+        if not half.isfinite().all():
+            reached, widest = (float(one) * self.quant_max for one in (scale.max(), torch.finfo(torch.float16).max))
+            raise DataError(
+                f"what is quantized reaches {reached:.3g}, and the widest INT8 range is {widest:.3g}, by a scale in "
+                "float16",
+                hint="train again, with a lower learning_rate or a higher weight_decay",
+            )
+        return half, zero_point
 
     def _calculate_qparams(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """Of ends of any shape, one of each for every range. torchao's, in a third of the operators where it can be."""
         # False also where nothing was seen yet: torchao knows what to say.
         if self.qscheme not in _SYMMETRIC or not (low <= high).all():
             if low.isnan().any() or high.isnan().any():
-                raise DataError(
-                    "an activation of the network that is quantized is no number",
-                    hint="lower quantize.qat.train.learning_rate in the recipe",
-                )
+                raise _no_number()
             found: tuple[Tensor, Tensor] = super()._calculate_qparams(low, high)  # type: ignore[misc]
             return found
         extreme = torch.maximum(-low, high).reshape(-1)
@@ -64,12 +73,31 @@ class Portable:
         return scale, torch.zeros_like(scale, dtype=torch.int64)
 
 
+def refuse_no_number(x: Tensor) -> None:
+    """Raises DataError where one of `x`, any shape, is not finite, which histograms cannot count."""
+    if not x.isfinite().all():
+        raise _no_number()
+
+
+def _no_number() -> DataError:
+    return DataError(
+        "an activation of the network that is quantized is no number",
+        hint="lower quantize.qat.train.learning_rate in the recipe",
+    )
+
+
 class MinMax(Portable, MinMaxObserver):  # type: ignore[misc]
     """All-time extremes."""
 
 
 class Histogram(Portable, HistogramObserver):  # type: ignore[misc]
     """The clipped range with least error."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Take note of the values of `x`, any shape. Returns `x`."""
+        refuse_no_number(x)
+        seen: Tensor = super().forward(x)
+        return seen
 
 
 class PerChannelMinMax(Portable, PerChannelMinMaxObserver):  # type: ignore[misc]

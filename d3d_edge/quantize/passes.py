@@ -11,6 +11,7 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from d3d_edge.errors import DataError
 from d3d_edge.quantize.groups import CONVOLUTIONS
 
 _aten = torch.ops.aten
@@ -67,12 +68,23 @@ def drop_identities(graph: GraphModule) -> None:
 
 
 def round_biases(graph: GraphModule) -> None:
-    """Round the biases of convolutions to float16, which Core ML stores them in: every runtime then adds the same."""
+    """Round the biases of convolutions to float16, which Core ML stores them in: every runtime then adds the same.
+
+    Raises:
+        DataError: one is larger than a float16 can be.
+    """
     for node in graph.graph.nodes:
         if node.target in CONVOLUTIONS and len(node.args) > 2 and node.args[2] is not None:
             owner, _, attribute = str(node.args[2].target).rpartition(".")
             bias = getattr(graph.get_submodule(owner), attribute)
-            bias.data = bias.data.half().to(bias.dtype)
+            half = bias.data.half().to(bias.dtype)
+            if not half.isfinite().all():
+                raise DataError(
+                    f"a bias of {owner} is {float(bias.data.abs().max()):.3g}, and the largest float16 is "
+                    f"{torch.finfo(torch.float16).max:.0f}",
+                    hint="train again, with a lower learning_rate or a higher weight_decay",
+                )
+            bias.data = half
 
 
 def drop_unread(graph: GraphModule) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchao.quantization.pt2e import HistogramObserver
 from torchao.quantization.pt2e.observer import UniformQuantizationObserverBase
 
-from d3d_edge.quantize.observer import Grouped, Portable
+from d3d_edge.quantize.observer import Grouped, Portable, refuse_no_number
 
 CANDIDATES = 100
 """Ends tried for a symmetric range, from a hundredth of the extreme to the extreme itself."""
@@ -50,6 +50,7 @@ class _PercentileBase(UniformQuantizationObserverBase, Grouped, _Distinct):  # t
     def forward(self, x: Tensor) -> Tensor:
         """Take note of the values of `x`, any shape. Returns `x`."""
         if not self.is_repeated(x):
+            refuse_no_number(x)
             if self._seen not in self._members:
                 self._members[self._seen] = HistogramObserver(**self._settings)
             self._members[self._seen](x)
@@ -79,6 +80,7 @@ class _LeastSquaresBase(HistogramObserver, _Distinct):  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
         """Take note of the values of `x`, any shape. Returns `x`."""
         if not self.is_repeated(x):
+            refuse_no_number(x)
             super().forward(x)
         return x
 

@@ -88,6 +88,17 @@ def test_an_observer_that_saw_nothing_says_so() -> None:
     assert scale.numel() == 1
 
 
+@pytest.mark.parametrize("scheme", [torch.per_tensor_symmetric, torch.per_tensor_affine])
+@pytest.mark.parametrize("reached", [1e7, 1e30])
+def test_a_range_whose_scale_is_infinite_in_float16_is_refused(scheme: torch.qscheme, reached: float) -> None:
+    observed = per_tensor(scheme)
+    observed(torch.tensor([-8e6, 8e6]))
+    assert observed.calculate_qparams()[0] < 65504
+    observed(torch.tensor([-reached, reached]))
+    with pytest.raises(DataError, match=r"reaches 1e\+\d+, and the widest INT8 range is 8\.32e\+06.*learning_rate"):
+        observed.calculate_qparams()
+
+
 def test_a_range_that_is_no_number_is_no_scale() -> None:
     with pytest.raises(DataError, match="is no number"):
         per_tensor(torch.per_tensor_symmetric)._calculate_qparams(torch.tensor(float("nan")), torch.tensor(1.0))

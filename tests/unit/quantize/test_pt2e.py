@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchao.quantization.pt2e import FakeQuantizeBase
 
-from d3d_edge.errors import BundleError
+from d3d_edge.errors import BundleError, DataError
 from d3d_edge.models.blocks import Blocks
 from d3d_edge.models.layers import StackedConv
 from d3d_edge.quantize import pt2e
@@ -147,6 +147,26 @@ def test_what_is_deployed_has_the_ranges_that_were_trained_with(observer: Observ
     rounds = program.graph.find_nodes(op="call_function", target=QUANTIZE)
     assert len(rounds) > 10
     assert {node.args[1] for node in rounds} <= trained
+
+
+@pytest.mark.parametrize("observer", ["minmax", "moving_average", "histogram", "percentile", "mse"])
+def test_an_activation_that_is_no_number_is_refused_by_every_observer(observer: Observer) -> None:
+    graph = networks.prepared(observer=observer)
+    graph.get_parameter("stem.conv.bias").data.fill_(float("nan"))
+
+    def quantize() -> None:
+        pt2e.calibrate(graph, [networks.clip()])
+        pt2e.convert(graph, networks.clip())
+
+    with pytest.raises(DataError, match="is no number"):
+        quantize()
+
+
+def test_a_bias_that_is_infinite_in_float16_is_refused() -> None:
+    graph = networks.prepared()
+    graph.get_parameter("stem.conv.bias").data.fill_(-1e5)
+    with pytest.raises(DataError, match=r"a bias of stem\.conv is 1e\+05, and the largest float16 is 65504"):
+        pt2e.convert(graph, networks.clip())
 
 
 def test_ranges_of_another_network_are_refused() -> None:
