@@ -30,24 +30,60 @@ _NO_ARCHIVE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplem
 def atomic_file(path: Path, *, lasting: bool = True) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it takes `path`'s place only if the block ends without an error.
 
-    `lasting` waits until the bytes are on the disk, so that not even a loss of power leaves an empty file. Without
-    it, a small file takes a fifth of the time: for what is checked when it is opened and can be made again.
+    Where `path` is a link, all this is done to the file that it leads to. `lasting` waits until the bytes are on the
+    disk, so that not even a loss of power leaves an empty file. Without it, a small file takes a fifth of the time: for
+    what is checked when it is opened and can be made again.
 
     Raises:
-        StorageError: the file system refused (full, read-only, no permission). `path` is as it was before.
+        StorageError: `path` is no regular file, or the file system refused (full, read-only, no permission). `path`
+            is as it was before.
     """
-    partial = beside(path, "partial")
+    place = _place_of(path)
+    partial = beside(place, "partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         if lasting:
             _sync(partial)
-        os.replace(partial, path)
+        os.replace(partial, place)
     except OSError as error:
         raise StorageError.of(path, error) from error
     finally:
         with suppress(OSError):  # the error that brought us here is the one to show
             partial.unlink()
+
+
+def check_writable(path: Path) -> None:
+    """Try now what `atomic_file` will do to `path`, before the work whose result goes there. Makes its folder.
+
+    Raises:
+        StorageError: as `atomic_file`.
+    """
+    partial = beside(_place_of(path), "partial")
+    try:
+        partial.touch()
+        partial.unlink()
+    except OSError as error:
+        raise StorageError.of(path, error) from error
+
+
+def _place_of(path: Path) -> Path:
+    """Where the file is that `path` names, which need not exist; its folder does then.
+
+    Raises:
+        StorageError: it is no regular file, which nothing may replace, or its folder cannot be made.
+    """
+    try:
+        place = Path(os.path.realpath(path)) if path.is_symlink() else path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # What /dev/stdout leads to may exist without a name, and a link in a loop of them leads to nothing.
+        taken = not path.is_file() and (path.exists() or os.path.lexists(place))
+    except OSError as error:
+        raise StorageError.of(path, error) from error
+    if taken:
+        raise StorageError(
+            f"cannot write {path}: it is a device, a pipe, a folder or a link to itself", hint="choose a file"
+        )
+    return place
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from rich.console import Console
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress
 from d3d_edge.cli.tables import columns, measured_by
+from d3d_edge.files import check_writable
 from d3d_edge.report import Report, Row
 from d3d_edge.timing import Latency
 
@@ -73,6 +74,8 @@ def command(
 
     if out and out.is_dir():
         raise click.BadParameter(f"{out} is a folder.", param_hint="--out")
+    if out:
+        check_writable(out)
     report = benchmark(
         bundles,
         plan=Plan(runs=runs, rounds=min(rounds, runs), warmup_runs=warm_up),

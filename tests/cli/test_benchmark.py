@@ -36,6 +36,8 @@ def test_benchmark(made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path) -
         (("--video", "nowhere.mp4"), 8, "there is no video file nowhere.mp4"),
         (("--video", "nowhere.mp4", "--device", "local:FOLDER"), 2, "--video is timed on this machine only"),
         (("--out", "FOLDER"), 2, "is a folder"),
+        (("--out", "/dev/null"), 9, "cannot write /dev/null: it is a device"),
+        (("--out", "/proc/x/y.json"), 9, "cannot write /proc/x/y.json"),
     ],
 )
 def test_what_would_fail_after_all_times_is_refused_before_any(

@@ -135,6 +135,38 @@ def test_a_disk_that_fills_while_writing_is_a_storage_error(tmp_path: Path) -> N
     assert names_in(tmp_path) == []
 
 
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
+    there = tmp_path / "there" / "new"
+    for name in ("a", "b"):
+        (tmp_path / name).symlink_to(there / "a.txt")
+    for text in ("one", "other"):
+        files.check_writable(tmp_path / "a")
+        files.write_text(tmp_path / "a", text)
+        assert (tmp_path / "b").read_text() == text
+    assert names_in(there) == ["a.txt"]
+    assert names_in(tmp_path) == ["a", "b", "there"]
+
+
+@pytest.mark.parametrize("write", [files.check_writable, lambda path: files.write_text(path, "text")])
+@pytest.mark.parametrize("kind", ["device", "pipe", "pipe without a name", "folder", "loop"])
+def test_what_is_no_file_is_never_replaced(tmp_path: Path, kind: str, write: Callable[[Path], None]) -> None:
+    path, ends = tmp_path / "out", os.pipe()
+    {
+        "device": lambda: path.symlink_to(os.devnull),
+        "pipe": lambda: os.mkfifo(path),
+        "pipe without a name": lambda: path.symlink_to(f"/dev/fd/{ends[1]}"),  # as /dev/stdout in a shell's pipe
+        "folder": path.mkdir,
+        "loop": lambda: path.symlink_to(path),
+    }[kind]()
+    before = path.lstat()
+    with pytest.raises(StorageError, match=r"out: it is a device, a pipe, .* \(choose a file\)$"):
+        write(path)
+    assert path.lstat().st_ino == before.st_ino
+    assert names_in(tmp_path) == ["out"]
+    for end in ends:
+        os.close(end)
+
+
 @pytest.mark.parametrize("atomic", [files.atomic_file, files.atomic_folder])
 def test_a_parent_that_is_a_file_is_a_storage_error(tmp_path: Path, atomic: Callable[[Path], Any]) -> None:
     (tmp_path / "file").write_text("")
