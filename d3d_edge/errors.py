@@ -90,6 +90,8 @@ class DeviceError(D3DEdgeError):
     """A device or the transport to it failed."""
 
     exit_code = 7
+    AGAIN = "run the same command again (validate: with --resume, which keeps the clips that are done)"
+    """Hint where a run was cut short. What reaches a device does not know which command it is for."""
 
 
 class DataError(D3DEdgeError):

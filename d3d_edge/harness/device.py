@@ -32,7 +32,7 @@ RESULTS, SAMPLES = "results.jsonl", "samples.json"
 _HINTS = {
     "protocol": "build and install the device's program again, from this version of d3d-edge",
     "busy": "wait for the other run, or end it",
-    "disk_full": "make room there; the same command with --resume keeps the clips that are done",
+    "disk_full": f"make room there; {DeviceError.AGAIN}",
     "missing": "docs/devices.md says what the device needs",
     "model": "export the bundle again, or see docs/devices.md for what the device needs",
 }
@@ -179,7 +179,7 @@ class _Listener:
         if not self._done:
             raise DeviceError(
                 f"{self._device}: the runner was ended after {max(self._counts, default=0)} of {count} clips ({said})",
-                hint="the same command with --resume runs only those that are missing",
+                hint=DeviceError.AGAIN,
             )
 
     def _failed(self, kind: str, message: str) -> DeviceError:
@@ -203,7 +203,7 @@ def _logits(device: str, path: Path, job: Job) -> Logits:
         found[place] = logits
         seen.add(place)
     if len(seen) < job.count:
-        raise DeviceError(f"{device}: {job.count - len(seen)} clips have no result", hint="--resume runs those")
+        raise DeviceError(f"{device}: {job.count - len(seen)} clips have no result", hint=DeviceError.AGAIN)
     if not np.isfinite(found).all():
         raise DeviceError(f"{device} gives logits that are not finite", hint="validate the bundle here first")
     return found
@@ -228,4 +228,7 @@ def _json(device: str, text: str) -> dict[str, Any]:
 
 
 def _damaged(device: str, text: str) -> DeviceError:
-    return DeviceError(f"{device}: the results are damaged: {text[:80]!r}", hint="run the command without --resume")
+    return DeviceError(
+        f"{device}: the results are damaged: {text[:80]!r}",
+        hint="run the same command again (validate: without --resume)",
+    )

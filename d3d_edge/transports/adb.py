@@ -71,7 +71,7 @@ class Adb(ShellDevice):
         said = next((line for line in errors.splitlines() if line.startswith(("error:", "adb: "))), "")
         if not code or not any(word in said for word in words) or "remote" in said:
             return None
-        return DeviceError(f"{self.name} went away: {said}", hint="is it still connected? --resume goes on")
+        return DeviceError(f"{self.name} went away: {said}", hint=f"is it still connected? {DeviceError.AGAIN}")
 
 
 TRANSPORT = Adb

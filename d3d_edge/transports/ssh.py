@@ -7,6 +7,7 @@ import select
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Self
 
@@ -42,8 +43,15 @@ class Ssh(ShellDevice):
 
     def __init__(self, name: str, rest: str) -> None:
         host, _, folder = rest.partition(":")
-        if not host or host.startswith("-"):
+        if "[" in host:
+            raise RecipeError(f"{name} has an address in brackets", hint="give it a Host in ~/.ssh/config")
+        if host.startswith(("-", "@")) or not host.rpartition("@")[2]:
             raise RecipeError(f"{name} names no host", hint="ssh:[USER@]HOST[:FOLDER]")
+        if folder.isdecimal():
+            raise RecipeError(
+                f"{name}: {folder} stands where a folder does",
+                hint=f"a port goes into ~/.ssh/config; if it is a folder: ./{folder}",
+            )
         super().__init__(name, folder or FOLDER)
         self._host = host
         self._master: subprocess.Popen[bytes] | None = None
@@ -59,7 +67,14 @@ class Ssh(ShellDevice):
             tool.find(name, _INSTALL)
         # Not in the user's folder for temporary files: the name of a socket may have about 100 characters.
         self._scratch = tempfile.mkdtemp(prefix="d3d-", dir="/tmp" if os.path.isdir("/tmp") else None)
-        errors = Path(self._scratch) / "errors"
+        try:
+            self._connect(Path(self._scratch) / "errors")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _connect(self, errors: Path) -> None:
         with errors.open("wb") as written:
             self._master = subprocess.Popen(
                 ["ssh", "-M", *self._options(), "-T", "--", self._host, "echo ready; exec cat"],
@@ -71,20 +86,21 @@ class Ssh(ShellDevice):
         if not self._is_ready(2 * _CONNECT_S):
             tool.end(self._master)
             error = self.lost(_LOST, errors.read_text(encoding="utf-8", errors="replace"))
-            self.__exit__()
             raise error or DeviceError(f"{self.name} did not answer")
-        return self
 
     def _is_ready(self, timeout_s: float) -> bool:
-        """Whether the device answered. Its login may print a greeting first."""
+        """Whether the device answered. Its login may print a greeting first, be it one without an end."""
         if self._master is None or self._master.stdout is None:
             return False
-        said = b""
-        while select.select([self._master.stdout], [], [], timeout_s)[0]:
+        answer, said = b"ready\n", b""
+        deadline = time.monotonic() + timeout_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            if not select.select([self._master.stdout], [], [], left_s)[0]:
+                break
             read = os.read(self._master.stdout.fileno(), 4096)
-            said += read
-            if b"ready\n" in said or not read:
-                return b"ready\n" in said
+            said = said[-len(answer) :] + read
+            if answer in said or not read:
+                return answer in said
         return False
 
     def _answers(self) -> bool:

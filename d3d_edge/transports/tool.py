@@ -102,7 +102,7 @@ def _read_lines(out: IO[bytes], device: str, on_line: Callable[[str], None], sil
 def _silent(device: str, silence_s: float) -> DeviceError:
     return DeviceError(
         f"{device} said nothing for {silence_s:.0f} s",
-        hint="is it still connected? the same command with --resume goes on where it stopped",
+        hint=f"is it still connected? {DeviceError.AGAIN}",
     )
 
 

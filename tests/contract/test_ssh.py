@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 from d3d_edge import transports
 from d3d_edge.errors import DeviceError
+from d3d_edge.transports import ssh
 from d3d_edge.transports.ssh import Ssh
 from tests import sshd
 from tests.contract.conftest import JOB, LEADER, PROGRAM, Make, alive, gone
@@ -112,6 +115,48 @@ def test_a_server_that_goes_away(
         with pytest.raises(DeviceError, match=rf"{re.escape(name)} cannot be reached"):
             transport.start(PROGRAM, [], folder=JOB, on_line=lambda line: None, silence_s=20)
     assert gone(int((folder / JOB / "pid").read_text()))
+
+
+def stand_in_for_ssh(folder: Path, patch: pytest.MonkeyPatch, script: str) -> Path:
+    """An ssh that runs `script`, first in the PATH, and a folder that stands in for /tmp."""
+    tools, scratch = folder / "tools", folder / "scratch"
+    for made in (tools, scratch):
+        made.mkdir()
+    for name in ("ssh", "scp"):
+        (tools / name).write_text(f"#!/bin/sh\necho $$ > {folder}/pid\n{script}\n")
+        (tools / name).chmod(0o755)
+    patch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    make = tempfile.mkdtemp
+    patch.setattr(tempfile, "mkdtemp", lambda **_: make(dir=scratch))
+    return scratch
+
+
+@pytest.mark.parametrize("script", ["exec yes", "while sleep 0.1; do echo welcome; done"], ids=["fast", "slow"])
+def test_a_login_that_prints_without_an_end_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    scratch = stand_in_for_ssh(tmp_path, monkeypatch, script)
+    monkeypatch.setattr(ssh, "_CONNECT_S", 0.5)
+    with pytest.raises(DeviceError, match="ssh:device cannot be reached"):
+        transports.get("ssh:device").__enter__()
+    assert gone(int((tmp_path / "pid").read_text()))
+    assert list(scratch.iterdir()) == []
+
+
+def test_an_interruption_while_connecting_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = stand_in_for_ssh(tmp_path, monkeypatch, "echo welcome; exec sleep 600")
+
+    def interrupted(transport: Ssh, timeout_s: float) -> bool:
+        assert transport._master is not None
+        assert transport._master.stdout is not None
+        transport._master.stdout.readline()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Ssh, "_is_ready", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        transports.get("ssh:device").__enter__()
+    assert gone(int((tmp_path / "pid").read_text()))
+    assert list(scratch.iterdir()) == []
 
 
 @pytest.mark.parametrize("connection", ["exec sleep 60 <&- >&-", "exec cat >/dev/null"])

@@ -120,10 +120,20 @@ def test_a_program_that_cannot_be_run_ends_with_an_error(device: Device) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["jetson", "ssh", "ssh:", "adb:", "local:", "tcp:host", "ssh:-oProxyCommand=x", "ssh:a:b c", "adb:-s"]
+    "name",
+    [
+        *("jetson", "ssh", "ssh:", "adb:", "local:", "tcp:host", "ssh:-oProxyCommand=x", "ssh:a:b c", "adb:-s"),
+        *("ssh:@", "ssh:user@", "ssh:@host", "ssh:user@:folder"),
+    ],
 )
 def test_what_is_no_device_is_refused_without_reaching_one(name: str) -> None:
     with pytest.raises(RecipeError):
+        transports.get(name)
+
+
+@pytest.mark.parametrize("name", ["ssh:[::1]", "ssh:nano@[fe80::1]:folder", "ssh:device:22", "ssh:nano@10.0.0.5:2222"])
+def test_what_belongs_into_the_configuration_of_ssh_is_refused_with_its_name(name: str) -> None:
+    with pytest.raises(RecipeError, match=r"~/\.ssh/config"):
         transports.get(name)
 
 
