@@ -166,10 +166,10 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def is_text(path: Path) -> bool:
-    """Whether the name of `path` is text. Libraries, and files that hold names, take no other; OpenCV crashes."""
+def is_text(name: Path | str) -> bool:
+    """Whether `name` is text. Libraries, and files that hold names, take no other; OpenCV crashes."""
     try:
-        str(path).encode()
+        str(name).encode()
     except UnicodeEncodeError:
         return False
     return True

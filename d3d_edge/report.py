@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
@@ -16,9 +16,10 @@ from d3d_edge.files import write_json
 from d3d_edge.runner import Where
 from d3d_edge.schema import Schema
 from d3d_edge.target import Precision
-from d3d_edge.timing import Latency, Samples
+from d3d_edge.timing import MOST, Count, Latency, Samples
 
 FILE_NAME = "report.json"
+Share = Annotated[float, Field(ge=0, le=1)]
 Role = Literal["teacher", "baseline", "float", "quantized", "bundle"]
 
 
@@ -27,7 +28,7 @@ class Environment(Schema):
 
     machine: str
     processor: str
-    cpus: int
+    cpus: int = Field(ge=1, le=MOST)
     system: str
     python: str
     tools: dict[str, str]
@@ -51,7 +52,7 @@ class Answers(Schema):
 
     predicted: tuple[int, ...]
     """Index of the class with the largest logit; -1 where two share it, which is no answer and never right."""
-    probability: tuple[float, ...]
+    probability: tuple[Share, ...]
     """Softmax of the largest logit, 0 to 1, rounded to six digits."""
 
 
@@ -59,20 +60,26 @@ class ClassSlice(Schema):
     """One class of the measured clips."""
 
     label: str
-    clips: int
-    right: int
-    student_right: int | None = None
+    clips: int = Field(ge=1, le=MOST)
+    right: Count
+    student_right: int | None = Field(default=None, ge=0, le=MOST)
     """Of the float student, on the same clips."""
     mcnemar_p: float | None = None
     """Exact McNemar test against the float student, within the class."""
+
+    @model_validator(mode="after")
+    def _right_of_its_clips(self) -> ClassSlice:
+        if max(self.right, self.student_right or 0) > self.clips:
+            raise ValueError(f"more clips of {self.label} are right than there are")
+        return self
 
 
 class Paired(Schema):
     """A model against the float student on the same clips, clip by clip."""
 
-    gained: int
+    gained: Count
     """Clips that it names rightly and the student wrongly."""
-    lost: int
+    lost: Count
     """Clips that the student names rightly and it wrongly."""
     difference_points: float
     """Its top-1 minus the student's, in percentage points."""
@@ -102,36 +109,36 @@ class Row(Schema):
     """Name and version of what ran it; for a device, also what it says it is."""
     note: str = ""
     """Why it was not run, or what to know about the figures."""
-    clips: int = Field(default=0, ge=0)
+    clips: Count = 0
     """Clips behind top1, top5, agreement and logit difference."""
-    top1: float | None = None
+    top1: float | None = Field(default=None, ge=0, le=1)
     """Share of clips whose first answer is right, 0 to 1."""
-    top1_low: float | None = None
+    top1_low: float | None = Field(default=None, ge=0, le=1)
     """Lower end of Wilson's 95 % interval of top1."""
-    top1_high: float | None = None
-    top5: float | None = None
+    top1_high: float | None = Field(default=None, ge=0, le=1)
+    top5: float | None = Field(default=None, ge=0, le=1)
     answers: Answers | None = None
     classes: tuple[ClassSlice, ...] = ()
     paired: Paired | None = None
     """Null for the float student itself, and where it was not measured."""
-    agreement: float | None = None
+    agreement: float | None = Field(default=None, ge=0, le=1)
     """Share of clips with the same first answer as the quantized graph; for itself and for float32 bundles, as the
     float student."""
-    top1_reversed: float | None = None
+    top1_reversed: float | None = Field(default=None, ge=0, le=1)
     """Top-1 on the same clips with their frames last to first. `d3d-edge quantize` measures it, and the next three."""
-    top1_shuffled: float | None = None
+    top1_shuffled: float | None = Field(default=None, ge=0, le=1)
     """Top-1 on the same clips with their frames in a random order."""
-    agreement_reversed: float | None = None
+    agreement_reversed: float | None = Field(default=None, ge=0, le=1)
     """Share of reversed clips with the float student's first answer. Motion that rounding lost shows here even where
     top-1 does not move."""
-    agreement_shuffled: float | None = None
-    logit_difference_max: float | None = None
+    agreement_shuffled: float | None = Field(default=None, ge=0, le=1)
+    logit_difference_max: float | None = Field(default=None, ge=0)
     """Largest absolute difference of a logit from that reference."""
     logit_step: float | None = None
     """Quantization step of the reference's logits, the unit to read the difference in."""
-    golden_difference_max: float | None = None
+    golden_difference_max: float | None = Field(default=None, ge=0)
     """Largest absolute difference from the logits stored in the bundle, on the stored clips."""
-    size_bytes: int | None = None
+    size_bytes: int | None = Field(default=None, ge=0, le=MOST)
     """Bytes of the model file."""
     samples: Samples | None = None
     """Every time that was taken."""
@@ -139,7 +146,7 @@ class Row(Schema):
     """What the samples say."""
     machine: Environment | None = None
     """What ran it, where that is not the machine of the report."""
-    facts: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    facts: dict[str, Annotated[int, Field(ge=-MOST, le=MOST)] | float | str | bool] = Field(default_factory=dict)
     """What lowering measured, such as the number of delegates."""
 
 
@@ -149,8 +156,8 @@ class Pair(Schema):
     first: str
     """Names of their rows."""
     second: str
-    clips: int = Field(ge=1)
-    agreement: float = Field(ge=0, le=1)
+    clips: int = Field(ge=1, le=MOST)
+    agreement: Share
     """Share of clips with the same first answer."""
     logit_difference_max: float = Field(ge=0)
     """Largest absolute difference of a logit."""
@@ -167,9 +174,9 @@ class Gate(Schema):
     low: float | None = None
     """Lower end of the interval that the verdict comes from, in the unit of `value`; null where value is exact."""
     high: float | None = None
-    clips: int | None = None
+    clips: int | None = Field(default=None, ge=0, le=MOST)
     """Clips behind a value that is estimated from clips."""
-    clips_needed: int | None = None
+    clips_needed: int | None = Field(default=None, ge=0, le=MOST)
     """For 'undecided': clips that would tell, if more of them answer as these did; null where no number would."""
     verdict: Literal["pass", "fail", "undecided", "not measured"]
 
@@ -189,7 +196,7 @@ class Report(Schema):
     format: Literal["d3d-edge report"] = "d3d-edge report"
     format_version: Literal[1] = 1
     title: str
-    classes: int
+    classes: Count
     labels: tuple[str, ...] = ()
     """Class names, in the order of the logits."""
     data: str = ""
@@ -198,7 +205,7 @@ class Report(Schema):
     """Which clips were measured on, e.g. 'test'."""
     clips: tuple[ReportClip, ...] = ()
     """The clips that `answers` are of."""
-    chance: float | None = None
+    chance: float | None = Field(default=None, ge=0, le=1)
     """Top-1 of always naming the commonest class of those clips; null where nothing was classified."""
     environment: Environment
     rows: tuple[Row, ...]
@@ -240,5 +247,5 @@ class Report(Schema):
                 f"{path} is not a readable report: {where}{first['msg'].removeprefix('Value error, ')}",
                 hint="it must be one that this version of d3d-edge wrote",
             ) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise DataError(f"{path} is not a readable report: {str(error).splitlines()[0]}") from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from d3d_edge.report import Environment
 from d3d_edge.schema import Schema
 
@@ -17,7 +19,7 @@ class Cost(Schema):
 
     name: str
     kind: Literal[Kind, "all"]
-    sqnr_db: float
+    sqnr_db: float = Field(ge=-1000, le=1000)
     """Power of the float logits to that of their change, in dB; 200 where nothing changes. The lower the worse."""
     changed: float
     """Share of clips whose first answer is another one, 0 to 1."""

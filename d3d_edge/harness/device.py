@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from d3d_edge.errors import DeviceError
-from d3d_edge.files import sha256_of_value
+from d3d_edge.files import is_text, sha256_of_value
 from d3d_edge.harness.accuracy import Logits
 from d3d_edge.timing import Samples
 
@@ -119,9 +119,9 @@ def run(
     """
     transport.push([*job.program.files, *job.files, *(pack for pack, _ in job.clips)])
     words = [*job.words(), "--out", job.folder, "--watch-stdin", *(("--resume",) if resume else ())]
-    heard = _Listener(transport.name, on_clip)
+    heard = _Listener(transport.name, job.count, on_clip)
     ended = transport.start(job.program.name, words, folder=job.folder, on_line=heard, silence_s=silence_s)
-    heard.check(ended, job.count)
+    heard.check(ended)
     with tempfile.TemporaryDirectory() as scratch:
         results, samples = Path(scratch) / RESULTS, Path(scratch) / SAMPLES
         for path in (results, samples):
@@ -131,7 +131,7 @@ def run(
             native=bool(heard.hello.get("native")),
             device=str(heard.hello.get("device", "")),
             logits=_logits(transport.name, results, job),
-            samples=_samples(transport.name, samples.read_text(encoding="utf-8")),
+            samples=_samples(transport.name, samples, job),
             ran=job.count - heard.kept,
         )
 
@@ -139,8 +139,8 @@ def run(
 class _Listener:
     """Follows the events of a runner. Lines that are none, such as what a library prints, are passed over."""
 
-    def __init__(self, device: str, on_clip: Callable[[int], None]) -> None:
-        self._device, self._on_clip = device, on_clip
+    def __init__(self, device: str, count: int, on_clip: Callable[[int], None]) -> None:
+        self._device, self._count, self._on_clip = device, count, on_clip
         self.hello: dict[str, Any] = {}
         self._error: dict[str, Any] = {}
         self._counts: list[int] = []
@@ -154,14 +154,16 @@ class _Listener:
     def __call__(self, line: str) -> None:
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return
         kind = event.get("event") if isinstance(event, dict) else None
         if kind == "hello":
             self.hello = event
             if event.get("protocol") != PROTOCOL:
                 raise self._failed("protocol", f"its runner speaks protocol {event.get('protocol')}, not {PROTOCOL}")
-        elif kind == "clips" and isinstance(event.get("done"), int):
+            if not all(is_text(str(event.get(name, ""))) for name in ("runtime", "device")):
+                raise self._failed("", "it says what it is in words that are no text")
+        elif kind == "clips" and isinstance(event.get("done"), int) and 0 <= event["done"] <= self._count:
             self._counts.append(event["done"])
             self._on_clip(self._counts[-1])
         elif kind == "error":
@@ -169,7 +171,7 @@ class _Listener:
         elif kind == "done":
             self._done = True
 
-    def check(self, ended: Ended, count: int) -> None:
+    def check(self, ended: Ended) -> None:
         """Raises DeviceError unless the runner said hello, no error, and that it is done."""
         if self._error:
             raise self._failed(str(self._error.get("kind")), str(self._error.get("message")))
@@ -178,7 +180,8 @@ class _Listener:
             raise self._failed("protocol" if "--protocol" in said else "", f"its runner did not start: {said}")
         if not self._done:
             raise DeviceError(
-                f"{self._device}: the runner was ended after {max(self._counts, default=0)} of {count} clips ({said})",
+                f"{self._device}: the runner was ended after {max(self._counts, default=0)} of {self._count} clips "
+                f"({said})",
                 hint=DeviceError.AGAIN,
             )
 
@@ -194,13 +197,17 @@ def _logits(device: str, path: Path, job: Job) -> Logits:
     """
     found = np.full((job.count, job.classes), np.nan, dtype=np.float32)
     seen = set()
-    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
+    for line in _text(device, path).splitlines()[1:]:
         result = _json(device, line)
         place, logits = result.get("clip"), result.get("logits", [])
         numbers = isinstance(logits, list) and all(isinstance(value, int | float) for value in logits)
         if not isinstance(place, int) or not 0 <= place < job.count or not numbers or len(logits) != job.classes:
             raise _damaged(device, line)
-        found[place] = logits
+        try:
+            with np.errstate(over="ignore"):  # what no float32 holds is found below
+                found[place] = logits
+        except OverflowError:
+            raise _damaged(device, line) from None
         seen.add(place)
     if len(seen) < job.count:
         raise DeviceError(f"{device}: {job.count - len(seen)} clips have no result", hint=DeviceError.AGAIN)
@@ -209,18 +216,37 @@ def _logits(device: str, path: Path, job: Job) -> Logits:
     return found
 
 
-def _samples(device: str, text: str) -> Samples:
+def _samples(device: str, path: Path, job: Job) -> Samples:
+    """The times in a file of samples.
+
+    Raises:
+        DeviceError: they are none, or not of what was asked for.
+    """
     try:
-        return Samples.model_validate_json(text)
+        samples = Samples.model_validate_json(_text(device, path))
     except ValidationError as error:
         first = error.errors()[0]
         raise _damaged(device, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    least = job.timing.get("min-runs", 1)
+    if len(samples.network_ms) < least:
+        raise _damaged(device, f"{len(samples.network_ms)} timed runs, at least {least:g} were asked for")
+    if job.threads and samples.threads not in (0, job.threads):  # 0: of a runtime that cannot be told
+        raise _damaged(device, f"{samples.threads} threads, {job.threads} were asked for")
+    return samples
+
+
+def _text(device: str, path: Path) -> str:
+    """What a file holds that came from the device."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:  # adb may say that it copied a file, and leave none
+        raise _damaged(device, f"{path.name}: {error.strerror if isinstance(error, OSError) else error}") from None
 
 
 def _json(device: str, text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise _damaged(device, text)

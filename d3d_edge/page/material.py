@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ValidationError
-
 from d3d_edge import evaluation, report, sensitivity
 from d3d_edge.bundle import Bundle, BundleManifest
 from d3d_edge.errors import DataError
@@ -102,7 +100,7 @@ def _read(kind: type[S], path: Path) -> S | None:
         return None
     try:
         return kind.model_validate(json.loads(text))
-    except (ValueError, ValidationError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not a readable {kind.__name__.lower()}: {str(error).splitlines()[0]}") from error
 
 

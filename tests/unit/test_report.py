@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,12 @@ def test_a_figure_is_a_finite_number() -> None:
 WHOLE = report().model_dump_json()
 
 
+def with_row(name: str, value: str) -> bytes:
+    """The report as JSON, with a value in its first row that was empty."""
+    head, rows, tail = WHOLE.partition('"rows"')
+    return (head + rows + re.sub(rf'"{name}":(null|\[\]),', f'"{name}":{value},', tail, count=1)).encode()
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -91,6 +98,18 @@ WHOLE = report().model_dump_json()
         (WHOLE.replace('"format_version":1', '"format_version":0').encode(), "format_version: Input should be 1"),
         (WHOLE.replace("d3d-edge report", "other").encode(), "format: Input should be 'd3d-edge report'"),
         (WHOLE.replace('"top1":0.9', '"top1":NaN').encode(), "rows.0.top1: Input should be a finite number"),
+        (b"[" * 100_000, "maximum recursion depth"),
+        (WHOLE.replace('"top1":0.9', '"top1":90').encode(), "rows.0.top1: Input should be less than or equal to 1"),
+        (with_row("size_bytes", "9" * 400), "rows.0.size_bytes: Input should be less than"),
+        (with_row("classes", '[{"label": "a", "clips": 0, "right": 0}]'), "rows.0.classes.0.clips: "),
+        (with_row("classes", '[{"label": "a", "clips": 1, "right": 2}]'), "more clips of a are right than there are"),
+        *(
+            (
+                WHOLE.replace('"latency_ms_p50":4.0', f'"latency_ms_p50":{value}').encode(),
+                "latency_ms_p50: Input should",
+            )
+            for value in ("0", "-4", "1e308", "1e-320")
+        ),
     ],
 )
 def test_what_is_not_a_report_is_refused(tmp_path: Path, content: bytes, said: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d3d_edge.errors import DeviceError
-from d3d_edge.harness import device
+from d3d_edge.harness import device, latency
 from d3d_edge.harness.packs import PACK_BYTES, Packer
+from d3d_edge.timing import Samples
 from d3d_edge.transports import Ended, File
 
 JSON = st.recursive(
@@ -27,7 +29,7 @@ EVENTS = st.fixed_dictionaries(
 )
 
 
-def job(clips: int = 2, classes: int = 2) -> device.Job:
+def job(clips: int = 2, classes: int = 2, threads: int = 0) -> device.Job:
     pack = File("blobs/a.clips", Path("a"), "0" * 64)
     return device.Job(
         program=device.Program("blobs/run"),
@@ -36,19 +38,19 @@ def job(clips: int = 2, classes: int = 2) -> device.Job:
         clips=((pack, clips),),
         shape=(1, 2, 2, 3),
         classes=classes,
-        threads=0,
-        timing={"runs": 5, "budget-s": 0.5},
+        threads=threads,
+        timing={"runs": 5, "min-runs": 3, "budget-s": 0.5},
     )
 
 
 @settings(max_examples=50)
 @given(lines=st.lists(st.text() | JSON.map(json.dumps) | EVENTS.map(json.dumps), max_size=6), code=st.integers(-9, 255))
 def test_whatever_a_device_prints_is_followed_or_refused_in_one_line(lines: list[str], code: int) -> None:
-    heard = device._Listener("adb", lambda done: None)
+    heard = device._Listener("adb", 2, lambda done: None)
     with suppress(DeviceError):  # and nothing else
         for line in lines:
             heard(line)
-        heard.check(Ended(code, ""), 2)
+        heard.check(Ended(code, ""))
 
 
 @settings(max_examples=30)
@@ -60,6 +62,102 @@ def test_whatever_a_device_leaves_is_logits_or_refused(
     path.write_text("\n".join(["{}", *lines]), encoding="utf-8")
     with pytest.raises(DeviceError, match=r"^adb"):
         device._logits("adb", path, job())
+
+
+def followed(heard: device._Listener, line: str) -> None:
+    heard(line)
+    heard.check(Ended(0, ""))
+
+
+DEEP = "[" * 100_000
+HUGE = "9" * 400
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        DEEP,
+        f'{{"event": "clips", "done": {HUGE}}}',
+        '{"event": "clips", "done": -1}',
+        '{"event": "hello", "protocol": 1, "runtime": "\\ud800"}',
+        '{"event": "hello", "protocol": 1, "device": "\\udfff"}',
+    ],
+    ids=["deep", "huge", "negative", "runtime no text", "device no text"],
+)
+def test_an_event_that_nothing_can_be_made_of_is_passed_over_or_refused(line: str) -> None:
+    counts: list[int] = []
+    heard = device._Listener("adb", 2, counts.append)
+    with pytest.raises(DeviceError, match=r"^adb: (it says what it is in words that are no text|its runner did not)"):
+        followed(heard, line)
+    assert counts == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, b"{}\n\xff", f"{{}}\n{DEEP}".encode(), f'{{}}\n{{"clip": 0, "logits": [{HUGE}, 1]}}'.encode()],
+    ids=["no file", "not UTF-8", "deep", "huge"],
+)
+def test_results_that_nothing_can_be_made_of_are_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "results.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DeviceError, match=r"^adb: the results are damaged: "):
+        device._logits("adb", path, job())
+
+
+def test_logits_that_no_float32_holds_are_not_finite(tmp_path: Path) -> None:
+    lines = [f'{{"clip": {place}, "logits": [1e308, 1]}}' for place in (0, 1)]
+    (tmp_path / "results.jsonl").write_text("\n".join(["{}", *lines]))
+    with pytest.raises(DeviceError, match="not finite"):
+        device._logits("adb", tmp_path / "results.jsonl", job())
+
+
+TIMES: dict[str, Any] = {
+    "load_ms": 0.0,
+    "first_ms": 5.0,
+    "network_ms": [4.0, 4.1, 4.2],
+    "threads": 2,
+    "sustained": {"at_s": [0.0, 1.0, 1.0], "network_ms": [4.0, 4.0, 4.0]},
+    "environment_after": {"cpus": 4},
+}
+
+
+def sampled(folder: Path, changes: dict[str, Any]) -> Samples:
+    path = folder / "samples.json"
+    path.write_text(json.dumps(TIMES | changes))
+    return device._samples("adb", path, job(threads=2))
+
+
+@pytest.mark.parametrize("changes", [{}, {"threads": 0}, {"network_ms": [1e-6, 1e9, 4.0], "sustained": None}])
+def test_times_that_can_be_are_taken(tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert latency.figures(sampled(tmp_path, changes)).runs == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"network_ms": [4.0, 0.0, 4.0]}, "network_ms.1: "),
+        ({"network_ms": [4.0, -1.0, 4.0]}, "network_ms.1: "),
+        ({"network_ms": [4.0, 1e308, 4.0]}, "network_ms.1: "),
+        ({"network_ms": [4.0, 1e-320, 4.0]}, "network_ms.1: "),
+        ({"network_ms": [4.0, 4.0]}, "2 timed runs, at least 3 were asked for"),
+        ({"threads": 7}, "7 threads, 2 were asked for"),
+        ({"load_ms": -3}, "load_ms: "),
+        ({"first_ms": 0}, "first_ms: "),
+        ({"warmup_ms": [0.0]}, "warmup_ms.0: "),
+        ({"memory_peak_bytes": -1}, "memory_peak_bytes: "),
+        ({"memory_peak_bytes": 2**63}, "memory_peak_bytes: "),
+        ({"environment_after": {"cpus": -4}}, "environment_after.cpus: "),
+        ({"environment_before": {"clock_mhz": [1e308]}}, "environment_before.clock_mhz.0: "),
+        ({"sustained": {"at_s": [2.0, 1.0], "network_ms": [4.0, 4.0]}}, "sustained: .*at_s must rise"),
+        ({"sustained": {"at_s": [0.0, 90.0], "network_ms": [0.0, 0.0]}}, "sustained.network_ms.0: "),
+        ({"end_to_end": {"video": "a", "decode_ms": [], "resize_ms": [], "network_ms": []}}, "end_to_end.decode_ms: "),
+        ({"build": "\ud800"}, ""),
+    ],
+)
+def test_times_that_cannot_be_are_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(DeviceError, match=f"^adb: the results are damaged: .{said}"):
+        sampled(tmp_path, changes)
 
 
 @settings(max_examples=30)

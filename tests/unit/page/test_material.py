@@ -45,7 +45,7 @@ def test_a_folder_without_anything_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["report", "evaluation", "sensitivity"])
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "other"}', "\ufffe"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "other"}', "\ufffe", "[" * 100_000])
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / f"{name}.json").write_text(text)
     with pytest.raises(DataError, match=rf"{name}\.json is not a readable {name}"):

@@ -111,6 +111,7 @@ LESS: list[Any] = [
         {"rows": (samples.measured("a", answers=None, classes=(), paired=None),), "clips": (), "labels": ()},
         id="no answers",
     ),
+    pytest.param({"rows": (samples.measured("a", classes=()),)}, id="no classes"),
     pytest.param({"rows": (samples.measured("a", paired=None),), "gates": ()}, id="no student and no gates"),
     pytest.param(
         {"rows": (samples.measured("a", top1=None, top1_low=None, clips=0),), "chance": None}, id="times only"
