@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 
 from d3d_edge.cli import options
-from d3d_edge.cli.console import TerminalProgress
+from d3d_edge.cli.console import TerminalProgress, plain
 from d3d_edge.cli.tables import columns, measured_by
 from d3d_edge.files import check_writable
 from d3d_edge.report import Report, Row
@@ -96,7 +95,7 @@ def command(
 
 def _print(report: Report, out: Path | None) -> None:
     timed = [(row, row.latency) for row in report.rows if row.latency]
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = plain(soft_wrap=True)
     # As narrow as the report's table; mean, standard deviation and every time are in the JSON.
     table = columns(("bundle", "measured by"), ("load", "first", "p50", "p90", "p95", "p99", "min", "MB"), tight=True)
     for row, found in timed:

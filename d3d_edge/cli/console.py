@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -9,6 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from d3d_edge.progress import Task
+
+plain = functools.partial(Console, markup=False, emoji=False, highlight=False)
+"""A console that shows names as they are: to rich, '[int8]' is a style, '[/x]' the end of one, and ':x:' a picture."""
 
 
 class _BarTask:
@@ -30,14 +34,14 @@ class _LineTask:
         before = 4 * self._done // max(1, self._total)
         self._done += steps
         if 4 * self._done // max(1, self._total) > before:
-            self._console.print(f"{self._description}: {self._done}/{self._total} {text}", highlight=False)
+            self._console.print(f"{self._description}: {self._done}/{self._total} {text}")
 
 
 class TerminalProgress:
     """Progress for people: bars on a terminal, a few lines in a log."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, soft_wrap=True)
+        self._console = plain(stderr=True, soft_wrap=True)
 
     def task(self, description: str, total: int, done: int = 0) -> AbstractContextManager[Task]:
         return self._task(description, total, done)
@@ -48,15 +52,15 @@ class TerminalProgress:
             yield _LineTask(self._console, description, total, done)
             return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
         )
         with Progress(*columns, console=self._console) as bars:
             yield _BarTask(bars, description, total, done)
 
     def note(self, message: str) -> None:
-        self._console.print(message, markup=False, highlight=False)
+        self._console.print(message)

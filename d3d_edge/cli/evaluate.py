@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 import click
-from rich.console import Console
 
 from d3d_edge.cli import options
-from d3d_edge.cli.console import TerminalProgress
+from d3d_edge.cli.console import TerminalProgress, plain
 from d3d_edge.cli.tables import columns
 from d3d_edge.evaluation import FILE_NAME, Evaluation
 from d3d_edge.runs import Run
@@ -66,7 +65,7 @@ def command(
 
 
 def _print(evaluation: Evaluation, path: Path) -> None:
-    console = Console()
+    console = plain()
     table = columns(("system", "needs"), ("top-1", "95 %", "top-5", "class", "params", "GMAC"))
     for system in evaluation.systems:
         table.add_row(
@@ -83,13 +82,11 @@ def _print(evaluation: Evaluation, path: Path) -> None:
         f"{evaluation.title}: {evaluation.classes} classes, {evaluation.videos} {evaluation.split} videos, "
         f"{evaluation.clips_per_video} clip(s) each, chance {evaluation.chance:.1%}",
         style="bold",
-        highlight=False,
     )
     console.print(table)
     for note in evaluation.notes:
-        console.print(f"note: {note}", markup=False, highlight=False)
+        console.print(f"note: {note}")
     console.print(
         "note: class: mean of the classes' top-1; GMAC: of the networks, for one clip, without computing flow",
-        highlight=False,
     )
-    console.print(f"wrote {path}", markup=False, highlight=False)
+    console.print(f"wrote {path}")

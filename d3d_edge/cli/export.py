@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import get_args
 
 import click
-from rich.console import Console
 
 from d3d_edge import target as targets
 from d3d_edge.bundle import Bundle
 from d3d_edge.cli import options
-from d3d_edge.cli.console import TerminalProgress
+from d3d_edge.cli.console import TerminalProgress, plain
 from d3d_edge.cli.tables import columns
 from d3d_edge.runs import Run
 
@@ -89,8 +88,8 @@ def _show(bundles: Sequence[Bundle]) -> None:
         table.add_row(
             bundle.path.name, made.precision, f"{bundle.model_size_bytes / 1e6:.2f}", str(len(made.fallbacks))
         )
-    console = Console(soft_wrap=True)
+    console = plain(soft_wrap=True)
     console.print(table)
     for bundle in bundles:
         for text in bundle.manifest.fallbacks:
-            console.print(f"fallback in {bundle.path.name}: {text}", markup=False, highlight=False)
+            console.print(f"fallback in {bundle.path.name}: {text}")

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from d3d_edge import recipe as recipes
 from d3d_edge.cli import options
-from d3d_edge.cli.console import TerminalProgress
+from d3d_edge.cli.console import TerminalProgress, plain
 from d3d_edge.cli.tables import columns
 from d3d_edge.files import write_text
 from d3d_edge.presets import PRESETS
@@ -163,7 +163,7 @@ def _show(found: Latencies, budget_ms: float | None, plot: Path | None, as_json:
 
 def print_latencies(found: Latencies, fitting: Sequence[Timed], budget_ms: float | None) -> None:
     """Print the rows of `fitting`, the best first, what to write into a recipe, and where it was measured."""
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = plain(soft_wrap=True)
     if not fitting:
         fastest = min(found.rows, key=lambda row: row.latency_ms_p50)
         console.print(f"none takes {budget_ms:g} ms; the fastest is {fastest.shape}, {fastest.latency_ms_p50:.2f} ms")
@@ -237,14 +237,14 @@ def print_models(rows: Sequence[Model], classes: int) -> None:
             f"{row.gmac:.2f}",
             *(f"{size / 1e6:.2f}" for size in sizes),
         )
-    console = Console(soft_wrap=True)
+    console = plain(soft_wrap=True)
     console.print(table)
     for row in rows:
         network = row.network
         widths = " ".join(filter(None, (f"{network.width:g}", str(network.stage_widths))))
         what = f"width {widths}, stem {network.stem}, temporal from {network.temporal_from}"
         what += "" if network.gating else ", no gates"
-        console.print(f"{row.name}: {what}; {row.description}", markup=False, highlight=False)
+        console.print(f"{row.name}: {what}; {row.description}")
     notes = (
         "",
         f"params and weights: with {classes} classes; GMAC: of one clip; weights: kernels, folded biases and scales",
@@ -253,4 +253,4 @@ def print_models(rows: Sequence[Model], classes: int) -> None:
         "all worked out, nothing measured: --on host measures times, and d3d-edge benchmark those of bundles",
     )
     for note in notes:
-        console.print(note, markup=False, highlight=False)
+        console.print(note)

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from d3d_edge.cli import options
-from d3d_edge.cli.console import TerminalProgress
+from d3d_edge.cli.console import TerminalProgress, plain
 from d3d_edge.cli.tables import columns
 
 if TYPE_CHECKING:
@@ -58,15 +58,15 @@ def command(
     if as_json:
         click.echo(report.model_dump_json(indent=2))
         return
-    console = Console()
+    console = plain()
     _print(report, console)
     for name in (FILE_NAME, FIGURE_NAME):
-        console.print(f"wrote {(out or run / 'probe') / name}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"wrote {(out or run / 'probe') / name}", soft_wrap=True)
 
 
 def _print(report: ProbeReport, console: Console) -> None:
     title = f"{report.title}: {report.clips} {report.split} clips, {report.classes} classes, chance {report.chance:.1%}"
-    console.print(title, style="bold", markup=False, highlight=False)
+    console.print(title, style="bold")
     table = columns(("network", "sees"), ("EPE px", "of zero", "top-1", "reversed", "shuffled"))
 
     def errors(epe_px: float) -> tuple[str, str]:
@@ -91,4 +91,4 @@ def _print(report: ProbeReport, console: Console) -> None:
     if report.missing:
         notes.append(f"not in this run, so not probed: {', '.join(report.missing)}")
     for note in notes:
-        console.print(f"note: {note}", markup=False, highlight=False)
+        console.print(f"note: {note}")

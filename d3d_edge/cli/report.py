@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 
 from d3d_edge.cli import options
+from d3d_edge.cli.console import plain
 from d3d_edge.cli.tables import columns
 from d3d_edge.errors import DataError, GateFailed
 from d3d_edge.report import Report
@@ -109,7 +109,7 @@ def compare(before: Path, after: Path, bound: float | None, as_json: bool) -> No
 
 
 def _print(found: Comparison) -> None:
-    console = Console(highlight=False, markup=False)
+    console = plain()
     table = columns(("model", "figure"), ("before", "after", "change", "interval", "verdict"), tight=True)
     for change in found.changes:
         name, factor, form = _WORDS[change.figure]

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from d3d_edge.cli import options
-from d3d_edge.cli.console import TerminalProgress
+from d3d_edge.cli.console import TerminalProgress, plain
 from d3d_edge.cli.tables import columns
 
 if TYPE_CHECKING:
@@ -48,17 +48,17 @@ def command(run: Path, clips: int, rows: int, cache_dir: Path, workers: int, str
     if as_json:
         click.echo(report.model_dump_json(indent=2))
         return
-    console = Console()
+    console = plain()
     _print(report, rows, console)
     for name in (FILE_NAME, FIGURE_NAME):
-        console.print(f"wrote {run / name}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"wrote {run / name}", soft_wrap=True)
 
 
 def _print(report: SensitivityReport, rows: int, console: Console) -> None:
     title = (
         f"{report.title}: {report.clips} training clips, plan {report.calibration}, float top-1 {report.float_top1:.1%}"
     )
-    console.print(title, style="bold", markup=False, highlight=False)
+    console.print(title, style="bold")
     table = columns(("only this in INT8",), ("dB", "changed", "points", "weights"))
     for cost in (report.whole, *report.kinds):
         name = cost.name if cost.kind == "all" else f"every {cost.kind}"
@@ -68,11 +68,10 @@ def _print(report: SensitivityReport, rows: int, console: Console) -> None:
         table.add_row(*_cells(cost.name, cost))
     console.print(table)
     if len(report.groups) > rows:
-        console.print(f"{len(report.groups) - rows} groups cost less; all are in the JSON", highlight=False)
+        console.print(f"{len(report.groups) - rows} groups cost less; all are in the JSON")
     console.print(
         "note: dB: SQNR of the logits; changed: share of clips with another first answer than the float student's; "
         "points: top-1 lost. The student was trained on these clips, so dB say more than points",
-        highlight=False,
     )
 
 

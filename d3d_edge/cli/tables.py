@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from d3d_edge.cli.console import plain
 from d3d_edge.report import Gate, Pair, Report, Row
 from d3d_edge.runner import Where
 
@@ -28,15 +29,15 @@ def measured_by(row: Row) -> str:
 
 def print_report(report: Report, path: Path | None) -> None:
     """Print the report, and leave the same text beside report.json at `path`."""
-    console = Console()
+    console = plain()
     console.print(_report(report))
     if path:
-        console.print(f"wrote {path}", markup=False, highlight=False)
+        console.print(f"wrote {path}")
 
 
 def text_of(report: Report) -> str:
     """The report as plain text."""
-    console = Console(width=100, file=io.StringIO(), record=True)
+    console = plain(width=100, file=io.StringIO(), record=True)
     console.print(_report(report))
     return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
 
