@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
+import signal
 import sys
-from typing import Any
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import click
 
@@ -34,6 +40,9 @@ _COMMANDS = {
     "predict": "Name the action in a video, with any bundle.",
 }
 
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+_SAME_S = 1.0
+"""Signals that follow so soon are of one wish to end: `timeout` sends two, and so does a terminal that is closed."""
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EDQUOT)
 
 
@@ -75,8 +84,44 @@ def group() -> None:
     d3d-edge validate bundles/* --data clips/
 
     Exit codes: 0 done, 2 recipe or command line, 3 missing package, 4 gate missed, 5 cannot be lowered, 6 bad bundle,
-    7 device, 8 data, 9 cannot write, 130 interrupted.
+    7 device, 8 data, 9 cannot write, 130 interrupted, 143 ended by SIGTERM.
     """
+
+
+class _Ended(BaseException):
+    """A signal asked this process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP end the block by an exception, as Ctrl-C does: devices and folders are left clean.
+
+    A signal that is ignored, as under nohup, stays so. The processes of torchrun are ended at once, as it expects: one
+    that waits for another that is gone would not come to raise anything.
+    """
+    if threading.current_thread() is not threading.main_thread() or "TORCHELASTIC_RUN_ID" in os.environ:
+        yield
+        return
+    last_s = -_SAME_S
+
+    def end(number: int, frame: object) -> None:
+        nonlocal last_s
+        before_s, last_s = last_s, time.monotonic()
+        if last_s - before_s >= _SAME_S:
+            raise _Ended(number)
+
+    ours = [number for number in _ENDING if signal.getsignal(number) == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -88,13 +133,18 @@ def main(argv: list[str] | None = None) -> None:
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by whoever started this
             setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
+        elif isinstance(written := getattr(sys, stream), io.TextIOWrapper):
+            written.reconfigure(errors="backslashreplace")  # of what the terminal cannot show
     try:
-        result: Any = group.main(args=argv, prog_name="d3d-edge", standalone_mode=False)
+        with _ended_by_signals():
+            result: Any = group.main(args=argv, prog_name="d3d-edge", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted; run the same command again to go on", 130)
+    except _Ended as error:
+        _fail(f"ended by {signal.Signals(error.number).name}; run the same command again to go on", 128 + error.number)
     except D3DEdgeError as error:
         if os.environ.get("D3D_EDGE_DEBUG"):
             raise
@@ -120,6 +170,6 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     click.echo(f"error: {message}", err=True)
     sys.exit(code)

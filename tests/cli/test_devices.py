@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,7 @@ import pytest
 
 from d3d_edge.report import Report
 from tests.cli.conftest import D3DEdge, Result, alone, once
+from tests.contract.conftest import gone
 from tests.devices import build_android_bench, call_android_bench, reach, small_disk
 
 
@@ -101,6 +106,40 @@ def test_a_device_whose_disk_is_full_is_one_line_and_works_once_there_is_room(
         disk.empty()
         done = timed()
         assert done.code == 0, done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_command_that_is_asked_to_end_leaves_nothing_running(
+    made: Path, ssh: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    words = ["benchmark", made / "bundles" / "jetson", "--runs", "1000000", "--device", ssh]
+    command = [sys.executable, "-m", "d3d_edge", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not (running := list(tmp_path.glob("device/jobs/*/pid"))) or not running[0].read_text():
+            assert process.poll() is None
+            time.sleep(0.05)
+        leader = int(running[0].read_text())
+        folders = connections()
+        process.send_signal(number)
+        out, errors = process.communicate(timeout=60)
+    assert (process.returncode, out) == (128 + number, "")
+    assert len([line for line in errors.splitlines() if line.startswith("error: ")]) == 1
+    assert gone(leader)
+    assert folders
+    assert connections() == set()
+    assert not any(folder.exists() for folder in folders)
+
+
+def connections() -> set[Path]:
+    """Folders of the connections that processes of this test hold."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (process / "cmdline").read_text().split("\0")
+            if os.environ["D3D_EDGE_SSH_CONFIG"] in words:
+                found |= {Path(word.partition("=")[2]).parent for word in words if word.startswith("ControlPath=")}
+    return found
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ import pytest
 
 from d3d_edge.cli import options
 from tests.cli.conftest import D3DEdge, refused
+from tests.unit.page import samples
 
 
 def first_video(folder: Path) -> Path:
@@ -277,6 +278,22 @@ def test_a_user_without_a_home_has_a_cache(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", no_home)
     assert Path(options._default_cache()).parent == Path(tempfile.gettempdir())
+
+
+def test_what_the_terminal_cannot_show_is_written_in_other_words(tmp_path: Path) -> None:
+    rows = tuple(samples.measured(name) for name in ("jétson ☃", "android"))
+    samples.report(rows=rows, title="naïve").write(tmp_path / "a.json")
+    command = [sys.executable, "-m", "d3d_edge", "report", "compare", tmp_path / "a.json", tmp_path / "a.json"]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="ascii",
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"j\xe9tson \u2603" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""A command killed at any moment leaves a folder from which the same command goes on, to the same result."""
+"""A command killed at any moment leaves a folder from which the same command goes on, to the same result.
+
+One that is only asked to end cleans up before.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,59 @@ def kill_when(happened, *words: object) -> None:
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+ENDLESS = """
+import time
+from d3d_edge import cli
+
+def run(**_):
+    try:
+        print("begun", flush=True)
+        time.sleep(60)
+    finally:
+        time.sleep(0.3)
+        print("left clean", flush=True)
+
+cli.group.main = run
+cli.main()
+"""
+
+
+def asked_to_end(signals: tuple[signal.Signals, ...], shell: str = "", **environment: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of a command that gets `signals`, one after the other, while it works."""
+    with subprocess.Popen(
+        ["sh", "-c", f'{shell} exec "$@"', "sh", sys.executable, "-c", ENDLESS],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        for number in signals:
+            process.send_signal(number)
+            time.sleep(0.1)
+        out, errors = process.communicate(timeout=30)
+    return process.returncode, out, errors
+
+
+TERM, HUP = signal.SIGTERM, signal.SIGHUP
+
+
+@pytest.mark.parametrize("signals", [(TERM,), (HUP,), (TERM, TERM), (HUP, TERM)])
+def test_a_command_that_is_asked_to_end_cleans_up(signals: tuple[signal.Signals, ...]) -> None:
+    said = f"error: ended by {signals[0].name}; run the same command again to go on\n"
+    assert asked_to_end(signals) == (128 + signals[0], "left clean\n", said)
+
+
+def test_what_ignores_that_its_terminal_is_closed_goes_on() -> None:
+    assert asked_to_end((HUP, TERM), shell="trap '' HUP;")[0] == 128 + TERM
+
+
+def test_a_process_of_torchrun_is_ended_at_once() -> None:
+    """One that waits for another that is gone, in code that is not Python's, would never come to clean up."""
+    assert asked_to_end((TERM,), TORCHELASTIC_RUN_ID="none") == (-TERM, "", "")
 
 
 def weights(run: Path, stage: str) -> dict[str, torch.Tensor]:
