@@ -7,6 +7,7 @@ computed here from what it sends, by the same code as for this machine.
 from __future__ import annotations
 
 import json
+import secrets
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ PROTOCOL = 1
 """The one in targets/jetson/runner, targets/android/bench and targets/ios/bench."""
 SILENCE_S = 120.0
 """A runner that prints nothing for so long is given up. It prints at least once a second while it works."""
-RESULTS, SAMPLES = "results.jsonl", "samples.json"
+RESULTS, SAMPLES, RUN = "results.jsonl", "samples.json", "run"
 _HINTS = {
     "protocol": "build and install the device's program again, from this version of d3d-edge",
     "busy": "wait for the other run, or end it",
@@ -80,13 +81,13 @@ class Job:
         return f"jobs/{sha256_of_value(said)[:32]}"
 
     def words(self) -> list[str]:
-        """The command line, but for --out and --resume."""
+        """The command line, but for --out, --run and --resume."""
         words = ["--protocol", str(PROTOCOL), "--model", self.model, "--shape", ",".join(map(str, self.shape))]
         words += ["--classes", str(self.classes), "--threads", str(self.threads), *self.program.words]
         for pack, clips in self.clips:
             words += ["--clips", f"{pack.name}={clips}"]
         for name, value in self.timing.items():
-            words += [f"--{name}", f"{value:g}"]
+            words += [f"--{name}", f"{value:.12g}"]  # a million runs are no 1e+06: runners read whole numbers
         return words
 
 
@@ -118,14 +119,19 @@ def run(
         DeviceError: the device, the tool that reaches it, or the runner failed.
     """
     transport.push([*job.program.files, *job.files, *(pack for pack, _ in job.clips)])
-    words = [*job.words(), "--out", job.folder, "--watch-stdin", *(("--resume",) if resume else ())]
+    mine = secrets.token_hex(8)
+    words = [*job.words(), "--out", job.folder, "--run", mine, "--watch-stdin", *(("--resume",) if resume else ())]
     heard = _Listener(transport.name, job.count, on_clip)
     ended = transport.start(job.program.name, words, folder=job.folder, on_line=heard, silence_s=silence_s)
     heard.check(ended)
     with tempfile.TemporaryDirectory() as scratch:
-        results, samples = Path(scratch) / RESULTS, Path(scratch) / SAMPLES
-        for path in (results, samples):
+        results, samples, whose = (Path(scratch) / name for name in (RESULTS, SAMPLES, RUN))
+        for path in (results, samples, whose):  # the last one last: another run writes it before the others
             transport.pull(f"{job.folder}/{path.name}", path)
+        if _text(transport.name, whose) != mine:
+            raise DeviceError(
+                f"{transport.name}: another run took the device before the results were copied", hint=DeviceError.AGAIN
+            )
         return Outcome(
             runtime=str(heard.hello.get("runtime", "")),
             native=bool(heard.hello.get("native")),

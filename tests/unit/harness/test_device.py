@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,11 @@ def test_a_job_is_found_again_by_what_it_runs() -> None:
     assert job().folder == job().folder
     assert len({job().folder, job(3).folder, job(classes=3).folder}) == 3
     assert "--resume" not in job().words()
+
+
+def test_counts_are_written_out() -> None:
+    words = replace(job(), timing={"runs": 1_000_000, "budget-s": 0.5}).words()
+    assert words[-4:] == ["--runs", "1000000", "--budget-s", "0.5"]
 
 
 def test_clips_are_packed_in_their_order_bit_for_bit(tmp_path: Path) -> None:

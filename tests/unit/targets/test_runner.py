@@ -159,6 +159,23 @@ def test_a_second_host_is_refused_and_spoils_nothing(device: Transport, folder: 
     run(device, job)
 
 
+@pytest.mark.parametrize("name", [harness.RESULTS, harness.SAMPLES, harness.RUN])
+def test_results_of_a_second_host_that_came_before_the_copy_are_not_ours(
+    device: Transport, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    job, pull = make_job(), device.pull
+
+    def late(there: str, path: Path) -> None:
+        if there.endswith(name):
+            monkeypatch.setattr(device, "pull", pull)
+            run(device, job)
+        pull(there, path)
+
+    monkeypatch.setattr(device, "pull", late)
+    with pytest.raises(DeviceError, match=r"another run took the device .*run the same command again"):
+        run(device, job)
+
+
 @pytest.mark.parametrize(
     ("version", "numpy", "message"),
     [

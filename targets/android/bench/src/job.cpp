@@ -71,6 +71,7 @@ Job parse(int count, char** words) {
       {"--protocol", [&](const std::string& text) { protocol = static_cast<int>(number(text)); }},
       {"--model", [&](const std::string& text) { job.model = text; }},
       {"--out", [&](const std::string& text) { job.out = text; }},
+      {"--run", [&](const std::string& text) { job.run = text; }},
       {"--classes", [&](const std::string& text) { job.classes = whole(text); }},
       {"--threads", [&](const std::string& text) { job.threads = whole(text); }},
       {"--warmup", [&](const std::string& text) { job.warmup = whole(text); }},
@@ -171,7 +172,7 @@ void write_whole(const std::string& path, const std::string& text) {
   }
 }
 
-void own_folder(const std::string& folder) {
+void own_folder(const std::string& folder, const std::string& run) {
   for (size_t at = 1; at <= folder.size(); ++at) {
     if ((at == folder.size() || folder[at] == '/') && mkdir(folder.substr(0, at).c_str(), 0700) != 0 && errno != EEXIST) {
       throw of_errno(folder);
@@ -189,6 +190,7 @@ void own_folder(const std::string& folder) {
     setpgid(0, 0);
   }
   write_whole(folder + "/pid", std::to_string(getpid()));
+  write_whole(folder + "/run", run);
 }
 
 Results::Results(const std::string& folder, const std::string& runtime, bool resume)

@@ -11,7 +11,7 @@
 constexpr int kProtocol = 1;
 
 struct Job {
-  std::string model, out;
+  std::string model, out, run;
   std::vector<int32_t> shape;
   size_t classes = 0, threads = 0, warmup = 5, runs = 50, min_runs = 10;
   double budget_s = 3, sustained_s = 0;
@@ -39,8 +39,9 @@ std::vector<uint8_t> read_pack(const std::string& path, size_t bytes);
 // Throws RunError, with the protocol's kind for a full disk.
 void write_whole(const std::string& path, const std::string& text);
 
-// Takes the folder for this process and says in it which process group to end. Throws RunError if another has it.
-void own_folder(const std::string& folder);
+// Takes the folder for this process and says in it which process group to end, and whose it is. Throws RunError if
+// another has it.
+void own_folder(const std::string& folder, const std::string& run);
 
 class Results {
  public:

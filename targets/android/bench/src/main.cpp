@@ -144,7 +144,7 @@ int main(int word_count, char** words) {
         _exit(3);
       }).detach();
     }
-    own_folder(job.out);
+    own_folder(job.out, job.run);
     const auto remove_pid = [&job] { unlink((job.out + "/pid").c_str()); };
     try {
       run(job);

@@ -15,7 +15,7 @@ struct RunError: Error {
 let documents = FileManager.default.urls(for: .documentDirectory, in: .userDomainMask)[0]
 
 struct Job {
-    var model = "", out = ""
+    var model = "", out = "", run = ""
     var shape: [Int] = []
     var classes = 0, threads = 0, warmup = 5, runs = 50, minRuns = 10
     var budgetS = 3.0, sustainedS = 0.0
@@ -43,6 +43,7 @@ struct Job {
             case "--protocol": spoken = Int(text)
             case "--model": model = text
             case "--out": out = text
+            case "--run": run = text
             case "--classes": classes = try whole(text)
             case "--threads": threads = try whole(text)
             case "--warmup": warmup = try whole(text)
@@ -106,7 +107,6 @@ final class Results {
     private let file: FileHandle
 
     init(folder: URL, runtime: String, resume: Bool) throws {
-        try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
         let url = folder.appending(path: "results.jsonl")
         let head = json(["runtime": runtime])
         // What follows the last line break was torn when the app was ended.

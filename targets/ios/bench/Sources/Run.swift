@@ -39,6 +39,8 @@ func run(_ job: Job) throws {
     say(["event": "hello", "protocol": protocolVersion, "runtime": runtime, "native": true,
          "device": "\(machine()) (\(device.systemName) \(device.systemVersion))"])
     let folder = documents.appending(path: job.out)
+    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    try Data(job.run.utf8).write(to: folder.appending(path: "run"))  // before the rest: whose that is from now on
     let results = try Results(folder: folder, runtime: runtime, resume: job.resume)
     let samples = folder.appending(path: "samples.json")
     let timed = job.resume && FileManager.default.fileExists(atPath: samples.path)

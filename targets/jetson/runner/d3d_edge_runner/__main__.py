@@ -67,7 +67,7 @@ def main(words: Sequence[str] | None = None) -> int:
         job = parse(sys.argv[1:] if words is None else words)
         if job.watch_stdin:
             threading.Thread(target=_end_with_stdin, daemon=True).start()
-        lock = own(job.out)
+        lock = own(job.out, job.run)
         try:
             _run(job, events)
         finally:

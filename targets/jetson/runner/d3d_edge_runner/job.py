@@ -14,7 +14,7 @@ import numpy as np
 from . import PROTOCOL
 from .errors import RunnerError
 
-RESULTS, SAMPLES, PID = "results.jsonl", "samples.json", "pid"
+RESULTS, SAMPLES, PID, RUN = "results.jsonl", "samples.json", "pid", "run"
 """Names in the folder of a run."""
 LOCK = "lock"
 """In the folder that the runner works in: of the whole device."""
@@ -42,6 +42,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--shape", type=_shape, required=True, help="T,H,W,C of a clip")
     parser.add_argument("--classes", type=int, required=True, help="number of logits")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: results.jsonl, samples.json")
+    parser.add_argument("--run", default="", metavar="ID", help="written to --out: whose results are there")
     parser.add_argument("--clips", type=_pack, action="append", default=[], metavar="FILE=COUNT", help="packed clips")
     parser.add_argument("--runtime", choices=["auto", "tensorrt", "onnxruntime"], default="auto")
     parser.add_argument("--threads", type=int, default=0, help="0: the runtime's own choice")
@@ -128,8 +129,8 @@ class Results:
         self._file.close()
 
 
-def own(folder: Path) -> Any:
-    """Take the device for this process, and say in the folder of the run which process group to end.
+def own(folder: Path, run: str) -> Any:
+    """Take the device for this process, and say in the folder of the run which process group to end, and whose it is.
 
     Raises:
         RunnerError: another runner works here: two at once would spoil each other's times.
@@ -143,4 +144,5 @@ def own(folder: Path) -> Any:
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
     (folder / PID).write_text(str(os.getpid()))
+    (folder / RUN).write_text(run)
     return lock
