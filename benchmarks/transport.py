@@ -31,7 +31,7 @@ SHAPE, CLASSES = (16, 112, 112, 3), 10
 STAND_IN = """\
 import argparse, json, os, sys, time
 parser = argparse.ArgumentParser()
-for name in ("model", "shape", "classes", "out", "protocol", "threads", "clip-ms"):
+for name in ("model", "shape", "classes", "out", "run", "protocol", "threads", "clip-ms"):
     parser.add_argument("--" + name)
 parser.add_argument("--clips", action="append")
 parser.add_argument("--watch-stdin", action="store_true")
@@ -39,6 +39,8 @@ job, _ = parser.parse_known_args()
 say = lambda **event: print(json.dumps(event), flush=True)
 pause, logits = float(job.__dict__["clip_ms"]) / 1e3, [0.0] * int(job.classes)
 os.makedirs(job.out, exist_ok=True)
+with open(job.out + "/run", "w") as file:
+    file.write(job.run)
 say(event="hello", protocol=1, runtime="a pause", native=False, device="this machine")
 times = []
 with open(job.out + "/results.jsonl", "w") as results:

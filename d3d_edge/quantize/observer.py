@@ -55,7 +55,7 @@ class Portable:
             raise DataError(
                 f"what is quantized reaches {reached:.3g}, and the widest INT8 range is {widest:.3g}, by a scale in "
                 "float16",
-                hint="train again, with a lower learning_rate or a higher weight_decay",
+                hint="train again, with a lower learning_rate in the recipe or a higher weight_decay",
             )
         return half, zero_point
 

@@ -82,7 +82,7 @@ def round_biases(graph: GraphModule) -> None:
                 raise DataError(
                     f"a bias of {owner} is {float(bias.data.abs().max()):.3g}, and the largest float16 is "
                     f"{torch.finfo(torch.float16).max:.0f}",
-                    hint="train again, with a lower learning_rate or a higher weight_decay",
+                    hint="train again, with a lower learning_rate in the recipe or a higher weight_decay",
                 )
             bias.data = half
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +50,23 @@ class Result(NamedTuple):
 
 
 D3DEdge = Callable[..., Result]
+
+
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """Commands that are started find signals as a terminal leaves them, also where the tests run in the background."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Output and errors of a process that must end by itself within a minute."""
+    try:
+        return process.communicate(timeout=60)
+    finally:
+        process.kill()
 
 
 @pytest.fixture

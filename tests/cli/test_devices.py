@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from d3d_edge.report import Report
-from tests.cli.conftest import D3DEdge, Result, alone, once
+from tests.cli.conftest import D3DEdge, Result, alone, ended, once
 from tests.contract.conftest import gone
 from tests.devices import build_android_bench, call_android_bench, reach, small_disk
 
@@ -109,6 +109,7 @@ def test_a_device_whose_disk_is_full_is_one_line_and_works_once_there_is_room(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_command_that_is_asked_to_end_leaves_nothing_running(
     made: Path, ssh: str, tmp_path: Path, number: signal.Signals
@@ -122,7 +123,7 @@ def test_a_command_that_is_asked_to_end_leaves_nothing_running(
         leader = int(running[0].read_text())
         folders = connections()
         process.send_signal(number)
-        out, errors = process.communicate(timeout=60)
+        out, errors = ended(process)
     assert (process.returncode, out) == (128 + number, "")
     assert len([line for line in errors.splitlines() if line.startswith("error: ")]) == 1
     assert gone(leader)

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from d3d_edge.bundle import Bundle
-from tests.cli.conftest import cli
+from tests.cli.conftest import cli, ended
 
 
 def kill_when(happened, *words: object) -> None:
@@ -65,13 +65,14 @@ def asked_to_end(signals: tuple[signal.Signals, ...], shell: str = "", **environ
         for number in signals:
             process.send_signal(number)
             time.sleep(0.1)
-        out, errors = process.communicate(timeout=30)
+        out, errors = ended(process)
     return process.returncode, out, errors
 
 
 TERM, HUP = signal.SIGTERM, signal.SIGHUP
 
 
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("signals", [(TERM,), (HUP,), (TERM, TERM), (HUP, TERM)])
 def test_a_command_that_is_asked_to_end_cleans_up(signals: tuple[signal.Signals, ...]) -> None:
     said = f"error: ended by {signals[0].name}; run the same command again to go on\n"
