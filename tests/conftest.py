@@ -45,6 +45,7 @@ GO_FIRST = (
     "cli/test_lost_and_changed.py",
     "cli/test_probe.py",
     "cli/test_devices.py",
+    "cli/test_phones.py",
     "cli/test_validate.py",
     "cli/test_benchmark.py",
     "cli/test_predict.py",

@@ -40,8 +40,8 @@ _MOVING = REARRANGING - {
 }
 """Operators that neither add a value nor compare two."""
 _ACTIVATION_RANGE = (-128, 127, torch.int8)
-_FLOAT16_MAX = torch.finfo(torch.float16).max
 _WEIGHT_RANGES = (_ACTIVATION_RANGE, (-127, 127, torch.int8))
+_FLOAT16_MAX = torch.finfo(torch.float16).max
 
 MAX_RANK = 4
 """Axes of a tensor. Convolutions and pools over more have no INT8 form, or no kernel at all, on the targets."""

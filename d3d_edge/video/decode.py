@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from d3d_edge.errors import DataError
 from d3d_edge.video import interlaced, seek
-from d3d_edge.video.container import Promise, address_of, declared_of, first_time_s, opened, promise_of, rate_hz_of
+from d3d_edge.video.container import address_of, declared_of, first_time_s, opened, promise_of, rate_hz_of
 from d3d_edge.video.seek import Frame as Frame
 from d3d_edge.video.seek import time_s_of
 
@@ -90,7 +90,7 @@ def read_frames(
                 _check_end(path, timeline.times_s)
             if indices := _chosen(choose, span.of(timeline.times_s)):
                 counted = span == WHOLE
-                pictures = Pictures(capture, str(path), address_of(path))
+                pictures = Pictures.of_file(capture, path)
                 found = seek.read(capture, timeline, indices, counted, lambda: convert(pictures.now()))
                 if found is not None:
                     return Reading([found.frames[index] for index in indices], found.decoded)
@@ -138,13 +138,13 @@ def _walk(
     frames = {}
     times_s: list[float] = []
     first_s = 0.0
-    pictures = Pictures(capture, str(path), address_of(path))
+    pictures = Pictures.of_file(capture, path)
     while capture.grab():
         first_s = first_s if times_s else first_time_s(capture)
         if len(times_s) in wanted:
             frames[len(times_s)] = convert(pictures.now())
         times_s.append(time_s_of(capture))
-    _check_complete(path, times_s, promise_of(capture, path, first_s))
+    _check_complete(capture, path, times_s, first_s)
     return frames, _rising(times_s, rate_hz_of(capture))
 
 
@@ -177,13 +177,12 @@ def iterate_frames(path: Path) -> Iterator[TimedFrame]:
     with opened(path) as capture:
         times_s: list[float] = []
         first_s = 0.0
-        pictures = Pictures(capture, str(path), address_of(path))
+        pictures = Pictures.of_file(capture, path)
         while capture.grab():
             first_s = first_s if times_s else first_time_s(capture)
             times_s.append(time_s_of(capture))
             yield TimedFrame(len(times_s) - 1, times_s[-1], pictures.now())
-        promise = promise_of(capture, path, first_s)
-    _check_complete(path, times_s, promise)
+        _check_complete(capture, path, times_s, first_s)
 
 
 def first_frame(path: Path) -> Frame:
@@ -194,7 +193,7 @@ def first_frame(path: Path) -> Frame:
     """
     with opened(path) as capture:
         if not capture.grab():
-            raise _nothing_decodes(path, capture)
+            raise _nothing_decodes(capture, path)
         return Pictures(capture, str(path)).now()
 
 
@@ -206,23 +205,23 @@ def _check_end(path: Path, times_s: Sequence[float]) -> None:
     """
     with opened(path) as capture:
         if capture.grab():
-            _check_complete(path, times_s, promise_of(capture, path, first_time_s(capture)))
+            _check_complete(capture, path, times_s, first_time_s(capture))
 
 
-def _check_complete(path: Path, times_s: Sequence[float], promise: Promise) -> None:
+def _check_complete(capture: cv2.VideoCapture, path: Path, times_s: Sequence[float], first_s: float) -> None:
     """Refuse a file that ends early. FFmpeg conceals it: decoding just stops, as at the end of a healthy file.
 
     Frames and time must both be missing: a variable frame rate spoils the one, sound after the pictures the other.
     """
     if not times_s:
-        with opened(path) as capture:
-            raise _nothing_decodes(path, capture)
+        raise _nothing_decodes(capture, path)
+    promise = promise_of(capture, path, first_s)
     frames_missing = len(times_s) < promise.frames * (1 - _LOSS_TOLERATED)
     if frames_missing and max(times_s) < promise.end_s - max(promise.end_s * _LOSS_TOLERATED, promise.sound_s):
         raise DataError(f"{path} is truncated or damaged: {len(times_s)} of {promise.frames:.0f} frames decode")
 
 
-def _nothing_decodes(path: Path, capture: cv2.VideoCapture) -> DataError:
+def _nothing_decodes(capture: cv2.VideoCapture, path: Path) -> DataError:
     codec = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True).strip(b"\0 ")
     name = codec.decode() if codec.isalnum() and codec.isascii() else "unknown"
     return DataError(
@@ -242,6 +241,11 @@ class Pictures:
     def __init__(self, capture: cv2.VideoCapture, name: str, address: str = "") -> None:
         self._capture, self._name, self._address = capture, name, address
         self._last: npt.NDArray[Any] | None = None
+
+    @classmethod
+    def of_file(cls, capture: cv2.VideoCapture, path: Path) -> Self:
+        """Those of a file that `capture` has open."""
+        return cls(capture, str(path), address_of(path))
 
     def now(self) -> Frame:
         """The frame that the capture grabbed last.

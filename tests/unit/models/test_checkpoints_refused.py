@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,90 +212,6 @@ def test_weights_that_are_not_finite(slim_file: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "s3dg.npz", **variables)
     with pytest.raises(DataError, match=rf"{GATE} is not finite"):
         checkpoints.load(tmp_path / "s3dg.npz")
-
-
-def test_a_format_that_is_not_the_files(kylemin_file: Path) -> None:
-    with pytest.raises(DataError, match=r"\(torchvision\): classifier\.1\.bias, .* more missing; base\.0.* unknown"):
-        checkpoints.load(kylemin_file, "torchvision")
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def cut_short(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:10])
-
-
-def text(path: Path) -> None:
-    path.write_text("404: not found\n")
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def change_a_weight(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-@pytest.mark.parametrize(
-    ("damage", "kind"),
-    [(damage, kind) for damage in (truncate, cut_short, text, empty) for kind in ("new", "old", "npz")]
-    + [(change_a_weight, "new"), (change_a_weight, "npz")],  # files of the old kind have no checksums
-)
-def test_a_damaged_file(
-    damage: Callable[[Path], None], kind: str, kylemin_file: Path, slim_file: Path, tmp_path: Path
-) -> None:
-    path = tmp_path / ("weights.npz" if kind == "npz" else "weights.pt")
-    path.write_bytes((slim_file if kind == "npz" else kylemin_file).read_bytes())
-    if kind == "old":
-        torch.save(torch.load(kylemin_file), path, _use_new_zipfile_serialization=False)
-    damage(path)
-    with pytest.raises(DataError, match=r"weights\.\w+ is damaged"):
-        checkpoints.load(path)
-
-
-@pytest.mark.parametrize("numbers", [10**15, 10**20])
-def test_a_file_whose_header_tells_of_more_numbers_than_fit_into_memory(numbers: int, tmp_path: Path) -> None:
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (numbers,)})
-    with zipfile.ZipFile(tmp_path / "weights.npz", "w") as archive:
-        archive.writestr(f"{STEM.replace('/', '_')}.npy", header.getvalue())
-    with pytest.raises(DataError, match=r"weights\.npz is damaged"):
-        checkpoints.load(tmp_path / "weights.npz")
-
-
-class Code:
-    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
-        return pytest.fail, ("code in a checkpoint was run",)
-
-
-@pytest.mark.parametrize(
-    ("held", "message"),
-    [
-        ({"weights": Code()}, "is damaged, or is neither"),
-        ([torch.zeros(1)], "holds no state dict"),
-        ({"epoch": 3}, "holds no state dict"),
-        ({"layer1.weight": torch.zeros(1)}, r"no known format; it holds layer1\.weight"),
-        ({}, "no known format"),
-    ],
-    ids=["code", "a list", "no tensors", "other tensors", "nothing"],
-)
-def test_a_file_of_something_else(held: object, message: str, tmp_path: Path) -> None:
-    torch.save(held, tmp_path / "weights.pt")
-    with pytest.raises(DataError, match=message):
-        checkpoints.load(tmp_path / "weights.pt")
-
-
-@pytest.mark.parametrize("name", ["none.pt", "x" * 300, "."], ids=["none", "a long name", "a folder"])
-def test_a_file_that_is_not_there(name: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no checkpoint "):
-        checkpoints.load(tmp_path / name)
-    with pytest.raises(DataError, match="there is no checkpoint "):
-        checkpoints.load(Path(name))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,16 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchao.quantization.pt2e import FakeQuantizeBase
 
-from d3d_edge.errors import BundleError, DataError
+from d3d_edge.errors import DataError
 from d3d_edge.models.blocks import Blocks
 from d3d_edge.models.layers import StackedConv
 from d3d_edge.quantize import pt2e
 from d3d_edge.quantize.scheme import FOLLOWING, Observer, Scheme
 from tests import networks
 from tests.unit.distill.jobs import CUDA
-
-QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
-
 
 QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 
@@ -264,42 +260,6 @@ def test_dropout_keeps_its_probability_and_works_in_training_only() -> None:
     pt2e.set_training(graph, True)
     assert dropout.args[1:] == (0.25, True)
     assert not torch.equal(logits(graph, networks.clip()), logits(graph, networks.clip()))
-
-
-def test_a_graph_has_no_dropout_no_float_weights_and_no_paths(tmp_path: Path) -> None:
-    program = networks.quantized()
-    assert not [node for node in program.graph.nodes if "dropout" in str(node.target)]
-    assert all(value.dtype == torch.int8 or value.dim() == 1 for value in program.state_dict.values())
-    pt2e.save(program, tmp_path / "graph.pt2")
-    assert b"site-packages" not in (tmp_path / "graph.pt2").read_bytes()
-    assert b"networks.py" not in (tmp_path / "graph.pt2").read_bytes()
-
-
-def test_a_saved_graph_is_the_same_graph(tmp_path: Path) -> None:
-    pt2e.save(networks.quantized(), tmp_path / "graph.pt2")
-    program = pt2e.load(tmp_path / "graph.pt2")
-    clip = networks.clip(4)
-    assert torch.equal(logits(program.module(), clip), logits(networks.quantized().module(), clip))
-    assert pt2e.logit_step(program) == pt2e.logit_step(networks.quantized())
-
-
-@pytest.mark.parametrize("keep", [0, 100, 5000])
-def test_a_damaged_graph_is_refused(tmp_path: Path, keep: int) -> None:
-    path = tmp_path / "graph.pt2"
-    pt2e.save(networks.quantized(), path)
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(BundleError, match="not a readable graph"):
-        pt2e.load(path)
-
-
-def test_a_graph_with_a_changed_weight_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "graph.pt2"
-    pt2e.save(networks.quantized(), path)
-    data = bytearray(path.read_bytes())
-    data[data.index(networks.quantized().state_dict["_scale_0"].numpy().tobytes())] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(BundleError, match=r"not a readable graph: its part .* is damaged"):
-        pt2e.load(path)
 
 
 def test_logits_lie_on_a_grid_of_the_logit_step() -> None:

@@ -147,16 +147,18 @@ def read_float(model: onnx.ModelProto, node: Any, place: int) -> None:
     node.input[place] = quantize.input[0]
 
 
+def set_scales(model: onnx.ModelProto, node: onnx.NodeProto, count: int) -> None:
+    set_constant(model, node, 1, np.full(count, 0.1, np.float32))
+    set_constant(model, node, 2, np.zeros(count, np.int8))
+
+
 def plant_scale_per_activation_channel(model: onnx.ModelProto) -> None:
-    node = first(model, "QuantizeLinear", "pool/")
-    set_constant(model, node, 1, np.full(8, 0.1, np.float32))
-    set_constant(model, node, 2, np.zeros(8, np.int8))
+    set_scales(model, first(model, "QuantizeLinear", "pool/"), 8)
 
 
 def plant_scale_per_input(model: onnx.ModelProto) -> None:
     node = first(model, "DequantizeLinear", "pointwise.spatial.conv/")
-    set_constant(model, node, 1, np.full(8, 0.1, np.float32))
-    set_constant(model, node, 2, np.zeros(8, np.int8))
+    set_scales(model, node, 8)
     next(attribute for attribute in node.attribute if attribute.name == "axis").i = 1
 
 
@@ -186,9 +188,7 @@ def plant_rounding_and_moves_before_relu(model: onnx.ModelProto) -> None:
 
 
 def plant_too_few_scales(model: onnx.ModelProto) -> None:
-    node = first(model, "DequantizeLinear", "pointwise.spatial.conv/")
-    set_constant(model, node, 1, np.full(5, 0.1, np.float32))
-    set_constant(model, node, 2, np.zeros(5, np.int8))
+    set_scales(model, first(model, "DequantizeLinear", "pointwise.spatial.conv/"), 5)
 
 
 def plant_bias_that_is_no_number(model: onnx.ModelProto) -> None:

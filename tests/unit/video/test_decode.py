@@ -197,7 +197,7 @@ def test_a_colon_in_a_name_is_no_protocol(
 def test_where_nothing_decodes_the_codec_is_named(write_video: VideoWriter) -> None:
     path = write_video("a.avi", frames=moving(4), fourcc="MJPG")
     with opened(path) as capture:
-        error = decode._nothing_decodes(path, capture)
+        error = decode._nothing_decodes(capture, path)
     assert "a.avi holds no frame that decodes (its codec is MJPG: if a player shows it" in str(error)
 
 

@@ -1,0 +1,190 @@
+"""`--device adb`: the bench program of targets/android, built for this machine, behind a stand-in for adb."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from d3d_edge.report import Report
+from tests.cli.conftest import D3DEdge, alone, once
+from tests.devices import build_android_bench, call_android_bench, reach, small_disk
+
+
+def test_a_bench_program_that_is_not_built_is_said_before_anything_else(
+    made: Path, clips: Path, d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("D3D_EDGE_ANDROID_BENCH", "nowhere")
+    done = d3d_edge("validate", made / "bundles" / "android", "--data", clips, "--device", "adb")
+    assert done.code == 7
+    assert "not at nowhere (targets/android/bench/README.md says how to build it" in done.err
+
+
+@pytest.fixture(scope="module")
+def bench(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bench program of targets/android, for this machine."""
+    program = tmp_path_factory.mktemp("bench") / "d3d-edge-bench"
+    call_android_bench(once(shared / "bench", build_android_bench) / "libbench.so", program)
+    return program
+
+
+@pytest.fixture
+def phone(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bench: Path) -> Path:
+    """The folder of a phone that a stand-in for adb reaches, which runs the real bench program."""
+    monkeypatch.setenv("D3D_EDGE_ANDROID_BENCH", str(bench))
+    return reach("adb", request, tmp_path / "device", monkeypatch)[1]
+
+
+@pytest.mark.slow
+def test_validate_here_and_over_adb(made: Path, clips: Path, phone: Path, tmp_path: Path, d3d_edge: D3DEdge) -> None:
+    bundle = alone(made / "bundles" / "android", tmp_path / "bundles")
+    words = ["validate", bundle, "--data", clips, "--out", tmp_path, "--threads", "1", "--device", "adb"]
+    done = d3d_edge(*words, "--device", "local")
+    assert done.code == 0, done.err
+    there, here = (row for row in Report.read(tmp_path / "report.json").rows if row.role == "bundle")
+    assert (there.name, there.device) == ("android on adb", "adb")
+    assert there.runtime.startswith(f"{here.runtime} on ")
+    assert there.where == "host runtime"  # the program says that it does not run on Android
+    assert there.answers == here.answers
+    assert there.golden_difference_max == here.golden_difference_max
+    assert there.samples is not None
+    assert (there.samples.build, there.samples.threads) == ("release", 1)
+    (results,) = phone.glob("jobs/*/results.jsonl")
+    whole = results.read_bytes().splitlines(keepends=True)
+    results.write_bytes(b"".join(whole[:-2]) + whole[-2][:9])
+    again = d3d_edge(*words, "--resume", "--json")
+    assert again.code == 0, again.err
+    assert json.loads(again.out)["rows"][-1]["answers"] == there.answers.model_dump(mode="json")
+    assert results.read_bytes().splitlines(keepends=True) == whole
+
+
+# What the services of Android print, in the words and the order of versions 10 and 14.
+ANDROID_10 = {
+    "battery": """Current Battery Service state:
+  AC powered: false
+  USB powered: true
+  Wireless powered: false
+  Max charging current: 500000
+  Charge counter: 2448000
+  status: 2
+  health: 2
+  present: true
+  level: 87
+  scale: 100
+  voltage: 4246
+  temperature: 301
+  technology: Li-ion""",
+    "thermalservice": "Can't find service: thermalservice",
+}
+ANDROID_14 = {
+    "battery": """Current Battery Service state:
+  AC powered: false
+  USB powered: false
+  Wireless powered: false
+  Dock powered: false
+  Max charging current: 0
+  Time when the latest updated value of the voltage was sent via battery changed broadcast: 120
+  Charge counter: 4410000
+  status: 3
+  present: true
+  level: 9
+  scale: 100
+  voltage: 3712
+  temperature: 384
+  technology: Li-ion
+  Charging state: 0
+  Capacity level: -1""",
+    "thermalservice": """IsStatusOverride: false
+ThermalEventListeners:
+\tcallbacks: 2
+\tkilled: false
+ThermalStatusListeners:
+\tcallbacks: 5
+Thermal Status: 3
+Cached temperatures:
+\tTemperature{mValue=44.1, mType=3, mName=SKIN, mStatus=3}
+HAL Ready: true""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("says", "percent", "charging", "celsius", "throttling"),
+    [(ANDROID_10, 87, True, 30.1, None), (ANDROID_14, 9, False, 38.4, "3")],
+    ids=["Android 10", "Android 14"],
+)
+def test_what_a_phone_says_of_itself_is_in_the_report(
+    made: Path,
+    phone: Path,
+    d3d_edge: D3DEdge,
+    says: dict[str, str],
+    percent: int,
+    charging: bool,
+    celsius: float,
+    throttling: str | None,
+) -> None:
+    for service, said in says.items():
+        (phone / service).write_text(said)
+    (phone / "dumpsys").write_text('#!/bin/sh\ncat "$1"\n')
+    (phone / "dumpsys").chmod(0o700)
+    done = d3d_edge("benchmark", made / "bundles" / "android", "--runs", 1, "--device", "adb", "--json")
+    assert done.code == 0, done.err
+    (row,) = json.loads(done.out)["rows"]
+    for side in ("environment_before", "environment_after"):
+        found = row["samples"][side]
+        assert (found["battery_percent"], found["charging"], found["thermal_status"]) == (percent, charging, throttling)
+        assert found["temperature_c"]["battery"] == pytest.approx(celsius)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "kind", "message"),
+    [
+        (["--protocol", "2", "--later"], "protocol", "this runner speaks protocol 1, not 2"),
+        ([], "protocol", "this runner speaks protocol 1, not an unnamed one"),
+        (["--protocol", "1", "--later"], "usage", "unknown argument --later"),
+        (["--protocol", "1", "--runs", "x"], "usage", "not a number: x"),
+        (["--model", "none"], "input", "none: No such file or directory"),
+        (["--clips", "pack=3"], "input", "pack has 8 bytes, 12 are expected"),
+        (["--model", "pack"], "model", "cannot load the model: ExecuTorch error 18"),
+        (["--out", "/dev/null/job"], "storage", "/dev/null/job: Not a directory"),
+    ],
+)
+def test_the_bench_program_says_what_is_wrong(
+    bench: Path, made: Path, tmp_path: Path, words: list[str], kind: str, message: str
+) -> None:
+    (tmp_path / "pack").write_bytes(b"notclips")
+    model = made / "bundles" / "android" / "model.pte"
+    whole = ["--protocol", "1", "--model", model, "--shape", "1,2,2,3", "--clips", "pack=1", "--out", "job"]
+    command = [sys.executable, bench, *(() if not words or words[0] == "--protocol" else whole), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert json.loads(done.stdout.splitlines()[-1]) == {"event": "error", "kind": kind, "message": message}
+
+
+@pytest.mark.slow
+def test_the_bench_program_on_a_full_disk_ends_and_works_once_there_is_room(
+    bench: Path, made: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "pack").write_bytes(np.load(made / "bundles" / "android" / "golden" / "clips.npy").tobytes())
+    words = ["--protocol", "1", "--model", made / "bundles" / "android" / "model.pte", "--shape", "4,32,32,3"]
+    words += ["--classes", "10", "--clips", "pack=2", "--runs", "1", "--out", "disk/job"]
+
+    def said() -> dict[str, str]:
+        done = subprocess.run(
+            [sys.executable, bench, *words], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+        )
+        event = json.loads(done.stdout.splitlines()[-1])
+        assert done.returncode == (event["event"] == "error")
+        return dict(event)
+
+    with small_disk(tmp_path / "disk", "256k") as disk:
+        disk.fill()
+        event = said()
+        assert (event["kind"], event["message"].partition(": ")[2]) == ("disk_full", "No space left on device")
+        disk.empty()
+        assert said() == {"event": "done"}
