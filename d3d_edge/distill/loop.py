@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -168,8 +169,7 @@ def _step_of(job: Job, forward: nn.Module) -> Callable[[Batch, int], Tensor]:
         (loss / divisor).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    # torch.compile has its own ways to launch fewer kernels, and the two were not tried together.
-    if job.capture and not job.spec.compile and device.type == "cuda" and distributed.processes() == 1:
+    if job.capture and device.type == "cuda" and distributed.processes() == 1:
         return Captured(backward, job.model)
     return lambda batch, divisor: backward(distributed.moved(batch, device), divisor)
 
@@ -202,6 +202,8 @@ def _compile(forward: nn.Module) -> None:
             f"torch.compile does not work here: {reason}",
             hint="it needs a C++ compiler, and Triton for a GPU; or set compile: false in the recipe",
         ) from error
+    # What torch.compile says of float32 without tensor cores names no setting of the recipe; `precision` is one.
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
     forward.compile()
 
 

@@ -96,7 +96,7 @@ class TrainSpec(Schema):
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: where autocast deems it safe; weights, loss and evaluation stay float32."""
     compile: bool = False
-    """Whether the network runs through torch.compile, which takes minutes to start."""
+    """Whether the network runs through torch.compile, which takes minutes to start. For long runs on a GPU."""
     keep: Literal["last", "best"] = "last"
     """Weights that are measured and used further: the last, or those with the highest top-1 on the val split."""
 

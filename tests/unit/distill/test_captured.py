@@ -15,7 +15,7 @@ from d3d_edge.distill.captured import Captured
 from d3d_edge.distill.loop import Job
 from d3d_edge.progress import Silent
 from d3d_edge.video.datasets import Batch
-from tests.unit.distill.jobs import CUDA, VARIANTS, batches, job, variant
+from tests.unit.distill.jobs import CUDA, SPEC, VARIANTS, batches, job, variant
 
 pytestmark = [*CUDA, pytest.mark.usefixtures("on_gpu")]
 
@@ -26,14 +26,14 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def without_dropout(name: str) -> Job:
-    made = job(variant(name))
+    made = job(SPEC.model_copy(update={"compile": True}) if name == "compiled" else variant(name))
     for module in made.model:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     return dataclasses.replace(made, evaluate=count().__next__)  # the last weights are the best
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [*VARIANTS, "compiled"])
 def test_captured_steps_train_as_others_do(name: str, tmp_path: Path) -> None:
     tolerance = 1e-2 if name == "bfloat16" else 1e-4
     captured, plain = without_dropout(name), dataclasses.replace(without_dropout(name), capture=False)
@@ -47,8 +47,11 @@ def test_captured_steps_train_as_others_do(name: str, tmp_path: Path) -> None:
     assert captured.model[2].num_batches_tracked == 18
 
 
-def test_dropout_differs_from_step_to_step_and_follows_the_seed() -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_dropout_differs_from_step_to_step_and_follows_the_seed(compiled: bool) -> None:
     dropout = nn.Dropout(0.5).cuda().train()
+    if compiled:
+        dropout.compile()
     weight = nn.Parameter(torch.ones(64, device="cuda"))
     model = nn.ParameterList([weight])
 
