@@ -1,7 +1,7 @@
 """What INT8 costs in accuracy: every observer plan, quantization-aware training, and each bundle, over several seeds.
 
 python benchmarks/int8.py RUN... --out int8/        RUN: finished by d3d-edge distill, one recipe with several seeds
-python benchmarks/int8.py RUN... --out int8/ --only-trained        not the plans, which take half of the time
+python benchmarks/int8.py RUN... --out int8/ --only-trained        without the plans and their bundles
 
 Calibrates the float student of each run by every plan in calibration/, trains it quantization-aware as its recipe says,
 and lowers two graphs of each run to bundles: that of the best plan, chosen on the val split, and the trained one. All

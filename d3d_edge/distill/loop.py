@@ -202,7 +202,7 @@ def _compile(forward: nn.Module) -> None:
             f"torch.compile does not work here: {reason}",
             hint="it needs a C++ compiler, and Triton for a GPU; or set compile: false in the recipe",
         ) from error
-    # What torch.compile says of float32 without tensor cores names no setting of the recipe; `precision` is one.
+    # It advises to use tensor cores, by a call that is no setting of a recipe; `precision` is the setting.
     warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
     forward.compile()
 
