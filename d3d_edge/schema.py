@@ -86,17 +86,25 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(item)
 
 
+def read_text(path: Path) -> str:
+    """The text of a file that a person writes.
+
+    Raises:
+        RecipeError: it cannot be read, or is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read {path}: {error}") from error
+
+
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
     """The mapping in a YAML file, and the line of each key in it.
 
     Raises:
         RecipeError: the file cannot be read, is not YAML, is too large, is not a mapping, or has a key twice.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot read {path}: {error}") from error
-    value, lines = _parse(text, str(path), f"{path} is not YAML")
+    value, lines = _parse(read_text(path), str(path), f"{path} is not YAML")
     if not isinstance(value, dict):
         raise RecipeError(f"{path} does not hold a mapping of settings")
     return value, lines

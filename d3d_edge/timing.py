@@ -43,7 +43,7 @@ class Conditions(Schema):
     """Processors that other processes kept busy: in `environment_before`, over a moment before the measurement; in
     `environment_after`, over all of it."""
     cpus: int | None = Field(default=None, ge=1, le=1_000_000)
-    """Processors there are, where a device says it; of the host they stand in the report's `environment`."""
+    """Processors there are, whichever of them a process may use."""
     governor: str | None = None
     """How the clock of the processor is chosen, e.g. 'performance'."""
     clock_mhz: tuple[Reading, ...] = ()

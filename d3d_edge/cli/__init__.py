@@ -17,14 +17,14 @@ from typing import Any, NoReturn
 import click
 
 from d3d_edge import __version__
-from d3d_edge.errors import D3DEdgeError, StorageError
+from d3d_edge.errors import D3DEdgeError, DataError, StorageError
 from d3d_edge.processors import cpus, visible
 
 # Literal, with the one-line help, so that `--help` imports no command and no torch.
 _COMMANDS = {
     "demo": "The whole pipeline on a rendered data set: three verified bundles and a table.",
     "recipes": "List, show, copy and check recipes.",
-    "models": "List presets, and show what networks cost: parameters, computation, memory.",
+    "models": "List presets, show what networks cost, and find one that fits a budget of time.",
     "targets": "List and show targets.",
     "doctor": "Say what each runtime and device tool still needs.",
     "prepare": "Decode a data set into the clip cache ahead of training.",
@@ -34,10 +34,10 @@ _COMMANDS = {
     "sensitivity": "Find out what making each part of the student INT8 costs, alone.",
     "export": "Lower the student of a run to bundles for devices.",
     "validate": "Measure accuracy, agreement, size and latency of bundles.",
-    "benchmark": "Time bundles on this machine.",
+    "benchmark": "Time bundles, on this machine or on devices.",
     "report": "Compare and show what was measured before.",
     "probe": "Find out what the networks of a run know of motion.",
-    "predict": "Name the action in a video, with any bundle.",
+    "predict": "Name the action in a video, a camera or a stream, with any bundle.",
 }
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
@@ -160,6 +160,9 @@ def main(argv: list[str] | None = None) -> None:
             # Files are written by functions that raise a StorageError, so this is what standard output goes to.
             _drop_output()
             _fail(f"cannot write the output: {error.strerror}", StorageError.exit_code)
+        if isinstance(error, OSError) and error.filename is not None:
+            # What cannot be written is a StorageError, so this is a folder or file that may not be looked into.
+            _fail(f"cannot use {os.fsdecode(error.filename)}: {error.strerror}", DataError.exit_code)
         text = " ".join(str(error).split())[:300]
         _fail(f"internal error, {type(error).__name__}: {text} (D3D_EDGE_DEBUG=1 shows where; please report it)", 1)
     sys.exit(result if isinstance(result, int) else 0)

@@ -7,8 +7,10 @@ from pathlib import Path
 import click
 
 from d3d_edge import recipe, resources
+from d3d_edge.cli import options
 from d3d_edge.errors import RecipeError
 from d3d_edge.files import write_text
+from d3d_edge.schema import read_text
 
 
 @click.group("recipes")
@@ -35,18 +37,18 @@ def list_recipes() -> None:
 @click.option("--resolved", is_flag=True, help="With what it extends and all defaults filled in.")
 def show(name: str, resolved: bool) -> None:
     """Print a recipe, by NAME or path."""
-    text = recipe.load(name).yaml() if resolved else recipe.find(name).read_text(encoding="utf-8")
+    text = recipe.load(name).yaml() if resolved else read_text(recipe.find(name))
     click.echo(text, nl=False)
 
 
 @command.command("cp")
 @click.argument("name")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", type=options.PATH)
 def copy(name: str, file: Path) -> None:
     """Copy the recipe NAME to FILE, to edit it."""
     if file.exists():
         raise RecipeError(f"{file} exists already", hint="choose another name")
-    write_text(file, recipe.find(name).read_text(encoding="utf-8"))
+    write_text(file, read_text(recipe.find(name)))
     click.echo(f"wrote {file}")
 
 

@@ -22,7 +22,7 @@ def logits_of(
 ) -> dict[str, Logits]:
     """Logits float32 [N, classes] of N clips uint8 [T, H, W, C], by runner: each decoded clip goes through all of them.
 
-    `on_clip` is called after each clip.
+    `on_clip` is called after each clip. Without any clip there is nothing to tell: an empty result.
 
     Raises:
         LoweringError: a runner gives a logit that is not finite.
@@ -35,7 +35,7 @@ def logits_of(
                 raise LoweringError(f"{name} gives logits that are not finite", stage="run", runtime=runner.runtime)
             rows[name].append(logits)
         on_clip()
-    return {name: np.stack(found) for name, found in rows.items()}
+    return {name: np.stack(found) for name, found in rows.items() if found}
 
 
 def finite(logits: Logits, whose: str) -> Logits:

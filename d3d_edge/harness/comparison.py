@@ -132,8 +132,9 @@ def _latency(before: Report, after: Report, row: Row, other: Row) -> list[Change
 
 def _cpus(report: Report, row: Row) -> int | None:
     """Processors of what ran a row, where they are known."""
-    if row.device and row.samples and row.machine is None:
-        return row.samples.environment_after.cpus
+    own = row.samples.environment_after.cpus if row.samples else None
+    if own or (row.device and row.machine is None):
+        return own
     return (row.machine or report.environment).cpus
 
 

@@ -91,6 +91,7 @@ def state() -> Conditions:
     return Conditions(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         load_average=_load_average(),
+        cpus=os.cpu_count(),  # all, as `Watch` counts the work of others on all: not those left to this process
         governor=_first_line(_SYSTEM / "devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         clock_mhz=_clock_mhz(),
         temperature_c=_temperature_c(),

@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 from d3d_edge.harness import conditions
 from d3d_edge.timing import Drift, Latency, Samples, Spread, Sustained
 
-__all__ = ["Samples", "drift", "figures", "spread"]
 
-
-def figures(samples: Samples, cpus: int | None = None) -> Latency:
-    """What `samples` say. `cpus`: of the machine, unless it says so itself; to judge if others kept it busy."""
-    whole, cpus = samples.end_to_end, samples.environment_after.cpus or cpus
+def figures(samples: Samples) -> Latency:
+    """What `samples` say."""
+    whole, cpus = samples.end_to_end, samples.environment_after.cpus
     return Latency(
         **dict(spread(samples.network_ms)),
         threads=samples.threads,

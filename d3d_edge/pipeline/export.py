@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import io
-import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from d3d_edge import runtimes, target
-from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, LABELS, RECIPE, Bundle, Description
-from d3d_edge.errors import BundleError, DataError, LoweringError, RecipeError, StorageError
-from d3d_edge.files import beside, is_whole_archive, sha256_of_file, sweep, write_text
+from d3d_edge.bundle import LABELS, RECIPE, Bundle, Description
+from d3d_edge.errors import BundleError, DataError, LoweringError, RecipeError
+from d3d_edge.files import is_whole_archive, sha256_of_file, sweep, write_text
 from d3d_edge.manifest import Clip
+from d3d_edge.pipeline import lowering
 from d3d_edge.pipeline.distill import GRAPH_NAME
 from d3d_edge.pipeline.environment import tools
 from d3d_edge.progress import Progress
@@ -39,7 +37,6 @@ REFERENCES: dict[Precision, str] = {"float32": "reference-float32", "int8": "ref
 
 
 _HEADERS_READ = 64
-_DIED = LoweringError("a process that lowered a graph died", stage="lower", hint="out of memory? try --workers 1")
 
 
 class Wanted(NamedTuple):
@@ -121,7 +118,7 @@ def export(
     bundles: list[Bundle] = []
     with (
         progress.task("export", len(wanted)) as task,
-        mapper(min(workers, len(missing)), prepare=_one_thread, died=_DIED) as mapped,
+        mapper(min(workers, len(missing)), prepare=lowering.one_thread, died=lowering.DIED) as mapped,
     ):
         made = iter(mapped(work, missing))
         for kept in there:
@@ -131,10 +128,6 @@ def export(
             bundles.append(bundle)
             task.advance(1, bundle.path.name)
     return tuple(bundles)
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def _folder(name: str, precision: Precision) -> str:
@@ -233,27 +226,21 @@ def _export(run: Run, out: Path, golden: NDArray[np.uint8], wanted: Wanted) -> B
     found, source, path = wanted.target, Source.of(run, wanted.precision), out / wanted.folder
     program = _graph(source.path, source.sha256)
     _check_graph(program, run, wanted.precision, source.path)
-    scratch = beside(path, "lowering")
-    try:
-        scratch.mkdir(parents=True)
-        lowered = runtimes.get(found.runtime).lower(
-            program, scratch, found, precision=wanted.precision, allow_fallback=wanted.allow_fallback
-        )
 
-        def fill(folder: Path) -> None:
-            (scratch / lowered.model).rename(folder / lowered.model)
-            write_text(folder / LABELS, "".join(f"{label}\n" for label in run.data.labels))
-            write_text(folder / RECIPE, run.recipe.yaml())
-            (folder / "golden").mkdir()
-            _save(folder / GOLDEN_CLIPS, golden)
-            _save(folder / GOLDEN_LOGITS, _logits(program, golden))
+    def fill(folder: Path) -> None:
+        write_text(folder / LABELS, "".join(f"{label}\n" for label in run.data.labels))
+        write_text(folder / RECIPE, run.recipe.yaml())
 
-        bundle = Bundle.write(path, describe(run, wanted, source, program, lowered), fill)
-    except OSError as error:
-        raise StorageError.of(path, error) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return bundle
+    return lowering.write(
+        program,
+        found,
+        path,
+        golden,
+        precision=wanted.precision,
+        describe=partial(describe, run, wanted, source, program),
+        fill=fill,
+        allow_fallback=wanted.allow_fallback,
+    )
 
 
 def _check_graph(program: ExportedProgram, run: Run, precision: Precision, path: Path) -> None:
@@ -302,16 +289,3 @@ def _kept(run: Run, out: Path, wanted: Wanted) -> Bundle | None:
     allowed = wanted.allow_fallback or not made.fallbacks
     recipe = RECIPE in made.files and (path / RECIPE).read_text(encoding="utf-8") == run.recipe.yaml()
     return bundle if same and as_asked and allowed and recipe else None
-
-
-def _save(path: Path, array: NDArray[Any]) -> None:
-    # np.save to a path hides a full disk; through memory the file system's own error comes.
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    path.write_bytes(buffer.getbuffer())
-
-
-@torch.no_grad()
-def _logits(program: ExportedProgram, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
-    module = program.module()
-    return np.concatenate([module(torch.from_numpy(clip)).numpy() for clip in clips])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +34,21 @@ def golden_of(bundle: Bundle) -> Golden:
     if len(clips) != len(logits):
         raise BundleError(f"{bundle.path} holds {len(clips)} golden clips and the logits of {len(logits)}", hint=_AGAIN)
     return Golden(clips, logits)
+
+
+def write(folder: Path, golden: Golden) -> None:
+    """Put them into the `folder` of a bundle that is being written.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    for name, array in ((GOLDEN_CLIPS, golden.clips), (GOLDEN_LOGITS, golden.logits)):
+        # np.save to a path hides a full disk; through memory the file system's own error comes.
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(buffer.getbuffer())
 
 
 _AGAIN = "export the bundle again"

@@ -101,7 +101,7 @@ def measure(
 ) -> Latencies:
     """The times of `shapes` on the machine `on`: `host`, or a device as `--device` takes it.
 
-    What was measured before is not measured `again` unless that is asked for.
+    What was measured before is not measured `again` unless that is asked for; other shapes stay as they are.
 
     Raises:
         RecipeError: `on` is no device or has no runtime for the target; or a shape names a layer that does not exist.
@@ -113,9 +113,9 @@ def measure(
     machine = environment(datetime.now(UTC), [target.runtime])
     path = cache_dir / "students" / f"latencies-{_key(target, on, threads, machine)}.json"
     wanted = tuple(dict.fromkeys(shapes))
-    kept = None if again else _read(path)
+    kept = _read(path)
     known = {row.shape: row for row in kept.rows} if kept else {}
-    missing = [shape for shape in wanted if shape not in known]
+    missing = [shape for shape in wanted if again or shape not in known]
     if missing:
         _check(on, missing[0], target, path.parent, progress)
         made = students.bundles(missing, target, path.parent, workers=workers, progress=progress)

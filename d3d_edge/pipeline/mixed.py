@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from d3d_edge.bundle import Bundle, BundleManifest
 from d3d_edge.calibset import CalibrationPlan
 from d3d_edge.errors import GateFailed, MissingDependency
 from d3d_edge.harness import accuracy
+from d3d_edge.harness.stopwatch import Opener, Plan, kept_open, take
 from d3d_edge.manifest import Split
 from d3d_edge.pipeline import calibration
 from d3d_edge.pipeline.data import RunData
@@ -38,9 +41,8 @@ from d3d_edge.video.datasets import ClipDataset
 
 _RANKED_BY = 32
 """Calibration clips, at most, by which groups are ranked."""
-_RUNS = 20
-"""Timed runs of each graph, in turns."""
-_WARM_UP = 5
+_PLAN = Plan(runs=20, rounds=20, warmup_runs=5)
+"""Of the latency of each graph, in turns."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def automatic(
     )
 
 
-def fewest(most: int, holds: Any) -> int | None:
+def fewest(most: int, holds: Callable[[int], bool]) -> int | None:
     """The smallest count from 1 to `most` for which `holds(count)`, if more never does harm; None if none does."""
     low, high = 0, 1
     while not holds(high):
@@ -184,9 +186,12 @@ def _latency(run: Run, programs: dict[str, ExportedProgram], progress: Progress)
     except MissingDependency as error:
         return {"latency": f"not measured: {error}"}
     clip = calibration.sample(run).numpy()
-    times: dict[str, list[float]] = {name: [] for name in programs}
-    with tempfile.TemporaryDirectory() as scratch, progress.task("latency of the mix", len(programs)) as task:
-        runners = {}
+    opened: dict[str, Opener] = {}
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        ExitStack() as stack,
+        progress.task("latency of the mix", len(programs)) as task,
+    ):
         for name, program in programs.items():
             folder = Path(scratch) / name
             folder.mkdir()
@@ -194,16 +199,11 @@ def _latency(run: Run, programs: dict[str, ExportedProgram], progress: Progress)
             source = Source(folder / lowered.model, sha256="", calibration_hash=None)
             described = describe(run, Wanted(found, name, "int8"), source, program, lowered)
             manifest = BundleManifest(**dict(described), files={})
-            runners[name] = runtime.open(Bundle(folder, manifest), threads=1)
+            opened[name] = kept_open(partial(runtime.open, Bundle(folder, manifest), threads=1), stack)
             task.advance(1, name)
-        for turn in range(_RUNS + _WARM_UP):
-            for name, runner in runners.items():
-                began = time.perf_counter()
-                runner.run(clip)
-                if turn >= _WARM_UP:
-                    times[name].append(1e3 * (time.perf_counter() - began))
+        samples = take(opened, dict.fromkeys(opened, clip), _PLAN, threads=1)
     where = f"{found.name}, {Where.HOST_RUNTIME}, 1 thread"
-    return {name: round(float(np.median(each)), 3) for name, each in times.items()} | {"latency": where}
+    return {name: round(median(one.network_ms), 3) for name, one in samples.items()} | {"latency": where}
 
 
 def told(found: dict[str, Any]) -> str:

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from d3d_edge import runtimes
-from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, Bundle, Description
+from d3d_edge.bundle import Bundle, Description
 from d3d_edge.clip import ClipSpec
-from d3d_edge.errors import BundleError, LoweringError, StorageError
-from d3d_edge.files import beside, sha256_of_value, sweep
+from d3d_edge.errors import BundleError
+from d3d_edge.files import sha256_of_value, sweep
 from d3d_edge.models.build import network
 from d3d_edge.models.recogniser import Recogniser
+from d3d_edge.pipeline import lowering
 from d3d_edge.pipeline.environment import tools
 from d3d_edge.presets import Shape
 from d3d_edge.progress import Progress
 from d3d_edge.quantize import pt2e
 from d3d_edge.recipe import NetworkSpec
 from d3d_edge.runner import TensorSpec
+from d3d_edge.runtimes import Lowered
 from d3d_edge.target import Target
 from d3d_edge.workers import mapper
 
 CLASSES = 10
 """Of the classifier, whose time is none."""
-_DIED = LoweringError("a process that lowered a network died", stage="lower", hint="out of memory? try --workers 1")
 
 
 def bundles(
@@ -55,7 +53,7 @@ def bundles(
         work = partial(_make, target, folder)
         with (
             progress.task(f"lower networks to {target.name}", len(missing)) as task,
-            mapper(min(workers, len(missing)), prepare=_one_thread, died=_DIED) as mapped,
+            mapper(min(workers, len(missing)), prepare=lowering.one_thread, died=lowering.DIED) as mapped,
         ):
             for shape, bundle in zip(missing, mapped(work, missing), strict=True):
                 made[shape] = bundle
@@ -78,10 +76,6 @@ def clip_of(shape: Shape) -> ClipSpec:
         layout="THWC",
         dtype="uint8",
     )
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def _place(folder: Path, shape: Shape, target: Target) -> Path:
@@ -112,15 +106,11 @@ def _make(target: Target, folder: Path, shape: Shape) -> Bundle:
     graph = pt2e.prepare(recogniser(shape), sample, scheme="symmetric", observer="minmax", qat=False)
     pt2e.calibrate(graph, clips)
     program = pt2e.convert(graph, sample)
-    path = _place(folder, shape, target)
-    scratch = beside(path, "lowering")
-    try:
-        scratch.mkdir(parents=True)
-        lowered = runtimes.get(target.runtime).lower(program, scratch, target, precision="int8")
-        labels = tuple(f"class {number}" for number in range(CLASSES))
-        # Weights that nothing trained have no recipe, data or calibration set behind them.
-        nothing = sha256_of_value(None)
-        description = Description(
+    # Weights that nothing trained have no recipe, data or calibration set behind them.
+    nothing = sha256_of_value(None)
+
+    def describe(lowered: Lowered) -> Description:
+        return Description(
             name=str(shape),
             target=target.name,
             runtime=target.runtime,
@@ -129,7 +119,7 @@ def _make(target: Target, folder: Path, shape: Shape) -> Bundle:
             model=lowered.model,
             clip=clip,
             clip_hash=clip.hash(),
-            labels=labels,
+            labels=tuple(f"class {number}" for number in range(CLASSES)),
             input=TensorSpec(name="clip", dtype="uint8", shape=clip.shape),
             output=TensorSpec(name="logits", dtype="float32", shape=(CLASSES,)),
             graph_sha256=nothing,
@@ -141,17 +131,6 @@ def _make(target: Target, folder: Path, shape: Shape) -> Bundle:
             options=target.options,
             lowering=lowered.facts,
         )
-        with torch.no_grad():
-            logits: NDArray[np.float32] = program.module()(sample).numpy()
 
-        def fill(into: Path) -> None:
-            (scratch / lowered.model).rename(into / lowered.model)
-            (into / "golden").mkdir()
-            np.save(into / GOLDEN_CLIPS, clips.numpy())
-            np.save(into / GOLDEN_LOGITS, logits)
-
-        return Bundle.write(path, description, fill)
-    except OSError as error:
-        raise StorageError.of(path, error) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    path = _place(folder, shape, target)
+    return lowering.write(program, target, path, clips.numpy(), precision="int8", describe=describe)

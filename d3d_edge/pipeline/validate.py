@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -270,7 +269,7 @@ def _timed(rows: Sequence[Row], models: Sequence[_Model], threads: int, progress
 
 def with_times(row: Row, samples: Samples) -> Row:
     """`row` with what was timed on this machine."""
-    return row.model_copy(update={"samples": samples, "latency": latency.figures(samples, os.cpu_count())})
+    return row.model_copy(update={"samples": samples, "latency": latency.figures(samples)})
 
 
 def _with_accuracy(

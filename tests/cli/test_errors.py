@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shlex
@@ -89,6 +90,12 @@ def test_a_bad_clip_in_a_set_is_skipped_counted_and_named(
         8,
         video.name,
     )
+
+
+def test_a_set_of_which_nothing_can_be_read(d3d_edge: D3DEdge, own_clips: Path, bundle_copy: Path) -> None:
+    for video in own_clips.rglob("*.mp4"):
+        write_text(video)
+    refused(d3d_edge("validate", bundle_copy, "--data", own_clips, "--split", "all"), 8, "no clip of", "could be read")
 
 
 def test_an_empty_class_folder(d3d_edge: D3DEdge, own_clips: Path, recipe_file: Path, tmp_path: Path) -> None:
@@ -263,6 +270,29 @@ def test_a_name_that_is_no_text(
     assert result.code in (2, 8)
     assert "is no text in this locale" in result.err
     assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("words", [("recipes", "show", "FILE"), ("recipes", "cp", "FILE", "new.yaml")], ids=" ".join)
+def test_a_recipe_that_is_no_text(words: tuple[str, ...], d3d_edge: D3DEdge, tmp_path: Path) -> None:
+    (tmp_path / "FILE").write_bytes(b"\xff\xfe")
+    refused(d3d_edge(*(tmp_path / word if word in ("FILE", "new.yaml") else word for word in words)), 2, "cannot read")
+    assert not (tmp_path / "new.yaml").exists()
+
+
+@pytest.mark.parametrize("name", ["", NOT_UTF8])
+def test_a_recipe_is_copied_to_a_name_that_can_be_read(name: str, d3d_edge: D3DEdge, tmp_path: Path) -> None:
+    assert d3d_edge("recipes", "cp", "compact", tmp_path / name if name else name).code == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_may_not_be_entered(
+    d3d_edge: D3DEdge, recipe_file: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "is_file", forbidden)  # no folder is forbidden to root, who may run this
+    refused(d3d_edge("prepare", clips, "--recipe", recipe_file), 8, str(clips), "Permission denied")
 
 
 def test_an_empty_path_is_no_folder(d3d_edge: D3DEdge, clips: Path, recipe_file: Path) -> None:

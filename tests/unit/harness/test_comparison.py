@@ -27,7 +27,7 @@ def samples(seed: int, p50_ms: float = 2.0, *, rounds: int = 10, runs: int = 100
 def row(name: str = "android", taken: Samples | None = None, answers: list[int] | None = None, **more: Any) -> Row:
     values: dict[str, Any] = {"name": name, "role": "bundle", "precision": "int8", "where": Where.HOST_RUNTIME}
     if taken:
-        values |= {"samples": taken, "latency": latency.figures(taken, 2)}
+        values |= {"samples": taken, "latency": latency.figures(taken)}
     if answers is not None:
         right = sum(answer == 0 for answer in answers)
         values["answers"] = Answers(predicted=tuple(answers), probability=(1.0,) * len(answers))
@@ -92,10 +92,18 @@ def test_wide_rounds_hide_a_small_change() -> None:
     ],
 )
 def test_what_others_may_have_done_is_no_change(others: float, factor: float, verdict: str) -> None:
-    busy = {"environment_before": Conditions(others_cpus=0.0), "environment_after": Conditions(others_cpus=others)}
+    quiet, loud = Conditions(others_cpus=0.0), Conditions(others_cpus=others, cpus=2)
+    busy = {"environment_before": quiet, "environment_after": loud}
     slow = samples(1, 2 * factor).model_copy(update=busy)
     assert timed(samples(0), slow).verdict == verdict
     assert timed(slow, samples(0)).verdict == {"slower": "faster"}.get(verdict, verdict)
+
+
+def test_what_others_do_is_of_all_processors_not_of_those_left_to_a_container() -> None:
+    """The report's environment has two, as of a container that may use two of 64."""
+    busy = Conditions(others_cpus=10.0, cpus=64)
+    slow = samples(1, 3.0).model_copy(update={"environment_after": busy})
+    assert timed(samples(0), slow).verdict == "slower"
 
 
 def test_too_few_runs_say_nothing() -> None:
@@ -115,7 +123,7 @@ def test_times_without_any_spread() -> None:
         ({"where": Where.DEVICE}, "same machine"),
         ({"runtime": "executorch 2"}, "executorch 2 after"),
         ({"taken": samples(1).model_copy(update={"threads": 4})}, "1 and 4 threads"),
-        ({"taken": samples(1).model_copy(update={"environment_after": Conditions(others_cpus=2.0)})}, "busy"),
+        ({"taken": samples(1).model_copy(update={"environment_after": Conditions(others_cpus=2.0, cpus=2)})}, "busy"),
     ],
 )
 def test_what_else_differs_is_noted(more: dict[str, Any], note: str) -> None:

@@ -65,8 +65,9 @@ def test_end_to_end_is_the_sum_of_its_parts_run_by_run() -> None:
 def test_times_of_a_busy_machine_are_marked(
     before: float | None, after: float | None, cpus: int | None, marked: bool
 ) -> None:
-    sides = {"environment_before": Conditions(others_cpus=before), "environment_after": Conditions(others_cpus=after)}
-    assert bool(latency.figures(samples([1.0], **sides), cpus).busy) == marked
+    after_it = Conditions(others_cpus=after, cpus=cpus)
+    sides = {"environment_before": Conditions(others_cpus=before), "environment_after": after_it}
+    assert bool(latency.figures(samples([1.0], **sides)).busy) == marked
 
 
 def curve(times_ms: np.ndarray, seconds: float) -> Sustained:
@@ -120,8 +121,9 @@ def test_what_others_may_have_done_is_no_drift(
     times_ms: np.ndarray, others: np.ndarray, threads: int, verdict: str
 ) -> None:
     sustained = curve(times_ms, 600).model_copy(update={"others_cpus": tuple(others.tolist())})
-    taken = samples([10.0], sustained=sustained.model_dump()).model_copy(update={"threads": threads})
-    found = latency.figures(taken, cpus=2).drift
+    of_two = {"threads": threads, "environment_after": Conditions(cpus=2)}
+    taken = samples([10.0], sustained=sustained.model_dump()).model_copy(update=of_two)
+    found = latency.figures(taken).drift
     assert found is not None
     assert found.verdict == verdict
     # Of a machine whose processors are not known, nothing can be allowed for.

@@ -77,6 +77,14 @@ def test_what_was_not_is_measured(cache: Path, change: dict[str, Any]) -> None:
         asked(cache, *shapes, **change)
 
 
+def test_measuring_a_shape_again_leaves_the_others(tmp_path: Path) -> None:
+    asked(tmp_path, TINY, OTHER)
+    first = asked(tmp_path, OTHER)
+    again = asked(tmp_path, TINY, again=True)
+    assert asked(tmp_path, OTHER) == first
+    assert asked(tmp_path, TINY) == again
+
+
 def test_a_student_is_the_network_of_its_shape() -> None:
     plain, later = (Shape.of(2, 16, 0.1, first) for first in ("Conv2d_2c_3x3", "Mixed_5c"))
     sizes = [sum(p.numel() for p in RECOGNISER(shape).parameters()) for shape in (plain, later)]
