@@ -31,9 +31,11 @@ NETWORK, XNNPACK, PROFILED, CONVOLUTIONS = "the .pte", "its graph in XNNPACK", "
 GOAL = 1.15
 """Times the sum of its convolutions that the network may take."""
 
+CONVOLUTIONS_OF = ("Conv2d", "FullyConnected")
+"""What XNNPACK calls a network's convolutions, of which the last gives the logits."""
 _BEFORE = {"Convert": "bytes to INT8", "Multiply": "bytes to INT8", "Add": "bytes to INT8"}
 _AFTER = {
-    "Conv2d": "convolutions",
+    **dict.fromkeys(CONVOLUTIONS_OF, "convolutions"),
     "GlobalAvgPooling2d": "gates, without their convolutions",
     "Sigmoid": "gates, without their convolutions",
     "Multiply": "gates, without their convolutions",
@@ -139,7 +141,7 @@ def measure(multiplier: float, clip: Clip, threads: int, repetitions: int) -> Re
             return stack.enter_context(Part(found.graph, found.constants, chosen, profiled=profiled))
 
         whole, observed = part(nodes), part(nodes, profiled=True)
-        alone = [part([node]) for node in nodes if name_of(node) == "Conv2d"]
+        alone = [part([node]) for node in nodes if name_of(node) in CONVOLUTIONS_OF]
         profiles: list[list[int]] = []
 
         def convolutions() -> None:

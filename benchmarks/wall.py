@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.chain import CHANNELS, LINKS, chain, file_of
-from benchmarks.glue import GOAL, Lowered, lowered, name_of
+from benchmarks.glue import CONVOLUTIONS, CONVOLUTIONS_OF, GOAL, Lowered, lowered, name_of
 from benchmarks.graphs import Graph
 from benchmarks.network import Clip, arguments_of
 from benchmarks.turns import take_turns
@@ -166,7 +166,7 @@ def measure(
             graphs = [_copy(size) for size in sizes]
             return _each([stack.enter_context(Part(g.written, b"", g.written.xnodes)) for g in graphs])
 
-        runs = {"network": lambda: runner.run(sample), PREPARE: whole.prepare, "Conv2d": alone("Conv2d")}
+        runs = {"network": lambda: runner.run(sample), PREPARE: whole.prepare, CONVOLUTIONS: alone(*CONVOLUTIONS_OF)}
         runs |= {name: alone(*kinds) for name, kinds in PASSES.items()}
         runs |= {f"copy {name}": copied(_sizes(found, kinds)) for name, kinds in PASSES.items()}
         runs["input"] = copied([sample.size])
@@ -179,23 +179,24 @@ def measure(
         passes[name] = Pass(
             operators=operators, ms=times[name] - calls_ms, copy_ms=max(times[f"copy {name}"] - calls_ms, 0)
         )
-    fixed = (len(nodes) - counts["Conv2d"]) * max(cost.run_us for cost in costs.values()) / 1e3
+    convolutions = sum(counts[kind] for kind in CONVOLUTIONS_OF)
+    fixed = (len(nodes) - convolutions) * max(cost.run_us for cost in costs.values()) / 1e3
     copies = sum(entry.copy_ms for entry in passes.values()) + times["input"]
-    least = times["Conv2d"] + copies + times[PREPARE]
+    least = times[CONVOLUTIONS] + copies + times[PREPARE]
     return Result(
         multiplier=multiplier,
         clip="x".join(map(str, clip)),
         threads=threads,
         operators=len(nodes),
-        convolutions=counts["Conv2d"],
+        convolutions=convolutions,
         network_ms=times["network"],
-        convolutions_ms=times["Conv2d"],
+        convolutions_ms=times[CONVOLUTIONS],
         prepare_ms=times[PREPARE],
         input_ms=times["input"],
         passes=passes,
         fixed_ms=fixed,
         least_ms=least,
-        least_ratio=least / times["Conv2d"],
+        least_ratio=least / times[CONVOLUTIONS],
     )
 
 

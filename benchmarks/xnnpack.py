@@ -223,6 +223,11 @@ def _convolution(call: Any, bounds: Any, of: Callable[[int], Any]) -> tuple[str,
     return "xnn_define_convolution_2d", (*map(_u, [*sides, *shape, call.groups]), *channels, *bounds, *ids)
 
 
+def _fully_connected(call: Any, bounds: Any, of: Callable[[int], Any]) -> tuple[str, tuple[Any, ...]]:
+    ids = (of(call.input1_id), of(call.filter_id), of(call.bias_id), of(call.output_id))
+    return "xnn_define_fully_connected", (*bounds, *ids)
+
+
 def _pool(name: str, fields: tuple[str, ...]) -> Callable[..., tuple[str, tuple[Any, ...]]]:
     def arguments(call: Any, bounds: Any, of: Callable[[int], Any]) -> tuple[str, tuple[Any, ...]]:
         sides = [getattr(call, f"padding_{side}") for side in ("top", "right", "bottom", "left")]
@@ -270,6 +275,7 @@ def _moved(name: str, *fields: str) -> Callable[..., tuple[str, tuple[Any, ...]]
 
 _CALLS: dict[str, Callable[..., tuple[str, tuple[Any, ...]]]] = {
     "Conv2d": _convolution,
+    "FullyConnected": _fully_connected,
     "MaxPooling2d": _pool("xnn_define_max_pooling_2d", ("pooling", "stride", "dilation")),
     "AvgPooling2d": _pool("xnn_define_average_pooling_2d", ("pooling", "stride")),
     "GlobalAvgPooling2d": _one("xnn_define_global_average_pooling_2d", bounded=True),

@@ -65,7 +65,8 @@ class Description(Schema):
     float_sha256: str
     """Hash of the float student's graph, the one every bundle of a run is compared with."""
     logit_step: float | None
-    """Quantization step of the logits; null where the classifier is float."""
+    """The most that a logit changes by one quantization step of one input of the classifier: the unit to read
+    differences of logits in; null where the classifier is float."""
     calibration_hash: str | None
     """Hash of the CalibrationSet; null for float32."""
     data_hash: str

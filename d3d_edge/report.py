@@ -135,7 +135,8 @@ class Row(Schema):
     logit_difference_max: float | None = Field(default=None, ge=0)
     """Largest absolute difference of a logit from that reference."""
     logit_step: float | None = None
-    """Quantization step of the reference's logits, the unit to read the difference in."""
+    """The most that a logit changes by one quantization step of one input of the reference's classifier: the unit to
+    read the difference in."""
     golden_difference_max: float | None = Field(default=None, ge=0)
     """Largest absolute difference from the logits stored in the bundle, on the stored clips."""
     size_bytes: int | None = Field(default=None, ge=0, le=MOST)

@@ -217,7 +217,7 @@ def _where_notes(report: Report) -> list[str]:
         return notes
     steps = {row.logit_step for row in report.rows if row.logit_step is not None}
     if any(row.agreement is not None for row in report.rows):
-        step = f"; a quantization step of the logits is {steps.pop():.3g}" if len(steps) == 1 else ""
+        step = f"; one step of one feature moves a logit by at most {steps.pop():.2g}" if len(steps) == 1 else ""
         notes.append(
             "agree and diff (largest difference of a logit) are against the quantized graph, and for it and for files "
             f"that were not made from it against the float student{step}"

@@ -54,6 +54,7 @@ from d3d_edge.quantize.scheme import EdgeQuantizer, Observer, Scheme
 
 _aten = torch.ops.aten
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
+_DEQUANTIZE_WEIGHT = torch.ops.quantized_decomposed.dequantize_per_channel.default
 
 
 def prepare(
@@ -255,15 +256,22 @@ def load(path: Path) -> ExportedProgram:
 
 
 def logit_step(program: ExportedProgram) -> float | None:
-    """Quantization step of the logits: the scale of the classifier's output. None if the classifier is float.
+    """The most that a logit changes by where one input of the classifier is rounded the other way.
 
-    Runtimes that round one output of the classifier differently differ by at most this.
+    None if the classifier is float. Runtimes may round a number between two steps either way, and each does so here and
+    there, so some of these is what they differ by. Of a graph of older versions, whose logits are rounded, their step.
     """
+    weights = {**program.state_dict, **program.constants}
+    held = {**program.graph_signature.inputs_to_parameters, **program.graph_signature.inputs_to_buffers}
     for node in reversed(program.graph.nodes):
         if node.target is _QUANTIZE:
             return float(node.args[1])
         if node.target in CONVOLUTIONS:
-            return None
+            source, weight = node.args[:2]
+            if weight.target is not _DEQUANTIZE_WEIGHT:
+                return None
+            integers, scales = (weights[held[given.name]] for given in weight.args[:2])
+            return float(source.args[1]) * float((integers.float().abs().flatten(1).amax(1) * scales).max())
     return None
 
 

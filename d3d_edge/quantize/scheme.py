@@ -10,7 +10,9 @@ XNNPACKQuantizer, so that quantization-aware training imports no runtime, and be
   and so do the inputs and the output of a concatenation: no value is rounded twice;
 * a mean has a scale of its own, as averages are far smaller than what they average; a sigmoid is computed in float;
 * normalising the uint8 frames is computed in float, and its result quantized at once, so that what stacks and pads
-  frames for the first convolution moves bytes; what comes after the last convolution stays float.
+  frames for the first convolution moves bytes;
+* logits, which a last convolution of one position gives, are not rounded: nothing reads them in INT8, and two classes
+  whose logits would round to one step could not be told apart.
 
 Schemes: `symmetric` has zero point 0 everywhere, which TensorRT demands. `affine` gives activations a zero point, and
 with it twice the resolution after a ReLU.
@@ -88,6 +90,7 @@ class EdgeQuantizer(Quantizer):  # type: ignore[misc]
             RecipeError: `keep_float` names no part of the network, or all of it.
         """
         entries, inside = _quantized_region(model)
+        feeding = _feeding(model)
         groups = groups_of(model)
         kept = kept_in_float(groups.values(), self._kept)
         for node in model.graph.nodes:
@@ -99,7 +102,7 @@ class EdgeQuantizer(Quantizer):  # type: ignore[misc]
             if node not in inside or ANNOTATION in node.meta:
                 continue
             if node.target in CONVOLUTIONS:
-                self._annotate_convolution(node)
+                self._annotate_convolution(node, gives_logits=node not in feeding and _is_classifier(node))
             elif node.target is _aten.cat.default:
                 self._annotate_cat(node)
             elif node.target in _PRODUCTS or node.target is _aten.mean.dim:
@@ -112,8 +115,11 @@ class EdgeQuantizer(Quantizer):  # type: ignore[misc]
     def validate(self, model: GraphModule) -> None:
         """Nothing to check: an operator without a rule stays float, and lowering says what it cannot take."""
 
-    def _annotate_convolution(self, conv: Node) -> None:
+    def _annotate_convolution(self, conv: Node, *, gives_logits: bool) -> None:
         source, weight = conv.args[0], conv.args[1]
+        if gives_logits:
+            _annotate(conv, {source: self.activation, weight: self.weight}, None)
+            return
         users = list(conv.users)
         relu = users[0] if len(users) == 1 and users[0].target in (_aten.relu.default, _aten.relu_.default) else None
         _annotate(conv, {source: self.activation, weight: self.weight}, None if relu else self.activation)
@@ -153,6 +159,21 @@ def _quantized_region(model: GraphModule) -> tuple[set[Node], set[Node]]:
     entries = {node for node in sources if node.target in _PRODUCTS} - behind
     behind |= _reached(model.graph.nodes, entries, lambda node: node.all_input_nodes) - entries
     return entries, behind & _reached(reversed(model.graph.nodes), convolutions, lambda node: node.users)
+
+
+def _is_classifier(conv: Node) -> bool:
+    """Whether it is a product of one position's channels with a matrix, which runtimes compute without rounding it."""
+    source, weight = (node.meta["val"].shape for node in conv.all_input_nodes[:2])
+    return tuple(source[2:]) == tuple(weight[2:]) == (1, 1) and source[1] == weight[1]
+
+
+def _feeding(model: GraphModule) -> set[Node]:
+    """The nodes with a convolution after them."""
+    feeding: set[Node] = set()
+    for node in reversed(model.graph.nodes):
+        if any(user.target in CONVOLUTIONS or user in feeding for user in node.users):
+            feeding.add(node)
+    return feeding
 
 
 def _reached(nodes: Iterable[Node], starts: set[Node], neighbours: Callable[[Node], Iterable[Node]]) -> set[Node]:

@@ -37,6 +37,7 @@ from d3d_edge.runtimes import (
     quick_lowering,
     settle,
     xnnpack_bytes,
+    xnnpack_classifier,
     xnnpack_delegate,
 )
 from d3d_edge.target import Precision, Target
@@ -107,10 +108,11 @@ class ExecuTorch:
             delegates: list[Any] = []
             try:
                 taking_bytes = xnnpack_bytes.with_bytes_quantized(program)
+                floated, classifiers = xnnpack_classifier.with_float_weights(taking_bytes)
                 with (
-                    quick_lowering.quickly(taking_bytes) as same,
+                    quick_lowering.quickly(floated) as same,
                     xnnpack_bytes.bytes_delegated(),
-                    xnnpack_delegate.made_small(delegates),
+                    xnnpack_delegate.made_small(delegates, classifiers),
                 ):
                     edge = to_edge_transform_and_lower(same, partitioner=[XnnpackPartitioner()])
                     partitioned = edge.exported_program()

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from d3d_edge.runtimes import xnnpack_fusion, xnnpack_graph
+from d3d_edge.runtimes import xnnpack_classifier, xnnpack_fusion, xnnpack_graph
 
 
 @contextmanager
-def made_small(graphs: list[Any]) -> Iterator[None]:
+def made_small(graphs: list[Any], classifiers: dict[bytes, xnnpack_classifier.Weights]) -> Iterator[None]:
     """Write delegates without idle moves of memory, and with their constants inside; add their graphs to `graphs`.
+
+    Those of the `classifiers` are INT8 again, by `xnnpack_classifier`.
 
     ExecuTorch stores every constant as a segment of the program instead, named twice by the SHA-256 of its bytes, so
     that several programs can share it; of a small network's many scales, the name is longer than the scale.
@@ -32,9 +34,11 @@ def made_small(graphs: list[Any]) -> Iterator[None]:
 
     def serialize_small(graph: Any, constants: bytearray) -> bytes:
         store = stores.pop()
+        named = {key: store.buffers[at] for key, at in store.key_to_buffer_idx.items()}
+        xnnpack_classifier.narrow(graph, classifiers, named)
         xnnpack_graph.simplify(graph)
         xnnpack_fusion.fuse(graph)
-        xnnpack_graph.embed(graph, {key: store.buffers[at] for key, at in store.key_to_buffer_idx.items()}, constants)
+        xnnpack_graph.embed(graph, named, constants)
         graphs.append(graph)
         written: bytes = serialize(graph, constants)
         return written

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 import torch
@@ -262,11 +263,23 @@ def test_dropout_keeps_its_probability_and_works_in_training_only() -> None:
     assert not torch.equal(logits(graph, networks.clip()), logits(graph, networks.clip()))
 
 
-def test_logits_lie_on_a_grid_of_the_logit_step() -> None:
-    step = pt2e.logit_step(networks.quantized())
-    assert step is not None
-    levels = logits(networks.quantized().module(), networks.clip()) / step
-    torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-3)
+def test_logits_are_not_rounded_and_their_step_is_that_of_one_feature() -> None:
+    graph: Any = networks.quantized().module()
+    *_, classifier = (node for node in graph.graph.nodes if node.target is torch.ops.aten.conv2d.default)
+    seen: list[Any] = []
+
+    class Watched(torch.fx.Interpreter):
+        def run_node(self, n: torch.fx.Node) -> Any:
+            if n is classifier:
+                seen.extend(self.fetch_args_kwargs_from_env(n)[0])
+            return super().run_node(n)
+
+    given = Watched(graph).run(networks.clip())
+    features, weight, bias = seen[:3]
+    torch.testing.assert_close(given, torch.nn.functional.conv2d(features, weight, bias).flatten(1), rtol=0, atol=0)
+    one_step = torch.eye(features.shape[1])[:, :, None, None] * classifier.args[0].args[1]
+    changes = torch.nn.functional.conv2d(features + one_step, weight, bias).flatten(1) - given
+    assert pt2e.logit_step(networks.quantized()) == pytest.approx(float(changes.abs().max()), rel=1e-4)
     assert pt2e.logit_step(networks.float_program()) is None
 
 
