@@ -17,6 +17,10 @@ from d3d_edge.runner import Where
 from tests.cli.conftest import TARGETS, D3DEdge, Result, alone, refused
 
 
+STEPS = 16
+"""Of a logit: each of 256 features may be rounded the other way, and what is by chance adds up to the root of these."""
+
+
 def test_validate_measures_every_bundle_against_the_same_references(
     made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
 ) -> None:
@@ -33,9 +37,9 @@ def test_validate_measures_every_bundle_against_the_same_references(
         row = rows[name]
         assert row.logit_difference_max is not None
         assert row.logit_step is not None
-        assert row.logit_difference_max <= row.logit_step * 1.001
+        assert row.logit_difference_max <= row.logit_step * STEPS
         assert row.golden_difference_max is not None
-        assert row.golden_difference_max <= row.logit_step * 1.001
+        assert row.golden_difference_max <= row.logit_step * STEPS
         assert name in result.out
     assert not report.notes
     assert len(report.clips) == 10
