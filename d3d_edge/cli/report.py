@@ -99,6 +99,12 @@ def compare(before: Path, after: Path, bound: float | None, as_json: bool) -> No
         click.echo(found.model_dump_json(indent=2))
     else:
         _print(found)
+    unknown = [change for change in found.changes if bound is not None and change.verdict == "not comparable"]
+    if unknown:
+        raise DataError(
+            f"whether {unknown[0].row} keeps to the bound cannot be told: {unknown[0].note}",
+            hint="validate both on the same clips",
+        )
     past = [change for change in found.changes if bound is not None and change.is_past(bound)]
     if past:
         first = past[0]

@@ -25,7 +25,18 @@ BLOCKS = 10
 """Parts that a series without rounds is cut into: runs in succession are alike, so they are not counted one by one."""
 
 Figure = Literal["latency_ms_p50", "top1", "size_bytes"]
-Verdict = Literal["faster", "slower", "better", "worse", "smaller", "larger", "same", "within noise", "too few runs"]
+Verdict = Literal[
+    "faster",
+    "slower",
+    "better",
+    "worse",
+    "smaller",
+    "larger",
+    "same",
+    "within noise",
+    "too few runs",
+    "not comparable",
+]
 _REGRESSIONS = ("slower", "worse", "larger")
 
 
@@ -178,9 +189,9 @@ def _top1(before: Report, after: Report, row: Row, other: Row) -> list[Change]:
     shared = [key for key in rights[0] if key in rights[1]]
     if not shared:
         change = 100 * (other.top1 - row.top1)
-        note = "no clip in common"
+        note = "no clip in common" + ("" if before.labels == after.labels else ", and other classes")
         figures = (row.top1, other.top1)
-        return [_answered(other.name, *figures, change, None, None, "within noise", note)]
+        return [_answered(other.name, *figures, change, None, None, "not comparable", note)]
     own, student = (np.array([right[key] for key in shared]) for right in (rights[1], rights[0]))
     found = accuracy.Rights(own, student)
     low, high = found.bootstrap_points()

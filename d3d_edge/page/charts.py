@@ -14,6 +14,7 @@ from d3d_edge.page.svg import Axis, Box, add, frame, markup, picture
 _WIDTH, _HEIGHT = 420.0, 290.0
 """Wide enough for two on a desk, and letters of 13 px stay legible where a phone shows the chart narrower."""
 _LEFT, _RIGHT, _TOP, _FOOT = 48.0, 14.0, 30.0, 46.0
+_CLASSES_A_PICTURE = 20
 _CURVE_POINTS = 400
 """About as many as a curve has pixels: a device notes each run, and an hour has a million."""
 _LETTERS = 18
@@ -132,9 +133,17 @@ def curve(at_s: Sequence[float], values: Sequence[float], title: str, unit: str)
 def per_class(rows: Sequence[tuple[str, int, int, int | None]], name: str) -> Markup:
     """Share right of each class: (label, clips, right, right of the float student), with a mark at the student's.
 
-    Long names stand above their bars, whole.
+    Long names stand above their bars, whole. Many classes are several pictures, since none may be longer than a page.
     """
-    above, step, left = _beside([label for label, *_ in rows])
+    beside = _beside([label for label, *_ in rows])
+    parts = [rows[first : first + _CLASSES_A_PICTURE] for first in range(0, len(rows), _CLASSES_A_PICTURE)]
+    return Markup("\n").join(_some_classes(part, name, beside) for part in parts)
+
+
+def _some_classes(
+    rows: Sequence[tuple[str, int, int, int | None]], name: str, beside: tuple[bool, float, float]
+) -> Markup:
+    above, step, left = beside
     height = step * len(rows) + 34
     x = Axis(0, 1, left, _WIDTH - 58)
     root = picture(

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +24,7 @@ from d3d_edge.runner import Runner, Where
 from d3d_edge.schema import Schema
 from d3d_edge.video import encode, timeline
 from d3d_edge.video.decode import TimedFrame
-from d3d_edge.video.preprocess import naming
+from d3d_edge.video.preprocess import TooFewFrames, naming
 from d3d_edge.video.stream import Source, Stream, opened
 from d3d_edge.video.windows import Window, Windows
 
@@ -64,7 +65,7 @@ class Watched(Schema):
     moments: tuple[Moment, ...]
     """The last 100000 of them, seven hours at four a second."""
     left_out: int
-    """Windows not answered: a live source was ahead of the network, or sent too few frames."""
+    """Windows not answered: a live source was ahead of the network, or there were too few frames."""
     ended: Ended
     frames: int
     source_s: float
@@ -193,6 +194,7 @@ class _Watcher:
         self._scores: deque[npt.NDArray[np.float64]] = deque(maxlen=_KEPT)
         self._answered = 0
         self._left_out = 0
+        self._too_few: TooFewFrames | None = None
         self._frames = 0
         self._last_s = 0.0
         self._film = film
@@ -213,9 +215,7 @@ class _Watcher:
             self.failure = None if isinstance(error, KeyboardInterrupt) else error
             return "interrupted" if self.failure is None else "failed"
         self._clock.lap()
-        with naming(self._wanted.source.name):
-            window = self._windows.flush()
-        self._answer(window)
+        self._answer(self._cut(self._windows.flush))
         return "end of source"
 
     def _decoded(self) -> Iterator[TimedFrame]:
@@ -229,14 +229,7 @@ class _Watcher:
     def _take(self, frame: TimedFrame, late_s: float) -> None:
         self._frames += 1
         self._last_s = frame.time_s
-        window = None
-        try:
-            window = self._windows.push(frame.time_s, frame.image)
-        except DataError as error:
-            # A camera may falter for a moment. If it gave no window at all, something else is wrong.
-            if not (self._wanted.source.live and self._moments):
-                raise DataError(f"{self._wanted.source.name}: {error.message}", hint=error.hint) from error
-            self._left_out += 1
+        window = self._cut(partial(self._windows.push, frame.time_s, frame.image))
         self._clock.preprocess_s += self._clock.lap()
         if window and self._wanted.source.live and self._moments and late_s > self._stride_s:
             self._left_out += 1  # the stream waits for nobody: catch up by decoding alone
@@ -245,6 +238,19 @@ class _Watcher:
         if self._film:
             scores = named(self._scores[-1], self._labels) if self._scores else ()
             self._film.add(frame, scores, f"first answer at {self._window_s:.1f} s")
+
+    def _cut(self, window: Callable[[], Window | None]) -> Window | None:
+        """What `window` gives. One of too few frames is left out: a camera may falter, and a file's rate may vary."""
+        try:
+            with naming(self._wanted.source.name):
+                return window()
+        except TooFewFrames as error:
+            # A camera that gave no window at all would be watched for ever.
+            if self._wanted.source.live and not self._moments:
+                raise
+            self._too_few = error
+            self._left_out += 1
+            return None
 
     def _answer(self, window: Window | None) -> None:
         if window is None:
@@ -273,7 +279,7 @@ class _Watcher:
             DataError: no window was answered.
         """
         if not self._moments:
-            raise DataError(
+            raise self._too_few or DataError(
                 f"{self._wanted.source.name} ended after {self._frames} frames, {self._last_s:.2f} s, before a window "
                 "was complete",
                 hint="a shorter --window, or more --seconds" if self._sampling == "uniform" else "more --seconds",

@@ -24,6 +24,10 @@ _INTERPOLATION = {"area": cv2.INTER_AREA, "bilinear": cv2.INTER_LINEAR}
 Scalar = TypeVar("Scalar", bound="np.generic[Any]")
 
 
+class TooFewFrames(DataError):
+    """A clip needs more frames than there are."""
+
+
 class Part(NamedTuple):
     """Which of several clips of one video."""
 
@@ -44,14 +48,14 @@ def frame_indices(count: int, spec: ClipSpec, part: Part = WHOLE) -> list[int]:
     over the video, (number + 0.5) / of of the way.
 
     Raises:
-        DataError: there are no frames, or too few and the spec refuses short clips.
+        TooFewFrames: there are no frames, or too few and the spec refuses short clips.
     """
     if count < 1:
-        raise DataError("there are no frames")
+        raise TooFewFrames("there are no frames")
     step = spec.stride or 1
     if count < spec.frames_needed:
         if spec.short_clips == "refuse":
-            raise DataError(
+            raise TooFewFrames(
                 f"there are {count} frames, and a clip needs {spec.frames_needed}",
                 hint="clip.short_clips: repeat_last holds the last frame",
             )
@@ -163,8 +167,8 @@ def load_clip(
 
 @contextmanager
 def naming(video: Path | str) -> Iterator[None]:
-    """Put the name of the video in front of a DataError that does not know it."""
+    """Put the name of the video in front of a DataError that does not know it, of whatever class it is."""
     try:
         yield
     except DataError as error:
-        raise DataError(f"{video}: {error.message}", hint=error.hint) from error
+        raise type(error)(f"{video}: {error.message}", hint=error.hint) from error

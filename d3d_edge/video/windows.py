@@ -16,9 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from d3d_edge.clip import ClipSpec
-from d3d_edge.errors import DataError
 from d3d_edge.video.decode import NEAR_S, Frame
-from d3d_edge.video.preprocess import centre_crop, frame_indices, resize_short_side
+from d3d_edge.video.preprocess import TooFewFrames, centre_crop, frame_indices, resize_short_side
 
 
 class Window(NamedTuple):
@@ -53,8 +52,8 @@ class Windows:
         """Take the next frame [h, w, 3], and give the window that is complete now, if one is.
 
         Raises:
-            DataError: the frame is too small for the crop, or the window has too few frames and the spec refuses short
-                clips.
+            DataError: the frame is too small for the crop.
+            TooFewFrames: the window that is complete has too few frames, and the spec refuses short clips.
         """
         small = np.ascontiguousarray(centre_crop(resize_short_side(frame, self._spec), self._spec))
         if self._kept:
@@ -107,7 +106,7 @@ class Windows:
         kept = kept[: bisect_left(kept, end_s - NEAR_S, key=lambda one: one.time_s)]
         try:
             indices = frame_indices(len(kept), self._spec)
-        except DataError as error:
-            raise DataError(f"from {self._start_s:.2f} s on, {error.message}", hint=error.hint) from error
+        except TooFewFrames as error:
+            raise TooFewFrames(f"from {self._start_s:.2f} s on, {error.message}", hint=error.hint) from error
         self.cut += 1
         return Window(self._start_s, end_s, np.stack([kept[index].frame for index in indices]))

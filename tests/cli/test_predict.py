@@ -18,7 +18,9 @@ import cv2
 import numpy as np
 import pytest
 
+from d3d_edge.pipeline import watch
 from d3d_edge.video import decode, stream
+from d3d_edge.video.stream import Source, Stream
 from tests.cli.conftest import D3DEdge
 
 BUNDLE = "jetson"  # the one that opens fastest
@@ -80,6 +82,32 @@ def test_a_file_is_answered_for_window_by_window(made: Path, video: Path, tmp_pa
     assert frames[0].image.shape == (384, 384, 3)
     assert timeline.read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mp4", "out.png"]
+
+
+def test_windows_of_too_few_frames_are_left_out(
+    made: Path, video: Path, tmp_path: Path, d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a file whose rate falls to a third in its second half."""
+    opened = watch.opened
+
+    @contextmanager
+    def slowing(source: Source) -> Iterator[Stream]:
+        with opened(source) as stream:
+            times_s = [0.04 * number + 0.08 * max(0, number - 6) for number in range(12)]
+            frames = (frame._replace(time_s=times_s[frame.number]) for frame in stream.frames)
+            yield stream._replace(frames=frames)
+
+    monkeypatch.setattr(watch, "opened", slowing)
+    words = ("predict", made / "bundles" / BUNDLE, video, "--window", 0.24, "--stride", 0.08)
+    result = d3d_edge(*words, "--timeline", tmp_path / "out.png")
+    assert result.code == 0, result.err
+    assert [line.split(" s ")[0].strip() for line in result.out.splitlines()[:3]] == [
+        "0.00 to 0.24",
+        "0.08 to 0.32",
+        "0.16 to 0.40",
+    ]
+    assert "windows left out, to keep up or for want of frames" in result.out
+    assert (tmp_path / "out.png").is_file()
 
 
 def test_a_window_as_long_as_the_training_videos_answers_as_the_whole_file_does(

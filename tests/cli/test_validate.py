@@ -16,7 +16,6 @@ from d3d_edge.report import Report
 from d3d_edge.runner import Where
 from tests.cli.conftest import TARGETS, D3DEdge, Result, alone, refused
 
-
 STEPS = 16
 """Of a logit: each of 256 features may be rounded the other way, and what is by chance adds up to the root of these."""
 

@@ -154,7 +154,10 @@ def test_only_clips_in_common_are_compared() -> None:
     change = one(before, report(row(answers=[0] * 100), clips=100, first=10))
     assert (change.verdict, change.before, change.after) == ("same", 1.0, 1.0)
     assert change.note == "on the 90 clips in common"
-    assert one(before, report(row(answers=[0] * 9), clips=9, first=500)).note == "no clip in common"
+    elsewhere = one(before, report(row(answers=[0] * 9), clips=9, first=500))
+    assert (elsewhere.verdict, elsewhere.note) == ("not comparable", "no clip in common")
+    of_others = report(row(answers=[0] * 9), clips=9).model_copy(update={"labels": ("a", "c")})
+    assert one(report(row(answers=[0] * 9), clips=9, first=500), of_others).note.endswith("and other classes")
 
 
 @pytest.mark.parametrize(

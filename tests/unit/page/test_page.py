@@ -12,6 +12,7 @@ import pytest
 
 from d3d_edge import page
 from d3d_edge.bundle import Bundle, Description
+from d3d_edge.page import charts
 from d3d_edge.page.material import Material, gather
 from d3d_edge.page.views import Head, ReportView, changed_keys
 from d3d_edge.page.words import gate_name, gate_value, milliseconds, points
@@ -166,6 +167,12 @@ def test_changed_answers_come_with_what_was_lost_first() -> None:
         (samples.NASTY, samples.LABELS[2], samples.NASTY, "gained"),
     ]
     assert changed_keys(Material(reports=[samples.report()])) == [clip.key for clip in changed]
+
+
+def test_many_classes_are_several_pictures_none_longer_than_a_page() -> None:
+    drawn = str(charts.per_class([(f"class {number}", 2, 1, None) for number in range(45)], "android"))
+    assert drawn.count("<svg") == 3
+    assert [drawn.count(f">class {number}<") for number in range(45)] == [1] * 45
 
 
 def test_classes_that_lost_most_come_first() -> None:
