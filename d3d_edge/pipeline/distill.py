@@ -72,8 +72,8 @@ def distill(
     Raises:
         RecipeError: `out` was begun with another recipe or other data, the teacher of `teacher` is another one, or
             its networks do not fit what else it says (see `checks`).
-        DataError: the data cannot be used, or is too little for so many processes; or `resume` is given and there is
-            nothing to go on with.
+        DataError: the data cannot be used, or is too little for so many processes; the teacher of `teacher` has no
+            weights, or damaged ones; or `resume` is given and there is nothing to go on with.
         StorageError: the run or the cache cannot be written.
     """
     started = datetime.now(UTC)
@@ -113,17 +113,37 @@ def distill(
 
 
 def _copy_teacher(source: Run, run: Run, data: RunData) -> None:
+    """Put the teacher of `source` in the place of one that `run` has not, or whose weights are no longer whole.
+
+    Raises:
+        RecipeError: it was made from something else.
+        DataError: it is not finished, or its weights are missing or damaged. Nothing is copied.
+    """
     mark = marks.teacher(run, data)
-    if run.results("teacher", mark) is not None:
+    if run.results("teacher", mark) is not None and _has_weights(run.folder("teacher")):
         return
-    source.need("teacher", f"d3d-edge distill ... --out {source.path}")
+    again = f"d3d-edge distill ... --out {source.path}"
+    source.need("teacher", again)
     if source.results("teacher", mark) is None:
         raise RecipeError(
             f"the teacher of {source.path} was trained by another recipe, or on other data or another seed",
             hint="leave out --teacher to train one",
         )
+    theirs = source.folder("teacher")
+    if Checkpoint.kept(theirs) is None:
+        raise DataError(
+            f"{theirs} has no weights to take",
+            hint=f"{again} trains that one again; without --teacher, this run trains its own",
+        )
     with atomic_folder(run.folder("teacher")) as folder:
-        shutil.copytree(source.folder("teacher"), folder, dirs_exist_ok=True)
+        shutil.copytree(theirs, folder, dirs_exist_ok=True)
+
+
+def _has_weights(folder: Path) -> bool:
+    try:
+        return Checkpoint.kept(folder) is not None
+    except DataError:
+        return False
 
 
 class Projected(nn.Module):
