@@ -79,7 +79,8 @@ class Published:
     classes: int
     """Classes of the checkpoint's own classifier."""
     state: dict[str, Tensor]
-    """For `S3DG.load_state_dict`, but the counters of the batch norms; without the classifier if it does not fit."""
+    """For `S3DG.load_state_dict`, but the counters of the batch norms; without the classifier if it does not fit. In
+    float32, or in float64 where the file is."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ def load(path: Path, format: Format | Literal["auto"] = "auto", classes: int | N
     where = f"{path} ({format})"
     _refuse(where, missing=needed - found.keys(), unknown=found.keys() - needed)
     _check(found, where)
+    found = {name: _widened(value) for name, value in found.items()}
     state = {key: _make(source, found, where) for key, source in made.items()}
     _check(state, where)  # again: what is folded may be too large where what it is made of is not
     total = len(state[f"{CLASSIFIER}.bias"])
@@ -239,6 +241,11 @@ def _check(tensors: Mapping[str, Tensor], where: str) -> None:
     for name, value in tensors.items():
         for fault in names.faults(name, value):
             raise DataError(f"{where}: {name} {fault}", hint="download it again, or save the network's float weights")
+
+
+def _widened(value: Tensor) -> Tensor:
+    """`value` in 32 bits or more: what is folded from 16 bits needs more, and may need a larger exponent too."""
+    return value.float() if value.element_size() < 4 else value
 
 
 def _make(source: Made, found: Mapping[str, Tensor], where: str) -> Tensor:

@@ -108,7 +108,35 @@ class TestKylemin:
         path = tmp_path / "s3d.pt"
         torch.save({name: value.to(dtype) for name, value in kylemin.state_dict().items()}, path)
         kernel = checkpoints.load(path).state["Conv2d_2c_3x3.spatial.conv.weight"]
-        assert torch.equal(kernel, kylemin.state_dict()["base.3.conv_s.weight"].squeeze(2).to(dtype))
+        assert torch.equal(kernel, kylemin.state_dict()["base.3.conv_s.weight"].squeeze(2).to(dtype).float())
+
+    @pytest.mark.parametrize("own_frames", [False, True])
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_of_16_bits_is_what_the_same_numbers_are_in_float32(
+        self, dtype: torch.dtype, own_frames: bool, kylemin: published.Kylemin, tmp_path: Path
+    ) -> None:
+        """Nothing that is made of them, such as a folded kernel, is rounded to 16 bits again."""
+        few = {name: value.to(dtype) for name, value in kylemin.state_dict().items()}
+        torch.save(few, tmp_path / "few.pt")
+        torch.save({name: value.float() for name, value in few.items()}, tmp_path / "many.pt")
+        nets = []
+        for name in ("few.pt", "many.pt"):
+            net = S3DG(CLASSES, **checkpoints.load(tmp_path / name).options)
+            checkpoints.load_into(net, tmp_path / name, own_frames=own_frames)
+            nets.append(net)
+        few_bits, many_bits = (net.state_dict() for net in nets)
+        assert all(torch.equal(value, many_bits[name]) for name, value in few_bits.items())
+        assert few_bits.keys() == many_bits.keys()
+
+    def test_a_kernel_may_leave_the_range_of_float16_when_it_is_folded(
+        self, kylemin: published.Kylemin, tmp_path: Path
+    ) -> None:
+        state = {name: value.half() for name, value in kylemin.state_dict().items()}
+        state["base.3.conv_t.weight"] *= 1000
+        state["base.3.bn_t.weight"] *= 1000
+        torch.save(state, tmp_path / "s3d.pt")
+        kernel = checkpoints.load(tmp_path / "s3d.pt").state["Conv2d_2c_3x3.temporal.conv.weight"]
+        assert 65504 < kernel.abs().max() < torch.inf
 
     def test_in_float32_and_at_full_width(self, tmp_path: Path) -> None:
         net = torch_network(published.Kylemin(3, 1.0)).float()
@@ -153,7 +181,10 @@ class TestSlim:
     def test_of_fewer_bits(self, slim_file: Path, tmp_path: Path) -> None:
         variables = {name: value.astype(np.float16) for name, value in np.load(slim_file).items()}
         np.savez(tmp_path / "s3dg.npz", **variables)
-        assert {value.dtype for value in checkpoints.load(tmp_path / "s3dg.npz").state.values()} == {torch.float16}
+        state = checkpoints.load(tmp_path / "s3dg.npz").state
+        assert {value.dtype for value in state.values()} == {torch.float32}
+        expected = torch.from_numpy(variables["InceptionV1/Logits/Conv2d_0c_1x1/biases"]).float()
+        assert torch.equal(state["Logits.Conv2d_0c_1x1.bias"], expected)
 
     def test_variables_of_a_machine_with_another_order_of_bytes(self, slim_file: Path, tmp_path: Path) -> None:
         there = {name: value.astype(value.dtype.newbyteorder(">")) for name, value in np.load(slim_file).items()}
