@@ -202,12 +202,13 @@ class QATSpec(Schema):
     """Quantization-aware training: the distillation loop on the fake-quantized student.
 
     Batch norms are folded into their convolutions before it begins, exactly, so there are no statistics to freeze. What
-    there is to schedule are the rounding and the ranges.
+    there is to schedule are the rounding and the ranges. Both shares are counted in whole epochs: what is to happen
+    within an epoch happens when the next one begins.
     """
 
     train: TrainSpec
     start_share: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the epochs that train the folded network in float, before rounding starts."""
+    """Share of the epochs that train the folded network in float, before rounding starts; one has to be left."""
     freeze_share: float = Field(default=0.5, ge=0, le=1)
     """Share of the epochs in which ranges follow the activations; then they are fixed, so that the weights settle on
     the grid that ships (Krishnamoorthi, arXiv 1806.08342, section 3.2). Only minmax and moving_average can follow: with
@@ -219,12 +220,16 @@ class QATSpec(Schema):
     distill: QATDistillSpec = QATDistillSpec()
 
     @model_validator(mode="after")
-    def _in_float32(self) -> Self:
+    def _rounds_in_float32(self) -> Self:
         # The 8 bits of a bfloat16's fraction cannot tell the steps of an 8-bit grid apart.
         if self.train.precision != "float32" or self.train.compile:
             raise ValueError("quantization-aware training runs in float32 and is not compiled")
         if self.freeze_share < self.start_share:
             raise ValueError("freeze_share must not be less than start_share: ranges are fixed once rounding has begun")
+        epochs = self.train.epochs
+        if self.start_share * epochs > epochs - 1:
+            given = f"start_share {self.start_share:g} of {epochs} epoch{'s' * (epochs > 1)}"
+            raise ValueError(f"{given} leaves no whole epoch that is rounded: lower it, or give more epochs")
         return self
 
 

@@ -105,6 +105,14 @@ def test_settings_are_applied_and_checked(path: Path) -> None:
             "quantize.qat: freeze_share must not be less than start_share",
         ),
         (
+            "quantize.qat={train: {epochs: 1, batch_size: 1, learning_rate: 1}, start_share: 0.5}",
+            "quantize.qat: start_share 0.5 of 1 epoch leaves no whole epoch that is rounded",
+        ),
+        (
+            "quantize.qat={train: {epochs: 4, batch_size: 1, learning_rate: 1}, start_share: 0.8, freeze_share: 1}",
+            "quantize.qat: start_share 0.8 of 4 epochs leaves no whole epoch",
+        ),
+        (
             "quantize.qat={train: {epochs: 1, batch_size: 1, learning_rate: 1}, distill: {from: pupil}}",
             "quantize.qat.distill.from: input should be 'teacher', 'student' or 'both'",
         ),
@@ -136,6 +144,15 @@ def test_the_schedule_of_quantization_aware_training_can_be_said_and_reads_back_
     again = tmp_path / "again.yaml"
     again.write_text(loaded.yaml(), encoding="utf-8")
     assert recipe.load(str(again)) == loaded
+
+
+@pytest.mark.parametrize(("epochs", "start_share"), [(1, 0.0), (2, 0.5), (4, 0.75)])
+def test_one_epoch_of_rounding_is_enough(epochs: int, start_share: float, path: Path) -> None:
+    train = f"{{epochs: {epochs}, batch_size: 2, learning_rate: 1e-4}}"
+    schedule = f"start_share: {start_share}, freeze_share: 1"
+    loaded = recipe.load(str(path), [f"quantize.qat={{train: {train}, {schedule}}}"])
+    assert loaded.quantize.qat is not None
+    assert loaded.quantize.qat.start_share == start_share
 
 
 def test_a_recipe_extends_one_beside_it(path: Path) -> None:
