@@ -59,7 +59,7 @@ def check(file: str, settings: tuple[str, ...]) -> None:
     """Check the recipe FILE; all mistakes are shown at once, with their lines. Exit code 2 if there are any.
 
     Its networks are held against the size of its clips, the published weights that it names, and the parts that are to
-    stay float.
+    stay float. Its calibration plan is read as well.
     """
     loaded = recipe.load(file, settings)
     from d3d_edge.pipeline import checks  # takes seconds: it brings PyTorch

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from d3d_edge import calibset
 from d3d_edge.clip import ClipSpec
 from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.models import build
@@ -20,10 +21,11 @@ def check(recipe: Recipe) -> dict[weights.Stage, str]:
     """The hash of each file of published weights that `recipe` names, once its networks are found to fit all it says.
 
     Raises:
-        RecipeError: a clip is too small for a network or for batches of one, published weights are of another one, or
-            keep_float names what the student does not have, or all it has.
+        RecipeError: the calibration plan holds a mistake, a clip is too small for a network or for batches of one,
+            published weights are of another one, or keep_float names what the student does not have, or all it has.
         DataError: a file of weights is missing, damaged, or of no known format.
     """
+    calibset.load_plan(recipe.quantize.calibration)
     for network, clip in dict.fromkeys((stage.network, stage.clip) for stage in _stages(recipe)):
         build.check(network, clip)
     for stage in _stages(recipe):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from d3d_edge import recipe
+from d3d_edge import recipe, resources
 from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.pipeline import checks
 from d3d_edge.recipe import Recipe
@@ -53,3 +55,22 @@ def test_so_few_clips_that_each_process_has_one_are_refused() -> None:
 def test_nothing_left_in_int8_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"keep_float leaves nothing in INT8 .*--precision float32"):
         checks.check(compact("quantize.keep_float=[stem, spatial, temporal, gate, join, head]"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("count: ", "coutn: "), r"plan\.yaml:\d+: unknown key 'coutn'; did you mean 'count'"),
+        (("split: train", "split: test"), r"plan\.yaml:\d+: split: input should be 'train'"),
+        (("split: train", "split: ["), r"plan\.yaml is not YAML"),
+    ],
+    ids=["a wrong key", "a wrong value", "not YAML"],
+)
+def test_a_calibration_plan_with_a_mistake_is_refused(change: tuple[str, str], message: str, tmp_path: Path) -> None:
+    text = resources.find("calibration", "balanced").read_text(encoding="utf-8")
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(text, encoding="utf-8")
+    checks.check(compact(f"quantize.calibration={plan}"))
+    plan.write_text(text.replace(*change), encoding="utf-8")
+    with pytest.raises(RecipeError, match=message):
+        checks.check(compact(f"quantize.calibration={plan}"))
