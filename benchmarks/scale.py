@@ -37,7 +37,6 @@ from d3d_edge.models.build import network
 from d3d_edge.models.count import mac_count
 from d3d_edge.models.s3dg import S3DG
 from d3d_edge.pipeline.data import epochs
-from d3d_edge.pipeline.distill import void
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.streams import Stream, channels_last, flow_stream, rgb_stream
 from d3d_edge.progress import Silent
@@ -118,7 +117,7 @@ def timed(
         batches_per_epoch=steps,
         spec=way.train.model_copy(update={"epochs": EPOCHS, "batch_size": size, "keep": "last"}),
         seed=0,
-        set_training=lambda mode: void(way.net.train(mode)),
+        set_training=way.net.train,
         capture=capture,
     )
     with tempfile.TemporaryDirectory() as folder:

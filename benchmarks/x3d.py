@@ -41,7 +41,6 @@ from d3d_edge.harness import accuracy, cores, latency
 from d3d_edge.models.recogniser import OFFSET, SCALE
 from d3d_edge.pipeline.data import RunData, prepare
 from d3d_edge.pipeline.data import epochs as epochs_of
-from d3d_edge.pipeline.distill import void
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.streams import evaluate, teacher_of
 from d3d_edge.progress import Progress
@@ -108,7 +107,7 @@ def train(
         batches_per_epoch=len(training) // spec.batch_size,
         spec=spec,
         seed=run.recipe.seed,
-        set_training=lambda mode: void(net.train(mode)),
+        set_training=net.train,
     )
     began = time.monotonic()
     teacher = run.results("teacher") if taught else None

@@ -37,8 +37,6 @@ class Target(Schema):
     description: str
     runtime: RuntimeName
     """The code that lowers to this target, one module in d3d_edge/runtimes/."""
-    extra: str
-    """The extra of this package that brings what lowering needs."""
     schemes: tuple[Literal["symmetric", "affine"], ...]
     """Quantization schemes the target takes, best first."""
     precisions: tuple[Precision, ...]

@@ -54,7 +54,7 @@ class Job:
     batches_per_epoch: int
     spec: TrainSpec
     seed: int
-    set_training: Callable[[bool], None]
+    set_training: Callable[[bool], object]
     """Training or evaluation mode (graphs captured by torch.export need more than `.train()`)."""
     evaluate: Callable[[], float] | None = None
     """Top-1 on held-out clips, with the model in evaluation mode. Called in the main process alone."""

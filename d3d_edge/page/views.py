@@ -51,10 +51,6 @@ class ReportView:
         self.student = next((row for row in report.rows if row.role == "float"), None)
 
     @property
-    def title(self) -> str:
-        return self.report.title
-
-    @property
     def measured(self) -> bool:
         """Whether clips were classified."""
         return any(row.top1 is not None for row in self.report.rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
+from statistics import median
 from typing import Any
 
 from d3d_edge.sensitivity import Cost
@@ -83,13 +84,6 @@ def gate_value(value: float | None, name: str) -> str:
 def clip_name(key: str) -> str:
     """The last two parts of a clip's path."""
     return "/".join(PurePosixPath(key).parts[-2:])
-
-
-def median(values: Sequence[float]) -> float:
-    """Of at least one value."""
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
 FILTERS: dict[str, Callable[..., Any]] = {

@@ -24,7 +24,6 @@ from d3d_edge.errors import DataError
 from d3d_edge.models.decoder import FlowDecoder, time_stride
 from d3d_edge.models.s3dg import S3DG
 from d3d_edge.pipeline.data import RunData, batch_size, epochs
-from d3d_edge.pipeline.distill import void
 from d3d_edge.pipeline.streams import beside, channels_last, frames_of_clip, frames_of_flow, load_network
 from d3d_edge.progress import Progress
 from d3d_edge.recipe import TrainSpec
@@ -147,7 +146,7 @@ def trained(
         batches_per_epoch=len(training) // size,
         spec=spec,
         seed=run.recipe.seed,
-        set_training=lambda mode: void(decoder.train(mode)),
+        set_training=decoder.train,
     )
     loop.run(job, folder, mark, progress)
     return decoder

@@ -245,7 +245,7 @@ def _job(
         batches_per_epoch=len(training) // size,
         spec=spec,
         seed=data.recipe.seed,
-        set_training=lambda mode: void(model.train(mode)),
+        set_training=model.train,
         evaluate=(lambda: top1(stream, held_out, title)) if len(held_out) else None,
     )
 
@@ -257,10 +257,6 @@ def note_waiting(title: str, history: Sequence[dict[str, float]], data: RunData,
         compressed = any(cached.form == "compressed" for cached in data.clips)
         raw = ", and so does a cache made without --compress" if compressed else ""
         progress.note(f"{title}: {waited:.0%} of the training was waiting for clips; more cores read faster{raw}")
-
-
-def void(_: object) -> None:
-    """Drop a value, where a callback must return nothing."""
 
 
 def _stage(

@@ -88,11 +88,6 @@ class Runtime(Protocol):
         """
 
 
-def names() -> tuple[str, ...]:
-    """Names of all runtimes."""
-    return tuple(_TABLE)
-
-
 def get(name: str) -> Runtime:
     """The runtime of that name; its heavy imports happen when it is used.
 

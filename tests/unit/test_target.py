@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from d3d_edge import resources, runtimes, target
 from d3d_edge.errors import RecipeError
+from d3d_edge.target import RuntimeName
 
 OWN = """\
 name: watch
 description: a watch of our own
 runtime: executorch
-extra: android
 schemes: [symmetric]
 precisions: [int8]
 needs: [a cable]
@@ -28,9 +29,12 @@ def test_the_three_platforms_and_the_host_ship() -> None:
 def test_a_shipped_target_loads_under_the_name_of_its_folder(name: str) -> None:
     loaded = target.load(name)
     assert loaded.name == name
-    assert loaded.runtime in runtimes.names()
     assert loaded.schemes
     assert target.load(str(resources.root("targets") / name)) == loaded
+
+
+def test_a_target_may_name_each_runtime_of_the_table_and_no_other() -> None:
+    assert set(get_args(RuntimeName)) == set(runtimes._TABLE)
 
 
 def test_a_name_too_long_for_a_file_is_no_target() -> None:
@@ -47,9 +51,10 @@ def test_a_folder_of_ones_own_is_a_target(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("runtime: executorch", "runtime: executroch", "target.yaml:3: runtime: input should be 'executorch'"),
-        ("schemes: [symmetric]", "schemes: [int4]", "target.yaml:5: schemes.0"),
-        ("extra: android\n", "", "'extra' is missing"),
-        ("needs:", "need:", "target.yaml:7: unknown key 'need'; did you mean 'needs'"),
+        ("schemes: [symmetric]", "schemes: [int4]", "target.yaml:4: schemes.0"),
+        ("needs: [a cable]\n", "", "'needs' is missing"),
+        ("needs:", "extra: android\nneeds:", "target.yaml:6: unknown key 'extra'"),
+        ("needs:", "need:", "target.yaml:6: unknown key 'need'; did you mean 'needs'"),
     ],
 )
 def test_a_mistake_is_told_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
