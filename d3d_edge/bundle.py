@@ -22,7 +22,7 @@ from d3d_edge.errors import BundleError
 from d3d_edge.files import atomic_folder, files_below, sha256_of_file, size_of, write_json
 from d3d_edge.runner import TensorSpec
 from d3d_edge.schema import Schema
-from d3d_edge.target import Precision, RuntimeName
+from d3d_edge.target import Precision, RuntimeName, Scheme
 
 FORMAT_VERSION = 1
 LABELS = "labels.txt"
@@ -49,7 +49,7 @@ class Description(Schema):
     target: str
     runtime: RuntimeName
     precision: Precision
-    scheme: Literal["symmetric", "affine"] | None
+    scheme: Scheme | None
     """Quantization scheme; null where the float graph was lowered."""
     model: str
     """The model file or folder, relative to the bundle."""

@@ -16,6 +16,9 @@ from d3d_edge.errors import DataError
 from d3d_edge.manifest import Clip, Manifest
 from d3d_edge.schema import Schema, build, read_yaml
 
+Observer = Literal["minmax", "moving_average", "histogram", "percentile", "mse"]
+"""How a range is found from what calibration clips do; see `CalibrationPlan.observer`."""
+
 
 class CalibrationPlan(Schema):
     """How to draw calibration clips, and the observer that turns what they do into scales."""
@@ -29,7 +32,7 @@ class CalibrationPlan(Schema):
     per_class_max: int = Field(ge=1)
     """Most clips of one class."""
     seed: int
-    observer: Literal["minmax", "moving_average", "histogram", "percentile", "mse"]
+    observer: Observer
     """How a range is found. minmax: all-time extremes. moving_average: of the extremes of each clip. histogram:
     torchao's search for the least error. percentile: what holds that share of the values. mse: the least squared error
     of rounding, every candidate tried. The last three leave outliers out."""

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from d3d_edge.report import Environment
 from d3d_edge.schema import Schema
+from d3d_edge.target import Scheme
 
 FILE_NAME = "sensitivity.json"
 Kind = Literal["stem", "spatial", "temporal", "gate", "pool", "join", "head"]
@@ -35,7 +36,7 @@ class SensitivityReport(Schema):
     format: Literal["d3d-edge sensitivity"] = "d3d-edge sensitivity"
     format_version: Literal[1] = 1
     title: str
-    scheme: Literal["symmetric", "affine"]
+    scheme: Scheme
     calibration: str
     """Name of the plan that found the ranges, and drew the clips."""
     clips: int

@@ -25,6 +25,8 @@ float32        the float graph
 QUANTIZED: frozenset[Precision] = frozenset({"int8", "int8+float16"})
 """Those lowered from the quantized graph; the others from the float one."""
 
+Scheme = Literal["symmetric", "affine"]
+"""How activations are quantized: with zero point 0 everywhere, or with a zero point of their own."""
 
 RuntimeName = Literal["executorch", "coreml", "tensorrt", "eager"]
 
@@ -37,7 +39,7 @@ class Target(Schema):
     description: str
     runtime: RuntimeName
     """The code that lowers to this target, one module in d3d_edge/runtimes/."""
-    schemes: tuple[Literal["symmetric", "affine"], ...]
+    schemes: tuple[Scheme, ...]
     """Quantization schemes the target takes, best first."""
     precisions: tuple[Precision, ...]
     """Precisions the target takes, best first."""

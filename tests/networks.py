@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
+from d3d_edge.calibset import Observer
 from d3d_edge.models.layers import SeparableConv, SpatialConv
 from d3d_edge.models.pools import MaxPool
 from d3d_edge.models.recogniser import OFFSET, SCALE
 from d3d_edge.models.views import clip_view
 from d3d_edge.quantize import pt2e
-from d3d_edge.quantize.scheme import Observer, Scheme
+from d3d_edge.target import Scheme
 
 FRAMES, SIDE, CLASSES = 4, 16, 5
 

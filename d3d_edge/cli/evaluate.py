@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 import click
 
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress, plain
 from d3d_edge.cli.tables import columns
-from d3d_edge.evaluation import FILE_NAME, Evaluation
+from d3d_edge.evaluation import FILE_NAME, Evaluation, Fusion
+from d3d_edge.manifest import Split
 from d3d_edge.runs import Run
 
 
 @click.command("evaluate")
 @click.argument("run", type=options.PATH)
-@click.option("--split", type=click.Choice(["test", "val", "train"]), default="test", show_default=True)
+@click.option("--split", type=click.Choice(get_args(Split)), default="test", show_default=True)
 @click.option(
     "--fusion",
-    type=click.Choice(["logits", "softmax"]),
+    type=click.Choice(get_args(Fusion)),
     default="logits",
     show_default=True,
     help="What is averaged over the clips of a video and over the networks of a system.",
@@ -29,8 +30,8 @@ from d3d_edge.runs import Run
 @options.as_json
 def command(
     run: Path,
-    split: Literal["train", "val", "test"],
-    fusion: Literal["logits", "softmax"],
+    split: Split,
+    fusion: Fusion,
     clips: int,
     cache_dir: Path,
     workers: int,

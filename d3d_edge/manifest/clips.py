@@ -97,15 +97,15 @@ def place_of(key: str) -> tuple[str, float | None, float | None]:
     return path, float(start), None if end is None else float(end)
 
 
-def files_below(folder: Path) -> Iterator[Path]:
+def walked(folder: Path) -> Iterator[Path]:
     """The files below `folder`, sorted folder by folder; links are followed, and no folder is walked twice."""
-    walked: set[str] = set()
+    seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
-        if real in walked:
+        if real in seen:
             folders.clear()
             continue
-        walked.add(real)
+        seen.add(real)
         folders.sort()
         yield from (Path(place, name) for name in sorted(names))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from d3d_edge.errors import DataError
-from d3d_edge.manifest.clips import VIDEO_SUFFIXES, Clip, Split, files_below, gathered
+from d3d_edge.manifest.clips import VIDEO_SUFFIXES, Clip, Split, gathered, walked
 
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
@@ -39,7 +39,7 @@ def from_folders(folder: Path) -> list[Clip]:
 
 def _placed(folder: Path) -> Iterator[tuple[str, Clip]]:
     for class_folder, split in _class_folders(folder):
-        videos = sorted(filter(is_video, files_below(class_folder)))
+        videos = sorted(filter(is_video, walked(class_folder)))
         if not videos:
             raise DataError(
                 f"the class folder {class_folder} holds no video",

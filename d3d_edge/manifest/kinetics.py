@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from d3d_edge.errors import DataError
-from d3d_edge.manifest.clips import VIDEO_SUFFIXES, Clip, Split, files_below, gathered
+from d3d_edge.manifest.clips import VIDEO_SUFFIXES, Clip, Split, gathered, walked
 from d3d_edge.manifest.official import refuse_none
 from d3d_edge.manifest.table import Row, check_splits, check_times, read_csv, seconds
 from d3d_edge.resources import near_miss
@@ -100,7 +100,7 @@ def _clip(path: Path, line: int, row: Row, videos: Path, files: dict[str, list[P
 def _files_below(folder: Path) -> dict[str, list[Path]]:
     """Video files by their names without suffix. One walk: asking for each of 300,000 files takes longer."""
     found: dict[str, list[Path]] = defaultdict(list)
-    for path in files_below(Path(os.path.realpath(folder))):
+    for path in walked(Path(os.path.realpath(folder))):
         if path.suffix.lower() in VIDEO_SUFFIXES:
             found[path.stem].append(path)
     return found

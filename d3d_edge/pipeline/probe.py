@@ -13,14 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from d3d_edge.distill.loss import Outputs
 from d3d_edge.errors import RecipeError
-from d3d_edge.files import atomic_file, write_json
+from d3d_edge.files import write_json
 from d3d_edge.harness import accuracy
 from d3d_edge.models.count import parameter_count
 from d3d_edge.models.decoder import DECODER_WIDTH
@@ -34,6 +33,7 @@ from d3d_edge.recipe import TrainSpec
 from d3d_edge.report import FILE_NAME, Environment
 from d3d_edge.runs import Run, Stage, fingerprint
 from d3d_edge.schema import Schema
+from d3d_edge.video.arrays import write_picture
 from d3d_edge.video.datasets import Batch, ClipDataset
 from d3d_edge.video.flow_figure import Shown, figure
 from d3d_edge.video.reorder import Order, ReorderedDataset
@@ -138,7 +138,7 @@ def probe(
         missing=missing,
         environment=environment(started, ()),
     )
-    _write_png(place / FIGURE_NAME, _figure(run, data, networks, fields, report))
+    write_picture(place / FIGURE_NAME, _figure(run, data, networks, fields, report))
     write_json(place / FILE_NAME, report.model_dump(mode="json"))
     return report
 
@@ -243,10 +243,3 @@ def _figure(
 
 def _px(epe_px: float) -> str:
     return f"{epe_px:.3f} px"
-
-
-def _write_png(path: Path, picture: NDArray[np.uint8]) -> None:
-    # Not cv2.imwrite, which says of a full disk only that it failed.
-    _, data = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
-    with atomic_file(path) as partial:
-        partial.write_bytes(data.tobytes())

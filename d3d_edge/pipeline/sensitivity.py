@@ -8,13 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from d3d_edge import calibset
-from d3d_edge.files import atomic_file, write_json
+from d3d_edge.files import write_json
 from d3d_edge.harness import accuracy
 from d3d_edge.harness.accuracy import Logits
 from d3d_edge.pipeline import calibration, marks
@@ -26,6 +25,7 @@ from d3d_edge.quantize.groups import Group
 from d3d_edge.quantize.sensitivity import Switched
 from d3d_edge.runs import Run, fingerprint
 from d3d_edge.sensitivity import FILE_NAME, Cost, SensitivityReport
+from d3d_edge.video.arrays import write_picture
 from d3d_edge.video.cache import CachedClip
 
 FIGURE_NAME = "sensitivity.png"
@@ -74,7 +74,7 @@ def sensitivity(
         **{key: value for key, value in done.items() if key != "fingerprint"},
     )
     write_json(run.path / FILE_NAME, report.model_dump(mode="json"))
-    _write_png(run.path / FIGURE_NAME, _figure(report))
+    write_picture(run.path / FIGURE_NAME, _figure(report))
     return report
 
 
@@ -161,10 +161,3 @@ def _figure(report: SensitivityReport) -> NDArray[np.uint8]:
     )
     bars = [Bar(cost.name, cost.kind, cost.sqnr_db) for cost in report.groups]
     return figure(title, bars, whole_db=report.whole.sqnr_db)
-
-
-def _write_png(path: Path, picture: NDArray[np.uint8]) -> None:
-    # Not cv2.imwrite, which says of a full disk only that it failed.
-    _, data = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
-    with atomic_file(path) as partial:
-        partial.write_bytes(data.tobytes())

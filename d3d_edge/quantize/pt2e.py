@@ -40,6 +40,7 @@ from torchao.quantization.pt2e import (
 )
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 
+from d3d_edge.calibset import Observer
 from d3d_edge.errors import BundleError
 from d3d_edge.files import atomic_file, damaged_part, sha256_of_value
 from d3d_edge.models.layers import SpatialConv
@@ -50,7 +51,8 @@ from d3d_edge.quantize.origin import keep_layers, layer_of
 from d3d_edge.quantize.passes import drop_device_checks, drop_identities, drop_unread, fold_batch_norms, round_biases
 from d3d_edge.quantize.quick_loading import hints_kept
 from d3d_edge.quantize.quiet import quiet
-from d3d_edge.quantize.scheme import EdgeQuantizer, Observer, Scheme
+from d3d_edge.quantize.scheme import EdgeQuantizer
+from d3d_edge.target import Scheme
 
 _aten = torch.ops.aten
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default

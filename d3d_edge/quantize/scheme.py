@@ -25,7 +25,7 @@ from d3d_edge.quantize import quietly  # noqa: F401
 # isort: split
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
@@ -38,14 +38,14 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 
+from d3d_edge.calibset import Observer
 from d3d_edge.quantize.groups import CONVOLUTIONS, REARRANGING, groups_of, kept_in_float
 from d3d_edge.quantize.observer import GroupMovingAverage, Histogram, MinMax, PerChannelMinMax, PerChannelNewest
 from d3d_edge.quantize.origin import keep_float as note_float
 from d3d_edge.quantize.ranges import GroupPercentile, LeastSquares
 from d3d_edge.quantize.rounding import EdgeFakeQuantize
+from d3d_edge.target import Scheme
 
-Scheme = Literal["symmetric", "affine"]
-Observer = Literal["minmax", "moving_average", "histogram", "percentile", "mse"]
 FOLLOWING: frozenset[Observer] = frozenset({"minmax", "moving_average"})
 """Observers that can follow the activations through training. The others look at a whole histogram for a range, which
 would be searched anew at every step: their ranges are found before training and stay."""

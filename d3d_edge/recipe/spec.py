@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from d3d_edge.clip import ClipSpec, FlowSpec
 from d3d_edge.presets import StageWidths
 from d3d_edge.schema import Schema
+from d3d_edge.target import Scheme
 
 
 class SplitSpec(Schema):
@@ -236,7 +237,7 @@ class QATSpec(Schema):
 class QuantizeSpec(Schema):
     """INT8: weights per output channel, activations per tensor."""
 
-    scheme: Literal["symmetric", "affine"]
+    scheme: Scheme
     """symmetric: zero point 0 everywhere (TensorRT needs it). affine: activations have a zero point."""
     calibration: str
     """Name of a plan in calibration/, or the path of one."""

@@ -2,7 +2,7 @@
 
 A .npy has the CRC-32 of its numbers behind them, where other readers do not look. A .png holds the T pictures one below
 the other: frames as 8-bit RGB, and flow as 16-bit grey, the bits of its float16 numbers, x in the left half and y in
-the right. Knows nothing of videos.
+the right. A figure is written as such a picture too. Knows nothing of videos.
 """
 
 from __future__ import annotations
@@ -125,6 +125,18 @@ def png_of(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         bits = np.ascontiguousarray(array).view(np.uint16)
         picture = np.concatenate([bits[..., 0], bits[..., 1]], axis=2).reshape(count * height, 2 * width)
     return np.asarray(cv2.imencode(".png", picture, _PACKED)[1], dtype=np.uint8)
+
+
+def write_picture(path: Path, picture: npt.NDArray[np.uint8]) -> None:
+    """Write a picture uint8 [h, w, 3] as a .png to look at, packed by OpenCV's own choice, whole or not at all.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    # Not cv2.imwrite, which says of a full disk only that it failed.
+    _, data = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
+    with atomic_file(path) as partial:
+        partial.write_bytes(data.tobytes())
 
 
 def _picture(path: Path) -> npt.NDArray[Any]:

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchao.quantization.pt2e import FakeQuantizeBase
 
+from d3d_edge.calibset import Observer
 from d3d_edge.errors import DataError
 from d3d_edge.models.blocks import Blocks
 from d3d_edge.models.layers import StackedConv
 from d3d_edge.quantize import pt2e
-from d3d_edge.quantize.scheme import FOLLOWING, Observer, Scheme
+from d3d_edge.quantize.scheme import FOLLOWING
+from d3d_edge.target import Scheme
 from tests import networks
 from tests.unit.distill.jobs import CUDA
 

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from d3d_edge.calibset import Observer
 from d3d_edge.quantize import pt2e
 from d3d_edge.quantize.ranges import GroupPercentile, LeastSquares, least_squares_range, percentile_range
-from d3d_edge.quantize.scheme import Observer, Scheme
+from d3d_edge.target import Scheme
 from tests import networks
 
 SCHEMES = {"symmetric": torch.per_tensor_symmetric, "affine": torch.per_tensor_affine}

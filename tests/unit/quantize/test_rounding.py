@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.fx import GraphModule
 
+from d3d_edge.calibset import Observer
 from d3d_edge.quantize import pt2e, rounding
-from d3d_edge.quantize.scheme import Observer, Scheme
+from d3d_edge.target import Scheme
 from tests import networks
 
 

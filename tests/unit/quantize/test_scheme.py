@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.fx import Node
 
-from d3d_edge.quantize.scheme import Scheme
+from d3d_edge.target import Scheme
 from tests import networks
 
 aten = torch.ops.aten

@@ -25,7 +25,6 @@ from d3d_edge.errors import DataError, MissingDependency
 from d3d_edge.models.layers import StackedConv
 from d3d_edge.models.views import clip_view
 from d3d_edge.quantize import pt2e
-from d3d_edge.quantize.scheme import Scheme
 from d3d_edge.runtimes import (
     executorch,
     executorch_checks,
@@ -35,6 +34,7 @@ from d3d_edge.runtimes import (
     xnnpack_fusion,
     xnnpack_graph,
 )
+from d3d_edge.target import Scheme
 from tests import networks
 
 pytest.importorskip("executorch")

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
+from PIL import Image
 
 from d3d_edge.errors import DataError
 from d3d_edge.video import arrays
@@ -75,3 +76,9 @@ def test_another_number_of_pictures_is_no_whole_entry(tmp_path: Path) -> None:
     arrays.write(tmp_path / "a.png", np.zeros((4, 5, 6, 3), np.uint8))
     assert arrays.header(tmp_path / "a.png", 3) is None
     assert arrays.header(tmp_path / "none.png", 4) is None
+
+
+def test_a_picture_to_look_at_has_the_colours_it_was_given(tmp_path: Path) -> None:
+    picture = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    arrays.write_picture(tmp_path / "figure.png", picture)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "figure.png")), picture)
