@@ -55,5 +55,9 @@ class Evaluation(Schema):
     notes: tuple[str, ...] = ()
 
     def write(self, path: Path) -> None:
-        """Write as JSON, whole or not at all."""
+        """Write as JSON, whole or not at all.
+
+        Raises:
+            StorageError: it cannot be written; what was there before is unchanged.
+        """
         write_json(path, self.model_dump(mode="json"))

@@ -28,7 +28,7 @@ def measured_by(row: Row) -> str:
 
 
 def print_report(report: Report, path: Path | None) -> None:
-    """Print the report, and leave the same text beside report.json at `path`."""
+    """Print the report, and that it was written to `path`, if it was."""
     console = plain()
     console.print(_report(report))
     if path:

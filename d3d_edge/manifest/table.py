@@ -145,7 +145,11 @@ def check_splits(path: Path, clips: Sequence[Clip]) -> None:
 
 
 def write(manifest: Manifest, path: Path) -> None:
-    """Write `manifest` as a CSV that `load` reads back equal. Columns for times stand there if a clip has any."""
+    """Write `manifest` as a CSV that `load` reads back equal. Columns for times stand there if a clip has any.
+
+    Raises:
+        StorageError: it cannot be written; what was there before is unchanged.
+    """
     times = _TIMES if any(clip.span for clip in manifest.clips) else ()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

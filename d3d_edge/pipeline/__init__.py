@@ -1,4 +1,4 @@
-"""The verbs of d3d-edge, one module each, in the order they are used: distill, quantize, export, validate, benchmark.
+"""The verbs of d3d-edge, a module each (distill, quantize, export, validate, benchmark ...), and what several share.
 
 A verb takes plain values, reports through `Progress`, leaves its results on disk and returns them. It prints nothing.
 """

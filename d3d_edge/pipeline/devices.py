@@ -219,7 +219,9 @@ def _python_runner(scratch: Path) -> Path:
     folder = resources.root("targets") / "jetson" / "runner"
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
-        sources = {path.relative_to(folder).as_posix(): path.read_text() for path in folder.glob("*/*.py")}
+        sources = {
+            path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") for path in folder.glob("*/*.py")
+        }
         sources["__main__.py"] = _RUNNER_MAIN
         for name in sorted(sources):
             archive.writestr(zipfile.ZipInfo(name), sources[name])
