@@ -23,7 +23,8 @@ from d3d_edge.quantize.origin import is_kept_float, layer_of
 _aten = torch.ops.aten
 _stored = torch.ops.quantized_decomposed
 _QUANTIZE = frozenset({_stored.quantize_per_tensor.default, _stored.quantize_per_channel.default})
-_DEQUANTIZE = frozenset({_stored.dequantize_per_tensor.default, _stored.dequantize_per_channel.default})
+DEQUANTIZE = frozenset({_stored.dequantize_per_tensor.default, _stored.dequantize_per_channel.default})
+"""What reads rounded numbers."""
 _PER_TENSOR = frozenset({_stored.quantize_per_tensor.default, _stored.dequantize_per_tensor.default})
 _PER_CHANNEL = frozenset({_stored.quantize_per_channel.default, _stored.dequantize_per_channel.default})
 _WEIGHTED = CONVOLUTIONS | {_aten.convolution.default, _aten.conv3d.default, _aten.linear.default}
@@ -69,7 +70,7 @@ def faults(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
                 yield refusal(node, *found, runtime=runtime)
         if quantized and node.target in _WEIGHTED and not is_kept_float(node):
             for place, value in zip(("input", "weight"), node.args[:2], strict=False):
-                if isinstance(value, Node) and value.target not in _DEQUANTIZE:
+                if isinstance(value, Node) and value.target not in DEQUANTIZE:
                     yield refusal(
                         node,
                         f"the {place} {value.name} is not quantized, so the operator computes in float",
@@ -88,11 +89,11 @@ def zero_points(program: ExportedProgram, runtime: str) -> Iterator[LoweringErro
 
 def weight_grids(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
     """The weights with a zero point other than 0, which no runtime takes, and those with scales that are none."""
-    held = _held(program)
+    held = constants(program)
     for node in program.graph.nodes:
-        if node.target not in _DEQUANTIZE or (weight := _value(node.args[0], held)) is None:
+        if node.target not in DEQUANTIZE or (weight := constant(node.args[0], held)) is None:
             continue
-        scales, points = (_value(given, held) for given in node.args[1:3])
+        scales, points = (constant(given, held) for given in node.args[1:3])
         if points is not None and bool(points.any()):
             message = f"the weight {node.args[0]} has a zero point other than 0"
             yield refusal(node, message, "quantize weights symmetrically", runtime=runtime)
@@ -105,7 +106,7 @@ def weight_grids(program: ExportedProgram, runtime: str) -> Iterator[LoweringErr
             yield refusal(node, message, "quantize the run again", runtime=runtime)
 
 
-def _held(program: ExportedProgram) -> dict[str, torch.Tensor]:
+def constants(program: ExportedProgram) -> dict[str, torch.Tensor]:
     """The constants of `program`, by the name of the node that gives each."""
     signature = program.graph_signature
     held = {**program.state_dict, **program.constants}
@@ -117,7 +118,7 @@ def _held(program: ExportedProgram) -> dict[str, torch.Tensor]:
     return {node: held[name] for node, name in names.items() if isinstance(held.get(name), torch.Tensor)}
 
 
-def _value(given: Any, held: dict[str, torch.Tensor]) -> torch.Tensor | None:
+def constant(given: Any, held: dict[str, torch.Tensor]) -> torch.Tensor | None:
     """The constant that an operator is given, be it held or a number."""
     return held.get(given.name) if isinstance(given, Node) else torch.tensor(given)
 
@@ -140,9 +141,9 @@ def _no_numbers(program: ExportedProgram, runtime: str) -> Iterator[LoweringErro
 
 def _float_constants(program: ExportedProgram) -> Iterator[tuple[str, torch.Tensor, Node]]:
     """Name, value and first reader of the weights and biases that are not quantized."""
-    held = _held(program)
+    held = constants(program)
     for node in program.graph.find_nodes(op="placeholder"):
-        reader = next((user for user in node.users if user.target not in _DEQUANTIZE), None)
+        reader = next((user for user in node.users if user.target not in DEQUANTIZE), None)
         if reader and node.name in held and held[node.name].is_floating_point():
             yield node.name, held[node.name], reader
 
@@ -189,7 +190,7 @@ def _no_scale(node: Node) -> tuple[str, str] | None:
 
 def _read_by_another_grid(node: Node) -> tuple[str, str] | None:
     """Other numbers come back than were rounded: by the ratio of the scales, or moved."""
-    written = node.args[0] if node.target in _DEQUANTIZE else None
+    written = node.args[0] if node.target in DEQUANTIZE else None
     if not isinstance(written, Node) or written.target not in _QUANTIZE or written.args[1:] == node.args[1:]:
         return None
     return (
@@ -215,7 +216,7 @@ def _parted_from_relu(node: Node) -> tuple[str, str] | None:
     if node.target not in _WEIGHTED:
         return None
     for rounded in (user for user in _behind(node) if user.target in _QUANTIZE):
-        for back in (user for user in _behind(rounded) if user.target in _DEQUANTIZE):
+        for back in (user for user in _behind(rounded) if user.target in DEQUANTIZE):
             for after in _behind(back):
                 if after.target in _FOLLOWERS:
                     return (

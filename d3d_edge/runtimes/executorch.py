@@ -216,6 +216,7 @@ def _spec(name: str, described: Any, *, drop: int) -> TensorSpec:
 def _faults(program: ExportedProgram) -> Iterator[LoweringError]:
     yield from placement.faults(program, _version())
     yield from placement.weight_grids(program, _version())
+    yield from executorch_checks.large_biases(program, _version())
 
 
 def _facts(program: ExportedProgram) -> dict[str, int | float | str | bool]:

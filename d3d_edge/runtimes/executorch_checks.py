@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch.export import ExportedProgram
 from torch.fx import Node
 
 from d3d_edge.errors import LoweringError
-from d3d_edge.quantize.placement import refusal
+from d3d_edge.quantize.groups import CONVOLUTIONS
+from d3d_edge.quantize.placement import DEQUANTIZE, constant, constants, refusal
+from d3d_edge.runtimes.xnnpack_classifier import is_classifier
 
 LIBRARY = "executorch.extension.pybindings._portable_lib"
 """The runtime itself. `executorch.runtime` is a thin layer on it, and imports ExecuTorch's whole compiler for the class
@@ -34,11 +37,40 @@ _REMEDIES = {
 """Operators that must not be left outside a delegate, by a pattern of their names, and what to do about each."""
 
 
+_SUMMING = CONVOLUTIONS | {torch.ops.aten.conv1d.default, torch.ops.aten.linear.default}
+_SUM_MAX, _DISTANCE_MAX = 2**31 - 1, 255
+"""Of int32, in which XNNPACK adds an INT8 convolution's products and its bias; of an INT8 input from its zero point."""
+
+
 def calls(program: ExportedProgram) -> list[tuple[Node, str]]:
     """The operators of a lowered program that are not in a delegate, with their names."""
     nodes = [node for node in program.graph.nodes if node.op == "call_function"]
     named = [(node, str(getattr(node.target, "__name__", node.target))) for node in nodes]
     return [(node, name) for node, name in named if "call_delegate" not in name and name != "getitem"]
+
+
+def large_biases(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
+    """The biases that do not fit, beside its largest sum, into the int32 that an INT8 convolution sums in."""
+    held = constants(program)
+    for node in program.graph.nodes:
+        if node.target not in _SUMMING or len(node.args) < 3 or node.args[2] is None or is_classifier(node):
+            continue
+        frames, weights, bias = node.args[:3]
+        if not DEQUANTIZE.issuperset((frames.target, weights.target)):
+            continue
+        integers, scales, added = (constant(given, held) for given in (*weights.args[:2], bias))
+        if integers is None or scales is None or added is None:
+            continue
+        steps = added.double().abs() / (scales.double() * frames.args[1])
+        sums = steps + _DISTANCE_MAX * integers.long().abs().flatten(1).sum(1)
+        worst = int(sums.argmax())
+        if float(sums[worst]) > _SUM_MAX:
+            message = (
+                f"the bias of channel {worst}, {float(added[worst]):.3g}, is {float(steps[worst]):.3g} of its INT8 "
+                "steps, and XNNPACK sums in int32"
+            )
+            hint = "its inputs or weights are almost zero: leave it in float, quantize.keep_float in the recipe"
+            yield refusal(node, message, hint, runtime=runtime)
 
 
 def undelegated(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:

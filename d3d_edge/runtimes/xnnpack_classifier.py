@@ -46,9 +46,9 @@ def with_float_weights(program: ExportedProgram) -> tuple[ExportedProgram, dict[
     edited = with_graph(program, graph)
     found: dict[bytes, Weights] = {}
     for node in graph.graph.nodes:
-        weight = node.args[1] if node.target in CONVOLUTIONS else None
-        if weight is None or weight.target is not _DEQUANTIZE or _is_rounded(node) or not _is_pointwise(node):
+        if not is_classifier(node):
             continue
+        weight = node.args[1]
         names = [_name(edited, given) for given in weight.args[:2]]
         integers, scales = (edited.state_dict[name] for name in names)
         floats = (integers.float() * scales.float().reshape(-1, 1, 1, 1)).contiguous()
@@ -106,6 +106,13 @@ def _store(graph: Any, name: str, data: bytes, named: dict[str, bytes]) -> int:
     named[name] = data
     graph.constant_data.append(ConstantDataOffset(offset=_NAMED, size=len(data), named_key=name))
     return len(graph.constant_data) - 1
+
+
+def is_classifier(node: Any) -> bool:
+    """Whether `node` of a quantized graph is one: its bias stays float as well."""
+    if node.target not in CONVOLUTIONS or node.args[1].target is not _DEQUANTIZE:
+        return False
+    return not _is_rounded(node) and _is_pointwise(node)
 
 
 def _is_rounded(conv: Node) -> bool:
