@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch.export import ExportedProgram
+from torch.fx import Node
 
 from d3d_edge.errors import LoweringError, StorageError
 from d3d_edge.quantize import placement
@@ -40,6 +41,8 @@ The others take as long again: the whole program is validated after each. A test
 """
 
 _aten = torch.ops.aten
+_SUMS: dict[Any, int] = {_aten.add.Tensor: 1, _aten.sub.Tensor: 1, _aten.rsub.Tensor: 0}
+"""Operators that have a factor `alpha`, and which of their arguments is multiplied by it."""
 
 
 def convert(ct: ModuleType, program: ExportedProgram, deployment: Any) -> Any:
@@ -106,6 +109,8 @@ def _as_coremltools_takes_it(program: ExportedProgram) -> ExportedProgram:
             node.target, node.args = _aten.slice.Tensor, (x, axis, start, start + length)
         elif node.target is _aten.pad.default and node.args[2:3] in ((), ("constant",)):
             node.target, node.args = _aten.constant_pad_nd.default, (*node.args[:2], *node.args[3:])
+        elif "alpha" in node.kwargs and node.target in _SUMS:
+            _multiply_by_alpha(node)
     return ExportedProgram(
         graph,
         graph.graph,
@@ -115,6 +120,22 @@ def _as_coremltools_takes_it(program: ExportedProgram) -> ExportedProgram:
         program.module_call_graph,
         constants=program.constants,
     )
+
+
+def _multiply_by_alpha(node: Node) -> None:
+    """Let a sum have its factor as a product of its own. coremltools 9 leaves it out without a word."""
+    place = _SUMS[node.target]
+    other: Any = node.args[place]
+    alpha: Any = node.kwargs["alpha"]
+    product: Any
+    if isinstance(other, Node):
+        with node.graph.inserting_before(node):
+            product = node.graph.call_function(_aten.mul.Tensor, (other, alpha))
+        product.meta = {**node.meta, "val": other.meta["val"] * alpha}
+    else:
+        product = other * alpha
+    node.update_arg(place, product)
+    node.kwargs = {}
 
 
 def save(ct: ModuleType, model: Any, package: Path) -> Any:
