@@ -36,7 +36,7 @@ _FOLLOWERS = frozenset(
     }
 )
 """What every runtime computes together with the convolution before it."""
-_MOVING = REARRANGING - {
+MOVING = REARRANGING - {
     *(_aten.pad.default, _aten.constant_pad_nd.default, _aten.max_pool2d.default, _aten.relu.default),
 }
 """Operators that neither add a value nor compare two."""
@@ -230,5 +230,5 @@ def _behind(node: Node) -> Iterator[Node]:
     """What reads the values of `node`, also once they are moved."""
     for user in node.users:
         yield user
-        if user.target in _MOVING:
+        if user.target in MOVING:
             yield from _behind(user)

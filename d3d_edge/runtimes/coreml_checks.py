@@ -8,11 +8,16 @@ from typing import Any
 
 import torch
 from torch.export import ExportedProgram
+from torch.fx import Node
 
 from d3d_edge.errors import LoweringError
 from d3d_edge.quantize import placement
 
 RUNTIME = "Core ML"
+
+_aten = torch.ops.aten
+_CASTS = (_aten.to.dtype, _aten.to.dtype_layout, _aten._to_copy.default)
+_MOVES = placement.MOVING | {_aten.cat.default, _aten.expand.default, _aten.flip.default, _aten.select.int}
 
 
 def of_graph(program: ExportedProgram) -> Iterator[LoweringError]:
@@ -25,6 +30,18 @@ def of_graph(program: ExportedProgram) -> Iterator[LoweringError]:
         if isinstance(value, torch.Tensor) and not all(isinstance(size, int) for size in value.shape):
             message = f"the tensor {node.name} has no static shape: {list(value.shape)}"
             yield placement.refusal(node, message, "export the network for one clip shape", runtime=RUNTIME)
+        if _computes_bytes(node):
+            message = f"{node.name} computes with bytes, which are float16 in a package and do not wrap at 256"
+            yield placement.refusal(node, message, "begin the network with clip.to(torch.float32)", runtime=RUNTIME)
+
+
+def _computes_bytes(node: Node) -> bool:
+    """Whether `node` makes integers of uint8 by more than a move or a cast. Floats of bytes are as exact."""
+    values = (node.meta.get("val"), *(source.meta.get("val") for source in node.all_input_nodes))
+    given, *read = (value.dtype if isinstance(value, torch.Tensor) else None for value in values)
+    if torch.uint8 not in read or node.target in _MOVES or given is None or given.is_floating_point:
+        return False
+    return node.target not in _CASTS or given is torch.int8
 
 
 def of_program(spec: Any, deployment: Any, layers: Mapping[str, str]) -> Iterator[LoweringError]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import export
 
 from d3d_edge.runtimes import coreml_checks
 from tests.unit.runtimes.packages import ct, mb, saved
@@ -61,3 +65,50 @@ def test_shapes_that_vary_are_refused(tmp_path: Path) -> None:
     assert "the input x has no fixed shape" in first
     assert "the tensor relu_3 has no static shape" in second
     assert "layer stem, operator relu" in second
+
+
+class Bytes(nn.Module):
+    """A function of bytes, and floats of the result."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return self.function(clip).float().mean((1, 2, 3))[None]
+
+
+def of_bytes(function: Callable[[Tensor], Tensor]) -> list[str]:
+    program = export(Bytes(function), (torch.zeros(4, 8, 8, 3, dtype=torch.uint8),))
+    return [str(fault) for fault in coreml_checks.of_graph(program)]
+
+
+@pytest.mark.parametrize(
+    ("function", "operator"),
+    [
+        (lambda x: x + x, "aten.add.Tensor"),
+        (lambda x: x - 128, "aten.sub.Tensor"),
+        (lambda x: x // 2, "aten.floor_divide.default"),
+        (lambda x: x.to(torch.int8), "aten.to.dtype"),
+        (lambda x: x.permute(0, 3, 1, 2)[:, 1:] * 2, "aten.mul.Tensor"),
+    ],
+)
+def test_bytes_that_would_not_wrap_are_refused(function: Callable[[Tensor], Tensor], operator: str) -> None:
+    (fault,) = of_bytes(function)
+    assert "computes with bytes" in fault
+    assert f"operator {operator}, Core ML" in fault
+    assert "clip.to(torch.float32)" in fault
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x / 255,
+        lambda x: x.to(torch.int32) * 3,
+        lambda x: x.permute(0, 3, 1, 2).flatten(1)[:, 1:].reshape(4, 1, 1, -1),
+        lambda x: torch.cat([x, x.flip(0)]),
+    ],
+    ids=["divided", "cast", "moved", "joined"],
+)
+def test_bytes_may_be_cast_and_moved(function: Callable[[Tensor], Tensor]) -> None:
+    assert of_bytes(function) == []
