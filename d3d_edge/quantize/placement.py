@@ -132,6 +132,18 @@ def beyond_float16(program: ExportedProgram, runtime: str) -> Iterator[LoweringE
             yield refusal(reader, message, "only a target that computes in float32 takes it", runtime=runtime)
 
 
+def ranges_beyond_float16(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
+    """The activations whose largest rounded values are infinite in float16, for a runtime that computes so."""
+    for node in program.graph.nodes:
+        if node.target is not _stored.quantize_per_tensor.default:
+            continue
+        scale, point, least, most = node.args[1:5]
+        largest = max(most - point, point - least) * scale
+        if _FLOAT16_MAX < largest < math.inf:
+            message = f"{node.name} rounds to numbers up to {largest:.3g}, and {runtime} computes to {_FLOAT16_MAX:.0f}"
+            yield refusal(node, message, "only a target that computes in float32 takes it", runtime=runtime)
+
+
 def _no_numbers(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
     for name, value, reader in _float_constants(program):
         if not bool(value.isfinite().all()):

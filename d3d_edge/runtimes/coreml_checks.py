@@ -25,6 +25,7 @@ def of_graph(program: ExportedProgram) -> Iterator[LoweringError]:
     yield from placement.faults(program, RUNTIME)
     yield from placement.weight_grids(program, RUNTIME)
     yield from placement.beyond_float16(program, RUNTIME)
+    yield from placement.ranges_beyond_float16(program, RUNTIME)
     for node in program.graph.nodes:
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor) and not all(isinstance(size, int) for size in value.shape):

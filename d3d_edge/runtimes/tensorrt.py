@@ -45,6 +45,8 @@ OPSET = 20
 
 _EXTRA = "jetson"
 _LOWERING = ("onnx", "onnxscript")
+_FLOAT16 = ("int8+float16", "float16")
+"""Precisions whose float parts are float16."""
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
@@ -91,7 +93,7 @@ class TensorRT:
             LoweringError: a zero point is not 0 (scheme affine), or the file breaks another rule of TensorRT's.
         """
         self.check_lower()
-        allowed = settle(_faults(program), allow_fallback=allow_fallback)
+        allowed = settle(_faults(program, precision), allow_fallback=allow_fallback)
         opset = target.options.get("opset", OPSET)
         if isinstance(opset, bool) or not isinstance(opset, int):
             raise RecipeError(f"the target {target.name}: options.opset is {opset!r}, not a number")
@@ -102,7 +104,7 @@ class TensorRT:
                 f"the target {target.name}: options.opset is {opset}, which PyTorch cannot write: it wrote {written}",
                 hint=f"--set opset={written}, or another that it can",
             )
-        if precision in ("int8+float16", "float16"):
+        if precision in _FLOAT16:
             tensorrt_float16.convert(model)
         allowed += check(model, allow_fallback=allow_fallback, kept_float=kept_float_layers(program))
         path = folder / MODEL
@@ -213,10 +215,12 @@ def check(
     return settle(tensorrt_rules.faults(inferred, kept_float), allow_fallback=allow_fallback)
 
 
-def _faults(program: ExportedProgram) -> Iterator[LoweringError]:
+def _faults(program: ExportedProgram, precision: Precision) -> Iterator[LoweringError]:
     yield from placement.zero_points(program, "TensorRT")
     yield from placement.faults(program, "TensorRT")
     yield from placement.weight_grids(program, "TensorRT")
+    if precision in _FLOAT16:
+        yield from placement.ranges_beyond_float16(program, "TensorRT in float16")
 
 
 def _to_onnx(program: ExportedProgram, opset: int) -> onnx.ModelProto:

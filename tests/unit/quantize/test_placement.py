@@ -134,6 +134,12 @@ def add_a_large_number(program: ExportedProgram) -> None:
     program.state_dict[name] = nn.Parameter(torch.full_like(program.state_dict[name], -1e5), requires_grad=False)
 
 
+def round_to_large_numbers(program: ExportedProgram) -> None:
+    quantize = next(iter(first(program, RELU, "stem").users))
+    for node in (quantize, *list(quantize.users)):
+        node.args = (node.args[0], 600.0, *node.args[2:])
+
+
 def shift_a_weight(program: ExportedProgram) -> None:
     name = program.graph_signature.inputs_to_buffers[first(program, stored.dequantize_per_channel.default).args[2].name]
     program.state_dict[name] = program.state_dict[name] + 3
@@ -145,6 +151,7 @@ def found(program: ExportedProgram) -> list[LoweringError]:
         *placement.zero_points(program, "a runtime"),
         *placement.weight_grids(program, "a runtime"),
         *placement.beyond_float16(program, "a runtime"),
+        *placement.ranges_beyond_float16(program, "a runtime"),
     ]
 
 
@@ -216,6 +223,7 @@ def program(saved: Path) -> ExportedProgram:
         ),
         (lose_a_scale, "has 7 scales for 8 output channels", "stem.conv", "dequantize_per_channel", "quantize the run"),
         (add_a_large_number, "stores at most 65504", "temporal.spatial.conv", "aten.conv2d", "computes in float32"),
+        (round_to_large_numbers, r"up to 7.68e\+04, .* to 65504", "stem", "quantize_per_tensor", "computes in float32"),
         (add_no_number, "holds what is no finite number", "temporal.spatial.conv", "aten.conv2d", "train again"),
         (
             shift_a_weight_of_one_scale,

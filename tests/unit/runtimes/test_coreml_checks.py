@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import export
 
 from d3d_edge.runtimes import coreml_checks
+from tests import networks
 from tests.unit.runtimes.packages import ct, mb, saved
 
 IMAGE = np.zeros((1, 4, 6, 6), np.float32)
@@ -112,3 +113,12 @@ def test_bytes_that_would_not_wrap_are_refused(function: Callable[[Tensor], Tens
 )
 def test_bytes_may_be_cast_and_moved(function: Callable[[Tensor], Tensor]) -> None:
     assert of_bytes(function) == []
+
+
+def test_an_activation_that_float16_cannot_hold_is_refused() -> None:
+    program = networks.reopened(networks.quantized())
+    assert not list(coreml_checks.of_graph(program))
+    for node in program.graph.nodes:
+        if "quantize_per_tensor" in node.name:
+            node.args = (node.args[0], 600.0, *node.args[2:])
+    assert "numbers up to 7.68e+04, and Core ML computes to 65504" in str(next(coreml_checks.of_graph(program)))

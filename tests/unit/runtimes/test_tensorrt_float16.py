@@ -62,6 +62,16 @@ def test_a_bias_that_float16_cannot_hold_is_refused_with_its_layer(model: onnx.M
         tensorrt_float16.convert(model)
 
 
+def test_an_activation_that_float16_cannot_hold_is_refused_where_it_would_be(tmp_path: Path) -> None:
+    program = networks.reopened(networks.quantized())
+    for node in program.graph.nodes:
+        if "quantize_per_tensor" in node.name:
+            node.args = (node.args[0], 600.0, *node.args[2:])
+    tensorrt.RUNTIME.lower(program, tmp_path, JETSON, precision="int8")
+    with pytest.raises(LoweringError, match=r"numbers up to 7.68e\+04, and TensorRT in float16 computes to 65504"):
+        tensorrt.RUNTIME.lower(program, tmp_path, JETSON, precision="int8+float16")
+
+
 def test_a_scale_that_two_weights_share_is_raised_for_both(model: onnx.ModelProto) -> None:
     one, other = (
         first(model, "DequantizeLinear", f"{layer}/") for layer in ("temporal.spatial.conv", "temporal.temporal.conv")
