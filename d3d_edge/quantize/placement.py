@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -27,7 +27,15 @@ DEQUANTIZE = frozenset({_stored.dequantize_per_tensor.default, _stored.dequantiz
 """What reads rounded numbers."""
 _PER_TENSOR = frozenset({_stored.quantize_per_tensor.default, _stored.dequantize_per_tensor.default})
 _PER_CHANNEL = frozenset({_stored.quantize_per_channel.default, _stored.dequantize_per_channel.default})
-_WEIGHTED = CONVOLUTIONS | {_aten.convolution.default, _aten.conv3d.default, _aten.linear.default}
+_WEIGHTED = CONVOLUTIONS | {
+    *(_aten.convolution.default, _aten.conv1d.default, _aten.conv1d.padding, _aten.conv3d.default),
+    *(_aten.conv_transpose1d.default, _aten.conv_transpose2d.input, _aten.linear.default),
+}
+_PRODUCTS: dict[Any, int] = {
+    **dict.fromkeys((_aten.matmul.default, _aten.mm.default, _aten.bmm.default), 0),
+    **dict.fromkeys((_aten.addmm.default, _aten.baddbmm.default), 1),
+}
+"""Products of matrices, any of which may be an activation, and where the first stands among the arguments."""
 _FOLLOWERS = frozenset(
     {
         *(_aten.relu.default, _aten.relu6.default, _aten.hardtanh.default, _aten.clamp.default),
@@ -68,15 +76,25 @@ def faults(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
         ):
             if found:
                 yield refusal(node, *found, runtime=runtime)
-        if quantized and node.target in _WEIGHTED and not is_kept_float(node):
-            for place, value in zip(("input", "weight"), node.args[:2], strict=False):
+        if quantized and not is_kept_float(node):
+            for name, value in _factors(node):
                 if isinstance(value, Node) and value.target not in DEQUANTIZE:
                     yield refusal(
                         node,
-                        f"the {place} {value.name} is not quantized, so the operator computes in float",
-                        "quantize the run again with this version, whose quantizer rounds both",
+                        f"the {name} {value.name} is not quantized, so the operator computes in float",
+                        "quantize the run again with this version, whose quantizer rounds both"
+                        if node.target in CONVOLUTIONS
+                        else "write it as a 2D convolution, both of whose inputs the quantizer rounds",
                         runtime=runtime,
                     )
+
+
+def _factors(node: Node) -> Iterable[tuple[str, Any]]:
+    """What `node` multiplies and sums, which is nothing but for convolutions and products of matrices."""
+    if node.target in _WEIGHTED:
+        return zip(("input", "weight"), node.args, strict=False)
+    first = _PRODUCTS.get(node.target)
+    return () if first is None else zip(("first factor", "second factor"), node.args[first:], strict=False)
 
 
 def zero_points(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
