@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import Any
 
 import torch
@@ -246,19 +246,18 @@ def _parted_from_relu(node: Node) -> tuple[str, str] | None:
     if node.target not in _WEIGHTED:
         return None
     for rounded in (user for user in _behind(node) if user.target in _QUANTIZE):
-        for back in (user for user in _behind(rounded) if user.target in DEQUANTIZE):
-            for after in _behind(back):
-                if after.target in _FOLLOWERS:
-                    return (
-                        f"{rounded.name} and {back.name} stand between {node.name} and {after.name}, else one kernel",
-                        "quantize what comes after the pair instead: let nothing else read the convolution's output",
-                    )
+        for after in _behind(rounded, MOVING | _QUANTIZE | DEQUANTIZE):
+            if after.target in _FOLLOWERS:
+                return (
+                    f"{rounded.name} and what reads it stand between {node.name} and {after.name}, else one kernel",
+                    "quantize what comes after the pair instead: let nothing else read the convolution's output",
+                )
     return None
 
 
-def _behind(node: Node) -> Iterator[Node]:
-    """What reads the values of `node`, also once they are moved."""
+def _behind(node: Node, through: Set[Any] = MOVING) -> Iterator[Node]:
+    """What reads the values of `node`, also `through` operators that keep them: once they are moved, or rounded."""
     for user in node.users:
         yield user
-        if user.target in MOVING:
-            yield from _behind(user)
+        if user.target in through:
+            yield from _behind(user, through)

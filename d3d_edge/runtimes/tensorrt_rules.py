@@ -8,6 +8,7 @@ was meant. Sources, in the docstrings by number:
 [3] onnx-tensorrt, docs/operators.md: operators, types and restrictions of the ONNX parser
 [4] TensorRT Python API, DataType: what uint8 may be
 [5] TensorRT migration guide, 10.x to 11.x: networks are strongly typed, no precision is chosen for you
+[6] onnx-tensorrt, onnxOpCheckers.cpp: what the ONNX parser refuses
 """
 
 from __future__ import annotations
@@ -33,21 +34,9 @@ OPSETS = range(13, 21)
 OPERATORS = frozenset(
     {
         *("Add", "AveragePool", "Cast", "Clip", "Concat", "Constant", "Conv", "DequantizeLinear", "Div", "Expand"),
-        *(
-            "Flatten",
-            "Gather",
-            "Gemm",
-            "GlobalAveragePool",
-            "Identity",
-            "MatMul",
-            "MaxPool",
-            "Mul",
-            "Neg",
-            "Pad",
-            "Pow",
-        ),
-        *("QuantizeLinear", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Split"),
-        *("Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Transpose", "Unsqueeze"),
+        *("Flatten", "Gather", "Gemm", "GlobalAveragePool", "Identity", "MatMul", "MaxPool", "Mul", "Neg", "Pad"),
+        *("Pow", "QuantizeLinear", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax"),
+        *("Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Transpose", "Unsqueeze"),
     }
 )
 """Those of [3] that a network of two-dimensional operators may come to."""
@@ -83,12 +72,12 @@ class File:
                 found.setdefault(name, []).append(node)
         return found
 
-    def behind(self, node: Any) -> Iterator[Any]:
-        """The nodes that read the first value of `node`, also once it is moved."""
+    def behind(self, node: Any, through: tuple[str, ...] = _MOVING) -> Iterator[Any]:
+        """The nodes that read the first value of `node`, also `through` operators that keep it."""
         for user in self.consumers.get(node.output[0], []):
             yield user
-            if user.op_type in _MOVING:
-                yield from self.behind(user)
+            if user.op_type in through:
+                yield from self.behind(user, through)
 
     @cached_property
     def values(self) -> dict[str, Any]:
@@ -236,11 +225,10 @@ def relu_follows_its_convolution(file: File) -> Iterator[LoweringError]:
     """No Q/DQ stands between a convolution and its batch norm or ReLU, which TensorRT fuses into it. [1]"""
     for node in file.of("Conv"):
         for quantize in (user for user in file.behind(node) if user.op_type == _Q):
-            for dequantize in (user for user in file.behind(quantize) if user.op_type == _DQ):
-                for after in file.behind(dequantize):
-                    if after.op_type in ("Relu", "Clip", "BatchNormalization"):
-                        message = f"{quantize.name} stands between {node.name} and {after.name}"
-                        yield fault(node, message, "quantize what comes after the pair instead")
+            for after in file.behind(quantize, (*_MOVING, _Q, _DQ)):
+                if after.op_type in ("Relu", "Clip", "BatchNormalization"):
+                    message = f"{quantize.name} stands between {node.name} and {after.name}"
+                    yield fault(node, message, "quantize what comes after the pair instead")
 
 
 def pools_give_no_places(file: File) -> Iterator[LoweringError]:
@@ -249,6 +237,14 @@ def pools_give_no_places(file: File) -> Iterator[LoweringError]:
         if len(node.output) > 1 and node.output[1]:
             message = f"{node.name} gives {node.output[1]}, the places of its maxima"
             yield fault(node, message, "let it give values only")
+
+
+def pools_are_dense(file: File) -> Iterator[LoweringError]:
+    """A pool reads neighbours: its dilations are 1. [6] (poolingCheckHelper)"""
+    for node in file.of("MaxPool", "AveragePool"):
+        dilations = [list(attribute.ints) for attribute in node.attribute if attribute.name == "dilations"]
+        if any(step != 1 for found in dilations for step in found):
+            yield fault(node, f"{node.name} has the dilations {dilations[0]}, only 1 is taken", "pool with dilation=1")
 
 
 def constants_are_finite(file: File) -> Iterator[LoweringError]:
@@ -292,6 +288,7 @@ RULES: tuple[Callable[[File], Iterator[LoweringError]], ...] = (
     inputs_are_quantized,
     relu_follows_its_convolution,
     pools_give_no_places,
+    pools_are_dense,
     constants_are_finite,
     float_types_are_of_one_kind,
 )

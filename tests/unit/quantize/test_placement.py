@@ -50,6 +50,11 @@ def round_and_move_before_relu(program: ExportedProgram) -> None:
         relu.args = (program.graph.call_function(aten.permute.default, (moved, [0, 3, 1, 2])),)
 
 
+def round_twice_before_relu(program: ExportedProgram) -> None:
+    round_before_relu(program)
+    round_before_relu(program)
+
+
 def leave_input_float(program: ExportedProgram) -> None:
     conv = first(program, CONV, "temporal.temporal.conv")
     conv.args = (conv.args[0].args[0].args[0], *conv.args[1:])
@@ -187,7 +192,7 @@ def program(saved: Path) -> ExportedProgram:
                 "aten.conv2d",
                 "after the pair",
             )
-            for plant in (round_before_clamp, round_and_move_before_relu)
+            for plant in (round_before_clamp, round_and_move_before_relu, round_twice_before_relu)
         ),
         (
             leave_input_float,

@@ -187,6 +187,18 @@ def plant_rounding_and_moves_before_relu(model: onnx.ModelProto) -> None:
     relu.input[0] = "p4"
 
 
+def plant_rounding_twice_before_relu(model: onnx.ModelProto) -> None:
+    plant_rounding_before_relu(model)
+    relu = first(model, "Relu", "temporal.spatial/")
+    quantize = first(model, "QuantizeLinear", "planted/")
+    at = list(model.graph.node).index(relu)
+    parts = (("QuantizeLinear", "p2", "p3"), ("DequantizeLinear", "p3", "p4"))
+    for place, (operator, source, result) in enumerate(parts):
+        made = onnx.helper.make_node(operator, [source, *quantize.input[1:]], [result], name=f"planted/{result}")
+        model.graph.node.insert(at + place, made)
+    relu.input[0] = "p4"
+
+
 def plant_too_few_scales(model: onnx.ModelProto) -> None:
     set_scales(model, first(model, "DequantizeLinear", "pointwise.spatial.conv/"), 5)
 
@@ -204,6 +216,14 @@ def plant_float_sum(model: onnx.ModelProto) -> None:
 
 def plant_places_of_maxima(model: onnx.ModelProto) -> None:
     first(model, "MaxPool", "pool/").output.append("places")
+
+
+def plant_dilated_pool(model: onnx.ModelProto) -> None:
+    pool = first(model, "MaxPool", "pool/")
+    (dilations,) = (attribute for attribute in pool.attribute if attribute.name == "dilations")
+    (pads,) = (attribute for attribute in pool.attribute if attribute.name == "pads")
+    dilations.ints[:] = [2, 2]
+    pads.ints[:] = [side + 1 for side in pads.ints]
 
 
 @pytest.mark.parametrize(
@@ -231,6 +251,8 @@ def plant_places_of_maxima(model: onnx.ModelProto) -> None:
         (plant_bias_that_is_no_number, r"no finite number.*layer temporal.spatial.conv, operator Conv"),
         (plant_float_sum, r"the input \S+ of \S+ is not quantized.*layer temporal.self_gating, operator Add"),
         (plant_places_of_maxima, r"gives places, the places of its maxima.*layer pool, operator MaxPool"),
+        (plant_dilated_pool, r"has the dilations \[2, 2\], only 1.*layer pool, operator MaxPool.*dilation=1"),
+        (plant_rounding_twice_before_relu, r"stands between \S+ and \S+ \[.*temporal.spatial.conv, operator Conv"),
         (plant_rounding_before_relu, r"stands between \S+ and \S+ \[.*layer temporal.spatial.conv, operator Conv"),
     ],
     ids=lambda value: value.__name__.removeprefix("plant_") if callable(value) else "",
