@@ -16,6 +16,8 @@ from d3d_edge.quantize import placement
 RUNTIME = "Core ML"
 
 _aten = torch.ops.aten
+_WIDENED = (_aten.group_norm.default, _aten.native_group_norm.default)
+"""What coremltools 9 writes with an axis more, and names after itself."""
 _CASTS = (_aten.to.dtype, _aten.to.dtype_layout, _aten._to_copy.default)
 _MOVES = placement.MOVING | {_aten.cat.default, _aten.expand.default, _aten.flip.default, _aten.select.int}
 
@@ -31,6 +33,9 @@ def of_graph(program: ExportedProgram) -> Iterator[LoweringError]:
         if isinstance(value, torch.Tensor) and not all(isinstance(size, int) for size in value.shape):
             message = f"the tensor {node.name} has no static shape: {list(value.shape)}"
             yield placement.refusal(node, message, "export the network for one clip shape", runtime=RUNTIME)
+        if node.target in _WIDENED and isinstance(value, torch.Tensor) and value.dim() == placement.MAX_RANK:
+            message = f"coremltools writes {node.name} with {value.dim() + 1} axes, which leaves the Neural Engine"
+            yield placement.refusal(node, message, "use a batch norm instead", runtime=RUNTIME)
         if _computes_bytes(node):
             message = f"{node.name} computes with bytes, which are float16 in a package and do not wrap at 256"
             yield placement.refusal(node, message, "begin the network with clip.to(torch.float32)", runtime=RUNTIME)
@@ -61,21 +66,34 @@ def of_program(spec: Any, deployment: Any, layers: Mapping[str, str]) -> Iterato
         if feature.type.multiArrayType.WhichOneof("ShapeFlexibility"):
             yield _fault(f"the input {feature.name} has no fixed shape", "export the network for one clip shape")
     for block in function.block_specializations.values():
-        for op in block.operations:
+        for op in _operators(block):
             name = op.outputs[0].name if op.outputs else ""
             layer = next((layers[one] for one in _beginnings(name) if one in layers), "")
-            since = _first_deployment(op.type)
-            if since is None or since.value > deployment.value:
-                needed = "no version of iOS" if since is None else since.name
-                remedy = f"--set minimum_deployment_target={needed}" if since else "write the layer otherwise"
-                yield _fault(f"{iOS} does not have the operator {name}; {needed} has", remedy, layer, op.type)
-            if any(axis.WhichOneof("dimension") == "unknown" for out in op.outputs for axis in _axes(out)):
-                yield _fault(
-                    f"the tensor {name} has no static shape, which leaves the Neural Engine",
-                    "export the network for one clip shape",
-                    layer,
-                    op.type,
-                )
+            for message, hint in _of_operator(op, name, deployment):
+                yield _fault(message, hint, layer, op.type)
+
+
+def _of_operator(op: Any, name: str, deployment: Any) -> Iterator[tuple[str, str]]:
+    since = _first_deployment(op.type)
+    if since is None or since.value > deployment.value:
+        needed = "no version of iOS" if since is None else since.name
+        remedy = f"--set minimum_deployment_target={needed}" if since else "write the layer otherwise"
+        yield f"{deployment.name} does not have the operator {name}; {needed} has", remedy
+    if any(axis.WhichOneof("dimension") == "unknown" for out in op.outputs for axis in _axes(out)):
+        message = f"the tensor {name} has no static shape, which leaves the Neural Engine"
+        yield message, "export the network for one clip shape"
+    rank = max((len(_axes(out)) for out in op.outputs), default=0)
+    if rank > placement.MAX_RANK and op.type != "const":
+        message = f"coremltools makes a tensor of {rank} axes of it, {name}, which leaves the Neural Engine"
+        yield message, f"write the layer with operators of at most {placement.MAX_RANK} axes"
+
+
+def _operators(block: Any) -> Iterator[Any]:
+    """Those of a block, and of the blocks inside it, such as the branches of a condition."""
+    for op in block.operations:
+        yield op
+        for inner in op.blocks:
+            yield from _operators(inner)
 
 
 def _axes(output: Any) -> Any:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import export
 
+from d3d_edge.quantize import pt2e
 from d3d_edge.runtimes import coreml_checks
 from tests import networks
 from tests.unit.runtimes.packages import ct, mb, saved
@@ -66,6 +67,36 @@ def test_shapes_that_vary_are_refused(tmp_path: Path) -> None:
     assert "the input x has no fixed shape" in first
     assert "the tensor relu_3 has no static shape" in second
     assert "layer stem, operator relu" in second
+
+
+def test_a_tensor_of_five_axes_that_coremltools_made_is_refused(tmp_path: Path) -> None:
+    def widened(x: Any) -> Any:
+        return mb.reshape(x=mb.expand_dims(x=x, axes=[0], name="conv2d_7_0"), shape=x.shape, name="back")
+
+    (fault,) = faults(ct.utils.load_spec(str(saved(tmp_path, widened, IMAGE))))
+    assert "makes a tensor of 5 axes of it, conv2d_7_0, which leaves the Neural Engine" in fault
+    assert "layer Mixed_3b.Branch_0.Conv2d_0a_1x1.spatial.conv, operator expand_dims" in fault
+
+
+def test_a_layer_that_coremltools_writes_with_five_axes_is_named() -> None:
+    net = nn.Sequential(nn.Conv2d(4, 4, 1), nn.GroupNorm(2, 4), nn.Flatten(1))
+    (fault,) = coreml_checks.of_graph(pt2e.export_float(net.eval(), torch.from_numpy(IMAGE)))
+    said = "coremltools writes group_norm with 5 axes, which leaves the Neural Engine [stage check, layer 1, operator"
+    assert said in str(fault)
+
+
+def test_operators_of_a_branch_are_found(tmp_path: Path) -> None:
+    def branches(x: Any) -> Any:
+        bright = mb.greater(x=mb.reduce_sum(x=x, axes=[0, 1, 2, 3], keep_dims=False), y=np.float32(0))
+        return mb.cond(pred=bright, _true_fn=lambda: mb.relu(x=x, name="relu_3"), _false_fn=lambda: mb.exp(x=x))
+
+    spec = ct.utils.load_spec(str(saved(tmp_path, branches, IMAGE)))
+    assert not faults(spec)
+    (relu,) = (op for op in operators(spec)["cond"].blocks[0].operations if op.type == "relu")
+    relu.type = "scaled_dot_product_attention"
+    (fault,) = faults(spec)
+    assert "does not have the operator relu_3; iOS18 has" in fault
+    assert "layer stem" in fault
 
 
 class Bytes(nn.Module):
