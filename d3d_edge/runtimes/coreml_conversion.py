@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch._export.verifier import SpecViolationError
 from torch.export import ExportedProgram
 from torch.fx import Node
 
@@ -56,7 +57,7 @@ def convert(ct: ModuleType, program: ExportedProgram, deployment: Any) -> Any:
                 pass_pipeline=ct.PassPipeline([f"common::{name}" for name in _PASSES], "d3d-edge"),
                 skip_model_load=True,
             )
-        except READ_ERRORS as error:
+        except (*READ_ERRORS, SpecViolationError) as error:
             reason = " ".join(str(error).split())
             version = f"coremltools {ct.__version__}"
             # Without the traceback, whose frames would keep coremltools' temporary folder.
@@ -100,6 +101,9 @@ def _as_coremltools_takes_it(program: ExportedProgram) -> ExportedProgram:
             node.meta["val"] = node.meta["val"].to(torch.float16)
         elif node.target is _aten._assert_tensor_metadata.default:
             graph.graph.erase_node(node)  # It says that the input is uint8.
+        elif node.target is _aten.detach_.default:
+            node.replace_all_uses_with(node.args[0])  # It comes with a constant that `forward` makes.
+            graph.graph.erase_node(node)
         elif node.target is _aten.to.dtype:
             node.target, node.args, node.kwargs = _aten._to_copy.default, node.args[:1], {"dtype": node.args[1]}
         elif node.target is _aten.flatten.using_ints:

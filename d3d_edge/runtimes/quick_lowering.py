@@ -233,7 +233,7 @@ def _convolution(
 
 _CORE: dict[Any, tuple[Any, Callable[..., tuple[Any, ...]]]] = {
     _aten.conv2d.default: (_aten.convolution.default, _convolution),
-    _aten.pad.default: (_aten.constant_pad_nd.default, lambda x, pads: (x, pads, 0.0)),
+    _aten.pad.default: (_aten.constant_pad_nd.default, lambda x, pads, _="", value=None: (x, pads, value or 0.0)),
     _aten.narrow.default: (_aten.slice.Tensor, lambda x, axis, start, length: (x, axis, start, start + length)),
 }
 """Operators of the network that PyTorch makes of others, those others, and their arguments."""
@@ -243,6 +243,8 @@ def _decomposed_by_hand(program: ExportedProgram) -> ExportedProgram:
     """`program` in the operators that decomposing it would give, as far as they are known here."""
     graph = copy.deepcopy(program.graph_module)
     for node in graph.graph.nodes:
+        if node.target is _aten.pad.default and node.args[2:3] not in ((), ("constant",)):
+            continue  # Decomposed by ExecuTorch: it repeats what it pads.
         if node.target in _CORE:
             target, arguments = _CORE[node.target]
             node.target, node.args = target, arguments(*node.args)

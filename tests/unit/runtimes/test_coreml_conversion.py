@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from d3d_edge import target
+from d3d_edge.errors import LoweringError
 from d3d_edge.quantize import pt2e
 from d3d_edge.runtimes import coreml
 from d3d_edge.runtimes.mil import MilProgram
@@ -56,3 +57,16 @@ def computed(function: Function, folder: Path) -> tuple[Any, Any]:
 def test_a_sum_keeps_its_factor(function: Function, tmp_path: Path) -> None:
     expected, found = computed(function, tmp_path)
     assert np.asarray(found) == pytest.approx(expected, abs=2e-3)
+
+
+def test_a_constant_may_be_made_in_the_network(tmp_path: Path) -> None:
+    expected, found = computed(lambda x: (x - torch.tensor([0.5])) / torch.tensor([0.25]), tmp_path)
+    assert np.asarray(found) == pytest.approx(expected, abs=2e-3)
+
+
+def test_what_changes_a_tensor_in_place_is_refused_by_name(tmp_path: Path) -> None:
+    program = pt2e.export_float(Network(lambda x: x * 2), CLIP)
+    product = next(node for node in reversed(program.graph.nodes) if node.target is torch.ops.aten.mul.Tensor)
+    product.target = torch.ops.aten.mul_.Tensor
+    with pytest.raises(LoweringError, match=r"is not functional \[stage convert, operator aten.mul_.Tensor"):
+        coreml.RUNTIME.lower(program, tmp_path, target.load("ios"), precision="float16")

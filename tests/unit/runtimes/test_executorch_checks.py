@@ -172,3 +172,11 @@ def test_a_bias_that_xnnpack_cannot_sum_is_refused(tmp_path: Path) -> None:
 
 def test_the_bias_of_a_classifier_is_float_and_may_be_large() -> None:
     assert not list(executorch_checks.large_biases(with_bias("logits", 1e12), "executorch"))
+
+
+@pytest.mark.parametrize(("mode", "value"), [("constant", 1.0), ("constant", 0.0), ("reflect", None)])
+def test_a_pad_is_of_its_mode_and_value(mode: str, value: float | None, tmp_path: Path) -> None:
+    lowered = lower(lambda x, kernel: F.pad(x * 3, (1, 1, 2, 1), mode, value).mean((2, 3), keepdim=True), tmp_path)
+    expected = (64 * 3 + (0.0 if value is None else 46 * value)) / 110 if mode == "constant" else 3.0
+    with executorch.ExecuTorchRunner(tmp_path / lowered.model, 1) as runner:
+        assert runner.run(CLIP.numpy()) == pytest.approx(expected, rel=1e-5)
