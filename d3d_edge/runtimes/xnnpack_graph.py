@@ -98,13 +98,15 @@ def embed(graph: Any, named: dict[str, bytes], constants: bytearray) -> None:
 def _share_scales(graph: Any) -> None:
     """Give biases the scales of the weights. XNNPACK wants some, and takes a bias for the integers that it adds.
 
-    It knows their scale, the weights' times the input's; stored, it was as large as the biases.
+    It knows their scale, the weights' times the input's; stored, it was as large as the biases. Those of depthwise
+    weights lie along another axis than the bias's, which XNNPACK refuses.
     """
     values: Any = values_of(graph)
     for node in graph.xnodes:
         weight, bias = (values.get(getattr(node.xnode_union, f"{name}_id", 0)) for name in ("filter", "bias"))
-        scales = getattr(weight, "quant_params", None)
-        if bias is not None and hasattr(scales, "scale_buffer_idx") and hasattr(bias, "quant_params"):
+        scales: Any = getattr(weight, "quant_params", None)
+        own = getattr(bias, "quant_params", None)
+        if hasattr(scales, "scale_buffer_idx") and scales.channel_dim == getattr(own, "channel_dim", None):
             bias.quant_params = scales
 
 

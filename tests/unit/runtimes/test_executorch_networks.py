@@ -1,0 +1,64 @@
+"""INT8 networks of other layers than this project's: the file runs, and computes what the graph does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import Tensor, nn
+
+from d3d_edge import target
+from d3d_edge.models.recogniser import OFFSET, SCALE
+from d3d_edge.quantize import pt2e
+from d3d_edge.quantize.scheme import Scheme
+from d3d_edge.runtimes import executorch
+from tests import networks
+
+pytest.importorskip("executorch")
+pytestmark = pytest.mark.slow
+
+Function = Callable[[Tensor], Tensor]
+
+
+class Network(nn.Module):
+    """A first layer, another behind it, and a classifier of the mean."""
+
+    def __init__(self, normalise: Function, layer: nn.Module) -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.first = nn.Conv2d(3, 8, 3, 2, 1)
+        self.layer = layer
+        self.logits = nn.Conv2d(8, networks.CLASSES, 1)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        x = self.first(self.normalise(clip).permute(0, 3, 1, 2)).relu()
+        return self.logits(self.layer(x).relu().mean((0, 2, 3), keepdim=True)).flatten(1)
+
+
+def deployed(clip: Tensor) -> Tensor:
+    return clip.float() * SCALE + OFFSET
+
+
+@pytest.mark.parametrize("scheme", ["symmetric", "affine"])
+@pytest.mark.parametrize(
+    ("normalise", "layer"),
+    [
+        (deployed, nn.Conv2d(8, 8, 3, padding=1, groups=8)),
+        (deployed, nn.Conv2d(8, 8, 3, padding=1, groups=4)),
+    ],
+    ids=["depthwise", "grouped"],
+)
+def test_the_file_computes_what_the_graph_does(
+    normalise: Function, layer: nn.Module, scheme: Scheme, tmp_path: Path
+) -> None:
+    clips = [networks.clip(seed) for seed in range(4)]
+    graph = pt2e.prepare(Network(normalise, layer).eval(), clips[0], scheme=scheme, observer="minmax", qat=False)
+    pt2e.calibrate(graph, clips)
+    program = networks.reopened(pt2e.convert(graph, clips[0]))
+    executorch.RUNTIME.lower(program, tmp_path, target.load("android"), precision="int8")
+    module = program.module()
+    with executorch.ExecuTorchRunner(tmp_path / executorch.MODEL, 1) as runner:
+        apart = [np.abs(runner.run(clip.numpy()) - module(clip)[0].numpy()).max() for clip in clips]
+    assert max(apart) <= 1.001 * (pt2e.logit_step(program) or 0.0)
