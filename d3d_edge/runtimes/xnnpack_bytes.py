@@ -23,6 +23,8 @@ from d3d_edge.runtimes.xnnpack_graph import with_graph
 _aten, _quantized = torch.ops.aten, torch.ops.quantized_decomposed
 _QUANTIZE, _DEQUANTIZE = _quantized.quantize_per_tensor.default, _quantized.dequantize_per_tensor.default
 
+_NORMALISING = (_aten.mul.Tensor, _aten.add.Tensor, _aten.sub.Tensor, _aten.div.Tensor)
+
 MARGIN = 2.0**-11
 """Least distance, in INT8 steps, of every normalised byte from the middle between two steps, for it to be summed in
 INT8. XNNPACK's factors have 20 bits: 255 steps are off by less than a quarter of this."""
@@ -34,11 +36,19 @@ def with_bytes_quantized(program: ExportedProgram) -> ExportedProgram:
     """`program` with its bytes taken for quantized numbers, which they are, and normalised as such if possible."""
     graph = copy.deepcopy(program.graph_module)
     for node in graph.graph.find_nodes(op="call_function", target=_aten.to.dtype):
-        if node.args[0].meta["val"].dtype is torch.uint8 and node.args[1:] == (torch.float32,):
+        is_cast = node.args[0].meta["val"].dtype is torch.uint8 and node.args[1:] == (torch.float32,)
+        if is_cast and not _rounded_as_they_are(node):
             node.target = _DEQUANTIZE
             node.args = (node.args[0], 1.0, 0, 0, 255, torch.uint8)
             _normalise(graph.graph, node, _constants(program))
     return with_graph(program, graph)
+
+
+def _rounded_as_they_are(frames: Node) -> bool:
+    """Whether INT8 is made of bytes by what computes nothing, such as a move. XNNPACK moves from INT8 to INT8 only."""
+    return any(
+        reader.target is _QUANTIZE for user in frames.users if user.target not in _NORMALISING for reader in user.users
+    )
 
 
 def _normalise(graph: Graph, frames: Node, constants: dict[str, Tensor]) -> None:

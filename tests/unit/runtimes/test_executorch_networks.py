@@ -41,14 +41,19 @@ def deployed(clip: Tensor) -> Tensor:
     return clip.float() * SCALE + OFFSET
 
 
+def raw(clip: Tensor) -> Tensor:
+    return clip.float()
+
+
 @pytest.mark.parametrize("scheme", ["symmetric", "affine"])
 @pytest.mark.parametrize(
     ("normalise", "layer"),
     [
         (deployed, nn.Conv2d(8, 8, 3, padding=1, groups=8)),
         (deployed, nn.Conv2d(8, 8, 3, padding=1, groups=4)),
+        (raw, nn.Conv2d(8, 8, 1)),
     ],
-    ids=["depthwise", "grouped"],
+    ids=["depthwise", "grouped", "bytes as they are"],
 )
 def test_the_file_computes_what_the_graph_does(
     normalise: Function, layer: nn.Module, scheme: Scheme, tmp_path: Path
