@@ -158,7 +158,7 @@ def test_what_is_left_of_a_stage_that_began_again_is_no_result(
     shutil.copyfile(made / "run" / "student" / "done.json", run / "student" / "done.json")
     recipe, changed = run / "recipe.yaml", "learning_rate: 0.0001"
     before = recipe.read_text()
-    recipe.write_text(before.replace("learning_rate: 5.0e-05", changed))
+    recipe.write_text(before.replace("learning_rate: 1.0e-05", changed))
     assert changed in recipe.read_text()
     assert d3d_edge("quantize", run, *common).code == 130
     recipe.write_text(before)
@@ -229,5 +229,5 @@ def test_training_of_the_quantized_network_that_diverges_says_so(
 ) -> None:
     run = copied_run(made, tmp_path)
     recipe = run / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace("learning_rate: 5.0e-05", "learning_rate: 1.0e+30"))
+    recipe.write_text(recipe.read_text().replace("learning_rate: 1.0e-05", "learning_rate: 1.0e+30"))
     refused(d3d_edge("quantize", run, "--cache", cache, "--workers", 0), 8, "learning_rate in the recipe")
