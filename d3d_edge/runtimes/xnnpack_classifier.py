@@ -78,12 +78,13 @@ def narrow(graph: Any, weights: dict[bytes, Weights], named: dict[str, bytes]) -
         own = None if stored is None else weights.get(_constant(graph, stored, named))
         if own is None:
             continue
-        bias: Any = values[call.bias_id]
+        bias: Any = values.get(call.bias_id)
         scales = np.frombuffer(own.scales, np.float32)
         # The kernel adds the bias to the sums of integers, and multiplies both by the scale (XNNPACK,
         # FullyConnectedOperatorTester::TestF32QC8W).
-        added = np.frombuffer(_constant(graph, bias, named), np.float32) / scales
-        bias.constant_buffer_idx = _store(graph, f"bias of the classifier {bias.id_out}", added.tobytes(), named)
+        if bias is not None:
+            added = np.frombuffer(_constant(graph, bias, named), np.float32) / scales
+            bias.constant_buffer_idx = _store(graph, f"bias of the classifier {bias.id_out}", added.tobytes(), named)
         stored.datatype = XNNDatatype.xnn_datatype_qcint8
         stored.dims = [len(scales), len(own.integers) // len(scales)]
         stored.num_dims = len(stored.dims)

@@ -220,7 +220,16 @@ def test_a_stem_copies_its_frames_once_a_step(lowered: Lower) -> None:
     assert kinds["XNNConvert"] == 3
 
 
-@pytest.mark.parametrize("make", [networks.quantized, affine])
+@functools.cache
+def unbiased() -> ExportedProgram:
+    model = networks.small()
+    model.logits.bias = None
+    graph = pt2e.prepare(model, networks.clip(), scheme="symmetric", observer="minmax", qat=False)
+    pt2e.calibrate(graph, [networks.clip(seed) for seed in range(3)])
+    return pt2e.convert(graph, networks.clip())
+
+
+@pytest.mark.parametrize("make", [networks.quantized, affine, unbiased])
 def test_logits_are_not_rounded_and_their_weights_are_int8(make: Make, lowered: Lower) -> None:
     found = lowered(make)
     assert found.weights == {"xnn_datatype_qcint8": 1}
