@@ -75,7 +75,8 @@ def page(sources: tuple[Path, ...], out: Path, data: Path | None) -> None:
     "--bound",
     type=options.Number(0),
     metavar="PERCENT",
-    help="Exit with 4 where a row is slower or larger by more percent, or loses more points of top-1, beyond noise.",
+    help="Exit with 4 where a row is slower or larger by more percent, or loses more points of top-1, beyond noise; "
+    "with 8 where the two have no clip in common.",
 )
 @options.as_json
 def compare(before: Path, after: Path, bound: float | None, as_json: bool) -> None:
@@ -99,18 +100,18 @@ def compare(before: Path, after: Path, bound: float | None, as_json: bool) -> No
         click.echo(found.model_dump_json(indent=2))
     else:
         _print(found)
-    unknown = [change for change in found.changes if bound is not None and change.verdict == "not comparable"]
-    if unknown:
-        raise DataError(
-            f"whether {unknown[0].row} keeps to the bound cannot be told: {unknown[0].note}",
-            hint="validate both on the same clips",
-        )
     past = [change for change in found.changes if bound is not None and change.is_past(bound)]
     if past:
         first = past[0]
         raise GateFailed(
             f"{len(past)} change(s) for the worse past {bound:g}, first {first.row}: {first.figure} "
             f"{_change(first)}, {first.verdict}"
+        )
+    unknown = [change for change in found.changes if bound is not None and change.verdict == "not comparable"]
+    if unknown:
+        raise DataError(
+            f"whether {unknown[0].row} keeps to the bound cannot be told: {unknown[0].note}",
+            hint="validate both on the same clips",
         )
 
 

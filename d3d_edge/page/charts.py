@@ -14,7 +14,8 @@ from d3d_edge.page.svg import Axis, Box, add, frame, markup, picture
 _WIDTH, _HEIGHT = 420.0, 290.0
 """Wide enough for two on a desk, and letters of 13 px stay legible where a phone shows the chart narrower."""
 _LEFT, _RIGHT, _TOP, _FOOT = 48.0, 14.0, 30.0, 46.0
-_CLASSES_A_PICTURE = 20
+CLASSES_A_PICTURE = 20
+"""Of a chart of classes: no more fit on a printed page."""
 _CURVE_POINTS = 400
 """About as many as a curve has pixels: a device notes each run, and an hour has a million."""
 _LETTERS = 18
@@ -136,7 +137,7 @@ def per_class(rows: Sequence[tuple[str, int, int, int | None]], name: str) -> Ma
     Long names stand above their bars, whole. Many classes are several pictures, since none may be longer than a page.
     """
     beside = _beside([label for label, *_ in rows])
-    parts = [rows[first : first + _CLASSES_A_PICTURE] for first in range(0, len(rows), _CLASSES_A_PICTURE)]
+    parts = [rows[first : first + CLASSES_A_PICTURE] for first in range(0, len(rows), CLASSES_A_PICTURE)]
     return Markup("\n").join(_some_classes(part, name, beside) for part in parts)
 
 

@@ -39,7 +39,7 @@ _NAME: dict[Role, str] = {"float": "float student", "quantized": "quantized grap
 
 _GOLDEN_STEPS = 8
 _GOLDEN_SHARE = 0.25
-"""How far an answer may be from the stored one, in steps of the logits and in parts of their range."""
+"""How far an answer may be from the stored one, in parts of the manifest's logit_step and of the logits' range."""
 
 
 @dataclass(frozen=True)

@@ -142,3 +142,9 @@ def kept_in_float(groups: Iterable[Group], names: Iterable[str]) -> frozenset[Gr
             hint="take a name out of it, or leave quantization out: d3d-edge export --precision float32 or float16",
         )
     return kept
+
+
+def is_of_one_position(conv: Node) -> bool:
+    """Whether a convolution is a product of one position's channels with a matrix, as a classifier is."""
+    source, weight = (node.meta["val"].shape for node in conv.all_input_nodes[:2])
+    return tuple(source[2:]) == tuple(weight[2:]) == (1, 1) and bool(source[1] == weight[1])

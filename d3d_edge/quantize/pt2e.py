@@ -49,6 +49,7 @@ from d3d_edge.quantize.groups import CONVOLUTIONS, groups_of, kept_in_float
 from d3d_edge.quantize.observer import count_uses
 from d3d_edge.quantize.origin import keep_layers, layer_of
 from d3d_edge.quantize.passes import drop_device_checks, drop_identities, drop_unread, fold_batch_norms, round_biases
+from d3d_edge.quantize.placement import DEQUANTIZE, constants
 from d3d_edge.quantize.quick_loading import hints_kept
 from d3d_edge.quantize.quiet import quiet
 from d3d_edge.quantize.scheme import EdgeQuantizer
@@ -56,7 +57,6 @@ from d3d_edge.target import Scheme
 
 _aten = torch.ops.aten
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
-_DEQUANTIZE_WEIGHT = torch.ops.quantized_decomposed.dequantize_per_channel.default
 
 
 def prepare(
@@ -260,19 +260,19 @@ def load(path: Path) -> ExportedProgram:
 def logit_step(program: ExportedProgram) -> float | None:
     """The most that a logit changes by where one input of the classifier is rounded the other way.
 
-    None if the classifier is float. Runtimes may round a number between two steps either way, and each does so here and
-    there, so some of these is what they differ by. Of a graph of older versions, whose logits are rounded, their step.
+    None if the classifier is float, or reads floats. Runtimes may round a number between two steps either way, and each
+    does so here and there, so some of these is what they differ by. Of a graph of older versions, whose logits are
+    rounded, their step.
     """
-    weights = {**program.state_dict, **program.constants}
-    held = {**program.graph_signature.inputs_to_parameters, **program.graph_signature.inputs_to_buffers}
+    held = constants(program)
     for node in reversed(program.graph.nodes):
         if node.target is _QUANTIZE:
             return float(node.args[1])
         if node.target in CONVOLUTIONS:
             source, weight = node.args[:2]
-            if weight.target is not _DEQUANTIZE_WEIGHT:
+            if not DEQUANTIZE.issuperset((source.target, weight.target)):
                 return None
-            integers, scales = (weights[held[given.name]] for given in weight.args[:2])
+            integers, scales = (held[given.name] for given in weight.args[:2])
             return float(source.args[1]) * float((integers.float().abs().flatten(1).amax(1) * scales).max())
     return None
 

@@ -39,7 +39,7 @@ from torchao.quantization.pt2e.quantizer import (
 )
 
 from d3d_edge.calibset import Observer
-from d3d_edge.quantize.groups import CONVOLUTIONS, REARRANGING, groups_of, kept_in_float
+from d3d_edge.quantize.groups import CONVOLUTIONS, REARRANGING, groups_of, is_of_one_position, kept_in_float
 from d3d_edge.quantize.observer import GroupMovingAverage, Histogram, MinMax, PerChannelMinMax, PerChannelNewest
 from d3d_edge.quantize.origin import keep_float as note_float
 from d3d_edge.quantize.ranges import GroupPercentile, LeastSquares
@@ -90,7 +90,9 @@ class EdgeQuantizer(Quantizer):  # type: ignore[misc]
             RecipeError: `keep_float` names no part of the network, or all of it.
         """
         entries, inside = _quantized_region(model)
-        feeding = _feeding(model)
+        convolutions = [node for node in model.graph.nodes if node.target in CONVOLUTIONS]
+        read = {source for conv in convolutions for source in conv.all_input_nodes}
+        feeding = _reached(reversed(model.graph.nodes), read, lambda node: node.users)
         groups = groups_of(model)
         kept = kept_in_float(groups.values(), self._kept)
         for node in model.graph.nodes:
@@ -102,7 +104,7 @@ class EdgeQuantizer(Quantizer):  # type: ignore[misc]
             if node not in inside or ANNOTATION in node.meta:
                 continue
             if node.target in CONVOLUTIONS:
-                self._annotate_convolution(node, gives_logits=node not in feeding and _is_classifier(node))
+                self._annotate_convolution(node, gives_logits=node not in feeding and is_of_one_position(node))
             elif node.target is _aten.cat.default:
                 self._annotate_cat(node)
             elif node.target in _PRODUCTS or node.target is _aten.mean.dim:
@@ -159,21 +161,6 @@ def _quantized_region(model: GraphModule) -> tuple[set[Node], set[Node]]:
     entries = {node for node in sources if node.target in _PRODUCTS} - behind
     behind |= _reached(model.graph.nodes, entries, lambda node: node.all_input_nodes) - entries
     return entries, behind & _reached(reversed(model.graph.nodes), convolutions, lambda node: node.users)
-
-
-def _is_classifier(conv: Node) -> bool:
-    """Whether it is a product of one position's channels with a matrix, which runtimes compute without rounding it."""
-    source, weight = (node.meta["val"].shape for node in conv.all_input_nodes[:2])
-    return tuple(source[2:]) == tuple(weight[2:]) == (1, 1) and source[1] == weight[1]
-
-
-def _feeding(model: GraphModule) -> set[Node]:
-    """The nodes with a convolution after them."""
-    feeding: set[Node] = set()
-    for node in reversed(model.graph.nodes):
-        if any(user.target in CONVOLUTIONS or user in feeding for user in node.users):
-            feeding.add(node)
-    return feeding
 
 
 def _reached(nodes: Iterable[Node], starts: set[Node], neighbours: Callable[[Node], Iterable[Node]]) -> set[Node]:

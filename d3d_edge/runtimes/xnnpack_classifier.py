@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from d3d_edge.quantize.groups import CONVOLUTIONS
+from d3d_edge.quantize.groups import CONVOLUTIONS, is_of_one_position
 from d3d_edge.runtimes.xnnpack_graph import kind, tensor_of, values_of, with_graph
 
 _quantized = torch.ops.quantized_decomposed
@@ -113,17 +113,12 @@ def is_classifier(node: Any) -> bool:
     """Whether `node` of a quantized graph is one: its bias stays float as well."""
     if node.target not in CONVOLUTIONS or node.args[1].target is not _DEQUANTIZE:
         return False
-    return not _is_rounded(node) and _is_pointwise(node)
+    return not _is_rounded(node) and is_of_one_position(node)
 
 
 def _is_rounded(conv: Node) -> bool:
     readers = [after for user in conv.users for after in (user, *(user.users if user.target in _RELU else ()))]
     return any(reader.target is _QUANTIZE for reader in readers)
-
-
-def _is_pointwise(conv: Any) -> bool:
-    source, weight = (node.meta["val"].shape for node in conv.args[:2])
-    return tuple(source[2:]) == tuple(weight[2:]) == (1, 1) and source[1] == weight[1]
 
 
 def _name(program: ExportedProgram, node: Any) -> str:

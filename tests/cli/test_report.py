@@ -80,6 +80,18 @@ def test_reports_without_a_row_in_common_are_not_compared(tmp_path: Path, d3d_ed
     assert "can be compared: before, before on device; and after, after on device" in result.err
 
 
+def test_a_bound_on_top1_of_other_clips_cannot_be_told(tmp_path: Path, d3d_edge: D3DEdge) -> None:
+    before = samples.report()
+    elsewhere = tuple(clip.model_copy(update={"key": f"other/{clip.key}"}) for clip in before.clips)
+    before.write(tmp_path / "before")
+    before.model_copy(update={"clips": elsewhere}).write(tmp_path / "after")
+    words = ("report", "compare", tmp_path / "before", tmp_path / "after")
+    result = d3d_edge(*words)
+    assert result.code == 0, result.err
+    assert "not comparable" in result.out
+    refused(d3d_edge(*words, "--bound", 5), 8, "keeps to the bound cannot be told: no clip in common")
+
+
 def test_a_page_replaces_a_page_and_no_part_of_a_bundle(
     made: Path, bundle_copy: Path, tmp_path: Path, d3d_edge: D3DEdge
 ) -> None:

@@ -173,6 +173,10 @@ def test_float_on_purpose_is_known_and_float_by_mistake_is_refused(tmp_path: Pat
 def test_a_float_classifier_has_no_step_of_its_logits() -> None:
     assert pt2e.logit_step(networks.mixed()) is None
     assert pt2e.logit_step(networks.quantized()) is not None
+    reads_floats = networks.reopened(networks.quantized())
+    classifier = [node for node in reads_floats.graph.nodes if node.target is torch.ops.aten.conv2d.default][-1]
+    classifier.replace_input_with(classifier.args[0], classifier.args[0].args[0].args[0])
+    assert pt2e.logit_step(reads_floats) is None
 
 
 def test_leaving_groups_in_float_brings_the_logits_nearer() -> None:
