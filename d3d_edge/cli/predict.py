@@ -12,7 +12,8 @@ from d3d_edge.cli import options
 
 if TYPE_CHECKING:
     from d3d_edge.pipeline.predict import Answer
-    from d3d_edge.pipeline.watch import Moment, Wanted, Watched
+    from d3d_edge.pipeline.watch import Wanted
+    from d3d_edge.pipeline.watched import Moment, Watched
 
 _SECONDS = options.Number(0.02, 600)
 

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +18,9 @@ from d3d_edge import runtimes
 from d3d_edge.bundle import Bundle
 from d3d_edge.errors import DataError, DeviceError, RecipeError
 from d3d_edge.pipeline.film import Film, named, of_file
-from d3d_edge.pipeline.predict import Answer, best, probabilities
-from d3d_edge.runner import Runner, Where
-from d3d_edge.schema import Schema
+from d3d_edge.pipeline.predict import best, probabilities
+from d3d_edge.pipeline.watched import Ended, Moment, Watched
+from d3d_edge.runner import Runner
 from d3d_edge.video import encode, timeline
 from d3d_edge.video.decode import TimedFrame
 from d3d_edge.video.preprocess import TooFewFrames, naming
@@ -34,51 +33,6 @@ STRIDE_S = 0.25
 """From one window to the next, where it is not given: four answers a second."""
 _KEPT = 100_000
 """Answers that are kept: a camera may run for days."""
-
-
-Ended = Literal["end of source", "seconds", "interrupted", "failed"]
-
-
-class Moment(Schema):
-    """What a window shows."""
-
-    start_s: float
-    end_s: float
-    answers: tuple[Answer, ...]
-    """The likeliest classes, best first."""
-    network_ms: float
-
-
-class Watched(Schema):
-    """Every window of a source, and what the steps took."""
-
-    source: str
-    bundle: str
-    where: Where
-    runtime: str
-    sampling: Literal["uniform", "dense"]
-    window_s: float
-    """Length of a window; with dense sampling, of the first one."""
-    stride_s: float
-    windows: int
-    """Windows that were answered."""
-    moments: tuple[Moment, ...]
-    """The last 100000 of them, seven hours at four a second."""
-    left_out: int
-    """Windows not answered: a live source was ahead of the network, or there were too few frames."""
-    ended: Ended
-    frames: int
-    source_s: float
-    """Time of the last frame."""
-    decode_ms: float
-    """Mean of a frame; for a live source it has the waiting in it."""
-    preprocess_ms: float
-    """Mean of a frame."""
-    network_ms: float
-    """Median of a window."""
-    end_to_end_fps: float
-    """Frames a second through decoding, preprocessing and the network, with windows at this stride. Drawing and
-    writing are not in it."""
 
 
 @dataclass(frozen=True)
