@@ -6,13 +6,14 @@ import functools
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from d3d_edge.calibset import Observer
-from d3d_edge.models.layers import SeparableConv, SpatialConv
+from d3d_edge.models.layers import SeparableConv, SpatialConv, StackedConv
 from d3d_edge.models.pools import MaxPool
 from d3d_edge.models.recogniser import OFFSET, SCALE
 from d3d_edge.models.views import clip_view
@@ -70,6 +71,11 @@ def clip(seed: int = 0, clips: int = 1) -> Tensor:
     return (ramp + noise).to(torch.uint8)
 
 
+def all_bytes() -> Tensor:
+    """A clip that has every value of a byte."""
+    return torch.from_numpy(np.resize(np.arange(256, dtype=np.uint8), (FRAMES, SIDE, SIDE, 3)))
+
+
 def prepared(
     scheme: Scheme = "symmetric",
     observer: Observer = "minmax",
@@ -117,3 +123,30 @@ def mixed() -> ExportedProgram:
 def float_program() -> ExportedProgram:
     """The float graph. Do not change it: all tests share it."""
     return reopened(pt2e.export_float(small(), clip()))
+
+
+class Stem(nn.Module):
+    """The published first layer, which sees three frames and reads blocks of pixels, and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = StackedConv(3, 8, (3, 7), 2)
+        self.logits = nn.Conv2d(8, CLASSES, 1)
+        self.register_buffer("scale", torch.full((1, 1, 1, 1), SCALE), persistent=False)
+        self.register_buffer("offset", torch.full((1, 1, 1, 1), OFFSET), persistent=False)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        frames = (clip.float() * self.scale + self.offset).permute(0, 3, 1, 2)  # type: ignore[operator]
+        pooled = clip_view(self.stem(frames), 1).mean((2, 3), keepdim=True)
+        return self.logits(pooled).flatten(1)
+
+
+@functools.cache
+def stem(scheme: Scheme = "symmetric") -> ExportedProgram:
+    """Its INT8 graph. Do not change it: all tests share it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Stem().eval()
+    graph = pt2e.prepare(model, clip(), scheme=scheme, observer="minmax", qat=False)
+    pt2e.calibrate(graph, [all_bytes(), *(clip(seed) for seed in range(3))])
+    return pt2e.convert(graph, clip())

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
-import shlex
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from d3d_edge.cli import options
 from tests.cli.conftest import D3DEdge, refused
-from tests.unit.page import samples
 
 
 def first_video(folder: Path) -> Path:
@@ -198,50 +191,6 @@ def test_an_extra_that_is_not_installed(
     assert not out.exists()
 
 
-@contextmanager
-def file_size_limited(size_bytes: int) -> Iterator[None]:
-    """Let the kernel refuse a write in the middle of a file, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
-
-
-def leftovers(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if "partial" in path.name or "lowering" in path.name]
-
-
-@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="needs a limit on file size")
-def test_a_full_disk_leaves_nothing_half_written(
-    d3d_edge: D3DEdge, clips: Path, recipe_file: Path, cache: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
-    words = ("distill", recipe_file, "--data", clips, "--out", out, "--cache", cache, "--workers", 0)
-    with file_size_limited(200_000):
-        full = d3d_edge(*words)
-    refused(full, 9, "best.pt")
-    assert not leftovers(out)
-    result = d3d_edge(*words)
-    assert result.code == 0, result.err
-
-
-@pytest.mark.parametrize(("target", "precision"), [("host", "float32"), ("jetson", "float32"), ("ios", "float16")])
-def test_a_full_disk_while_exporting(
-    target: str, precision: str, d3d_edge: D3DEdge, made: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "bundles"
-    words = ("export", made / "run", "--target", target, "--precision", precision, "--out", out, "--workers", 0)
-    with file_size_limited(100_000):
-        full = d3d_edge(*words)
-    refused(full, 9, "cannot write")
-    assert not leftovers(out)
-    assert not list(out.iterdir())
-
-
 NOT_UTF8 = os.fsdecode(b"caf\xe9")
 
 
@@ -308,34 +257,3 @@ def test_a_user_without_a_home_has_a_cache(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", no_home)
     assert Path(options._default_cache()).parent == Path(tempfile.gettempdir())
-
-
-def test_what_the_terminal_cannot_show_is_written_in_other_words(tmp_path: Path) -> None:
-    rows = tuple(samples.measured(name) for name in ("jétson ☃", "android"))
-    samples.report(rows=rows, title="naïve").write(tmp_path / "a.json")
-    command = [sys.executable, "-m", "d3d_edge", "report", "compare", tmp_path / "a.json", tmp_path / "a.json"]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        encoding="ascii",
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert r"j\xe9tson \u2603" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("ending", "code", "said"),
-    [
-        (">/dev/full", 9, "error: cannot write the output: No space left on device\n"),
-        (">&-", 0, ""),
-        ("2>&-", 0, ""),
-        (">&- 2>&-", 0, ""),
-    ],
-)
-def test_where_the_output_goes(ending: str, code: int, said: str) -> None:
-    command = f"{shlex.quote(sys.executable)} -m d3d_edge recipes show compact {ending}"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (code, said)

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.export import ExportedProgram, export
-from torch.nn import functional as F
+from torch import nn
+from torch.export import ExportedProgram
 
 from d3d_edge.errors import LoweringError
 from d3d_edge.quantize import placement, pt2e
@@ -270,49 +269,6 @@ def test_a_weight_of_a_float_network_that_is_no_number_is_refused(tmp_path: Path
     add_no_number(program)
     (fault,) = placement.faults(program, "a runtime")
     assert "no finite number [stage check, layer temporal.spatial.conv," in str(fault)
-
-
-class Product(nn.Module):
-    """A product of a tensor and the same tensor, rounded."""
-
-    def __init__(self, product: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.product = product
-
-    def forward(self, x: Tensor) -> Tensor:
-        rounded = stored.quantize_per_tensor(x, 0.5, 0, -128, 127, torch.int8)
-        return self.product(x, stored.dequantize_per_tensor(rounded, 0.5, 0, -128, 127, torch.int8))
-
-
-def of_product(product: Callable[[Tensor, Tensor], Tensor], *shape: int) -> list[str]:
-    return [str(fault) for fault in placement.faults(export(Product(product), (torch.zeros(shape),)), "a runtime")]
-
-
-@pytest.mark.parametrize(
-    ("product", "shape", "place"),
-    [
-        (lambda x, rounded: rounded @ x, (3, 3), "second factor"),
-        (lambda x, rounded: torch.mm(x, rounded), (3, 3), "first factor"),
-        (lambda x, rounded: torch.bmm(rounded, x), (2, 3, 3), "second factor"),
-        (lambda x, rounded: torch.addmm(rounded, rounded, x), (3, 3), "second factor"),
-        (lambda x, rounded: torch.baddbmm(rounded, x, rounded), (2, 3, 3), "first factor"),
-        (lambda x, rounded: F.conv1d(rounded, x), (3, 3, 3), "weight"),
-        (lambda x, rounded: F.conv1d(x, rounded, padding="same"), (3, 3, 3), "input"),
-        (lambda x, rounded: F.conv_transpose1d(x, rounded), (3, 3, 3), "input"),
-        (lambda x, rounded: F.conv_transpose2d(rounded, x), (3, 3, 3, 3), "weight"),
-    ],
-)
-def test_a_product_with_a_factor_in_float_is_refused(
-    product: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...], place: str
-) -> None:
-    (fault,) = of_product(product, *shape)
-    assert f"the {place} x is not quantized" in fault
-    assert "write it as a 2D convolution" in fault
-
-
-def test_what_is_added_to_a_product_may_be_float() -> None:
-    assert not of_product(lambda x, rounded: torch.addmm(x, rounded, rounded), 3, 3)
-    assert not of_product(lambda x, rounded: x + rounded @ rounded, 3, 3)
 
 
 @pytest.mark.parametrize("make", [networks.quantized, networks.float_program])

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,26 +11,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from d3d_edge import target
-from d3d_edge.errors import DataError, MissingDependency
-from d3d_edge.models.layers import StackedConv
-from d3d_edge.models.views import clip_view
+from d3d_edge.errors import MissingDependency
 from d3d_edge.quantize import pt2e
 from d3d_edge.runtimes import (
     executorch,
-    executorch_checks,
     quick_lowering,
     xnnpack_bytes,
     xnnpack_delegate,
     xnnpack_fusion,
     xnnpack_graph,
 )
-from d3d_edge.target import Scheme
 from tests import networks
 
 pytest.importorskip("executorch")
@@ -89,41 +79,8 @@ def affine() -> ExportedProgram:
     return networks.quantized("affine")
 
 
-class Stem(nn.Module):
-    """The published first layer, which sees three frames and reads blocks of pixels, and a classifier."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = StackedConv(3, 8, (3, 7), 2)
-        self.logits = nn.Conv2d(8, networks.CLASSES, 1)
-        self.register_buffer("scale", torch.full((1, 1, 1, 1), networks.SCALE), persistent=False)
-        self.register_buffer("offset", torch.full((1, 1, 1, 1), networks.OFFSET), persistent=False)
-
-    def forward(self, clip: Tensor) -> Tensor:
-        frames = (clip.float() * self.scale + self.offset).permute(0, 3, 1, 2)  # type: ignore[operator]
-        pooled = clip_view(self.stem(frames), 1).mean((2, 3), keepdim=True)
-        return self.logits(pooled).flatten(1)
-
-
-def _stem(scheme: Scheme) -> ExportedProgram:
-    torch.manual_seed(0)
-    graph = pt2e.prepare(Stem().eval(), networks.clip(), scheme=scheme, observer="minmax", qat=False)
-    pt2e.calibrate(graph, [all_bytes(), *(networks.clip(seed) for seed in range(3))])
-    return pt2e.convert(graph, networks.clip())
-
-
-@functools.cache
-def stem() -> ExportedProgram:
-    return _stem("affine")
-
-
-@functools.cache
-def symmetric_stem() -> ExportedProgram:
-    return _stem("symmetric")
-
-
-def all_bytes() -> Tensor:
-    return torch.from_numpy(np.resize(np.arange(256, dtype=np.uint8), networks.clip().shape))
+def affine_stem() -> ExportedProgram:
+    return networks.stem("affine")
 
 
 @pytest.mark.parametrize("make", [networks.quantized, affine, networks.float_program])
@@ -143,7 +100,7 @@ def test_lowering_quickly_changes_no_byte(
     assert (tmp_path / executorch.MODEL).read_bytes() == lowered(make).path.read_bytes()
 
 
-@pytest.mark.parametrize("make", [networks.float_program, networks.quantized, stem, symmetric_stem])
+@pytest.mark.parametrize("make", [networks.float_program, networks.quantized, affine_stem, networks.stem])
 def test_bytes_are_normalised_inside_the_delegate(
     make: Make, lowered: Lower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,11 +112,11 @@ def test_bytes_are_normalised_inside_the_delegate(
         executorch.ExecuTorchRunner(delegated.path, 1) as inside,
         executorch.ExecuTorchRunner(tmp_path / executorch.MODEL, 0) as converted,
     ):
-        for clip in (all_bytes(), networks.clip()):
+        for clip in (networks.all_bytes(), networks.clip()):
             np.testing.assert_array_equal(inside.run(clip.numpy()), converted.run(clip.numpy()))
 
 
-@pytest.mark.parametrize("make", [stem, symmetric_stem])
+@pytest.mark.parametrize("make", [affine_stem, networks.stem])
 def test_int8_frames_are_never_floats(make: Make, lowered: Lower) -> None:
     kinds = lowered(make).kinds
     assert (kinds["XNNMultiply"], kinds["XNNAdd"]) == (0, 1)
@@ -169,15 +126,17 @@ def test_int8_frames_are_never_floats(make: Make, lowered: Lower) -> None:
 def test_frames_are_floats_where_int8_could_round_another_way(
     lowered: Lower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_int8 = lowered(symmetric_stem)
+    in_int8 = lowered(networks.stem)
     monkeypatch.setattr(xnnpack_bytes, "sums_in_int8", lambda *_: False)
-    executorch.RUNTIME.lower(symmetric_stem(), tmp_path, ANDROID, precision="int8")
+    executorch.RUNTIME.lower(networks.stem(), tmp_path, ANDROID, precision="int8")
     assert (tmp_path / executorch.MODEL).read_bytes() != in_int8.path.read_bytes()
     with (
         executorch.ExecuTorchRunner(in_int8.path, 1) as bytes_,
         executorch.ExecuTorchRunner(tmp_path / executorch.MODEL, 0) as floats,
     ):
-        np.testing.assert_array_equal(bytes_.run(all_bytes().numpy()), floats.run(all_bytes().numpy()))
+        np.testing.assert_array_equal(
+            bytes_.run(networks.all_bytes().numpy()), floats.run(networks.all_bytes().numpy())
+        )
 
 
 def test_what_was_replaced_for_lowering_is_put_back() -> None:
@@ -212,7 +171,7 @@ def test_int8_tensors_are_padded_and_gated_as_they_are(lowered: Lower) -> None:
 
 
 def test_a_stem_copies_its_frames_once_a_step(lowered: Lower) -> None:
-    kinds = lowered(stem).kinds
+    kinds = lowered(affine_stem).kinds
     assert kinds["XNNStaticConstantPad"] == 1, "of frames in time"
     assert kinds["XNNStaticSlice"] == kinds["XNNConcatenate3"] * 3 == 3
     # Of pairs of pixels, and of the logits.
@@ -241,7 +200,7 @@ def test_logits_are_not_rounded_and_their_weights_are_int8(make: Make, lowered: 
     assert np.median(apart) < 2e-6
 
 
-@pytest.mark.parametrize("make", [networks.quantized, affine, stem, symmetric_stem, networks.float_program])
+@pytest.mark.parametrize("make", [networks.quantized, affine, affine_stem, networks.stem, networks.float_program])
 def test_a_small_delegate_gives_the_same_logits(
     make: Make, lowered: Lower, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,84 +214,3 @@ def test_a_small_delegate_gives_the_same_logits(
     # The classifier's weights are floats there, and sums of floats are rounded in their order.
     np.testing.assert_allclose(logits(small.path), logits(tmp_path / executorch.MODEL), rtol=0, atol=1e-6)
     assert int(small.facts["size_bytes"]) < int(whole["size_bytes"])
-
-
-def test_a_file_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "broken.pte").write_bytes(b"no model")
-    (fault,) = executorch._tried(tmp_path / "broken.pte")
-    assert "the file does not run" in str(fault)
-
-
-AT_THE_END_OF_MEMORY = """
-import ctypes, json, mmap, sys
-from pathlib import Path
-import numpy as np
-from d3d_edge.runtimes.executorch import ExecuTorchRunner
-
-size, given = 3 * mmap.PAGESIZE, np.load(sys.argv[1])
-pages = mmap.mmap(-1, size + mmap.PAGESIZE)
-forbidden = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(pages)) + size)
-assert ctypes.CDLL(None).mprotect(forbidden, ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
-clip = np.frombuffer(pages, np.uint8, given.size, size - given.size).reshape(given.shape)
-clip[:] = given
-for path in sys.argv[2:]:
-    with ExecuTorchRunner(Path(path), 1) as runner:
-        print(json.dumps(runner.run(clip).tolist()))
-"""
-"""Runs files on a clip behind which no byte may be read: the process is killed if one is."""
-
-
-def test_a_clip_is_read_where_the_app_has_it_and_not_beyond(lowered: Lower, tmp_path: Path) -> None:
-    paths = [lowered(make).path for make in (networks.quantized, symmetric_stem, networks.float_program)]
-    clip = networks.clip().numpy()
-    np.save(tmp_path / "clip.npy", clip)
-    expected = []
-    for path in paths:
-        with executorch.ExecuTorchRunner(path, 1) as runner:
-            assert not runner._method.method_meta().input_tensor_meta(0).is_memory_planned()
-            expected.append(runner.run(clip).tolist())
-    command = [sys.executable, "-W", "ignore", "-c", AT_THE_END_OF_MEMORY, str(tmp_path / "clip.npy"), *map(str, paths)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert [json.loads(line) for line in done.stdout.splitlines()] == expected
-
-
-def test_a_clip_is_copied_where_something_could_be_read_beyond_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lowered: Lower
-) -> None:
-    monkeypatch.setattr(xnnpack_graph, "VECTOR", 7)
-    executorch.RUNTIME.lower(networks.quantized(), tmp_path, ANDROID, precision="int8")
-    clip = networks.clip().numpy()
-    with (
-        executorch.ExecuTorchRunner(lowered(networks.quantized).path, 1) as in_place,
-        executorch.ExecuTorchRunner(tmp_path / executorch.MODEL, 1) as copied,
-    ):
-        assert copied._method.method_meta().input_tensor_meta(0).is_memory_planned()
-        np.testing.assert_array_equal(in_place.run(clip), copied.run(clip))
-
-
-def test_models_that_are_open_together_keep_their_pool_of_threads(
-    lowered: Lower, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = lowered(networks.quantized).path
-    clip = networks.clip().numpy()
-    with executorch.ExecuTorchRunner(path, 2) as first:
-        expected = first.run(clip)
-        library = importlib.import_module(executorch_checks.LIBRARY)
-        monkeypatch.setattr(library, "_unsafe_reset_threadpool", lambda threads: pytest.fail("the pool was replaced"))
-        with executorch.ExecuTorchRunner(path, 2) as second:
-            assert (first.threads, second.threads) == (2, 2)
-            np.testing.assert_array_equal(second.run(clip), expected)
-        np.testing.assert_array_equal(first.run(clip), expected)
-
-
-def test_a_model_that_would_take_the_threads_of_an_open_one_is_refused(lowered: Lower) -> None:
-    path = lowered(networks.quantized).path
-    clip = networks.clip().numpy()
-    with executorch.ExecuTorchRunner(path, 2) as first:
-        expected = first.run(clip)
-        with pytest.raises(DataError, match="open on 2 threads, and this one is to run on 1"):
-            executorch.ExecuTorchRunner(path, 1)
-        np.testing.assert_array_equal(first.run(clip), expected)
-    with executorch.ExecuTorchRunner(path, 1) as afterwards:
-        np.testing.assert_array_equal(afterwards.run(clip), expected)

@@ -1,0 +1,44 @@
+"""Where the output goes, and what it is written in: a terminal of few characters, a full device, nowhere."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.unit.page import samples
+
+
+def test_what_the_terminal_cannot_show_is_written_in_other_words(tmp_path: Path) -> None:
+    rows = tuple(samples.measured(name) for name in ("jétson ☃", "android"))
+    samples.report(rows=rows, title="naïve").write(tmp_path / "a.json")
+    command = [sys.executable, "-m", "d3d_edge", "report", "compare", tmp_path / "a.json", tmp_path / "a.json"]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="ascii",
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"j\xe9tson \u2603" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [
+        (">/dev/full", 9, "error: cannot write the output: No space left on device\n"),
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        (">&- 2>&-", 0, ""),
+    ],
+)
+def test_where_the_output_goes(ending: str, code: int, said: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -m d3d_edge recipes show compact {ending}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, said)
