@@ -102,14 +102,11 @@ def probe(
     Decoders are stages of the run, RUN/probe/STAGE: a finished one is kept, and one that was killed goes on.
 
     Raises:
-        RecipeError: the clips are single frames, or `out` has a report of something else.
+        RecipeError: `out` has a report of something else.
         DataError: no network of the run is trained, or the data cannot be used.
         StorageError: something cannot be written.
     """
     started = datetime.now(UTC)
-    clip = run.recipe.clip
-    if clip.frames < 2:
-        raise RecipeError(f"{run.path}: clips of a single frame have no motion to probe for")
     place = out or run.path / "probe"
     _refuse_other_report(place / FILE_NAME)
     networks = [network for source in NAMES if (network := Network.of(run, source))]
@@ -130,7 +127,7 @@ def probe(
         chance=accuracy.chance(data.label_indices("test")),
         end_points=READ,
         epochs=epochs,
-        flow_frames=tuple(range(0, clip.frames, fields.stride)),
+        flow_frames=tuple(range(0, run.recipe.clip.frames, fields.stride)),
         flow_size=fields.size,
         zero_epe_px=guesses["zero_epe_px"],
         mean_epe_px=guesses["mean_epe_px"],

@@ -5,18 +5,12 @@ What is said later wins: preset, the extended recipe, the recipe, `--set`.
 """
 
 from d3d_edge.recipe.reading import find, load
-from d3d_edge.recipe.spec import (
+from d3d_edge.recipe.spec import ExportSpec, GateSpec, QATDistillSpec, QATSpec, QuantizeSpec, Recipe, SplitSpec
+from d3d_edge.recipe.training import (
     AugmentSpec,
     BaselineSpec,
     DistillSpec,
-    ExportSpec,
-    GateSpec,
     NetworkSpec,
-    QATDistillSpec,
-    QATSpec,
-    QuantizeSpec,
-    Recipe,
-    SplitSpec,
     StudentSpec,
     TeacherSpec,
     TrainSpec,

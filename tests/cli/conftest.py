@@ -40,6 +40,10 @@ gates: {top1_drop_points_max: 100, agreement_min: 0, size_bytes_max: 4000000}
 TARGETS = ("android", "ios", "jetson")
 """For which `made` has bundles."""
 
+STEPS = 16
+"""By which their logits may be apart: each of 256 features may be rounded the other way, and what is by chance adds up
+to the root of these."""
+
 
 class Result(NamedTuple):
     """What a command did."""

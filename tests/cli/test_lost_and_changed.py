@@ -99,7 +99,7 @@ def test_a_network_that_gives_no_numbers_is_not_right(
         (("student.network.temporal_from=Mixed_9z",), "'Mixed_3b'"),
         (("quantize.keep_float=[Mixed_5d]",), "did you mean 'Mixed_5c'?"),
         (
-            ("clip.frames=1", "teacher.network.padding=symmetric", "student.network.padding=symmetric"),
+            ("clip.frames=2", "teacher.network.padding=symmetric", "student.network.padding=symmetric"),
             "too small",
         ),
     ],

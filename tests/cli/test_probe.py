@@ -111,11 +111,3 @@ def test_a_run_without_a_trained_network_is_refused(run: Path, cache: Path, d3d_
     assert result.code == 8
     assert "d3d-edge distill" in result.err
     assert not (run / "probe").exists()
-
-
-def test_single_frames_are_refused(run: Path, cache: Path, d3d_edge: D3DEdge) -> None:
-    recipe = run / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace("frames: 4", "frames: 1"))
-    result = d3d_edge("probe", run, "--cache", cache)
-    assert result.code == 2
-    assert "single frame" in result.err

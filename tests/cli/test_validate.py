@@ -14,10 +14,7 @@ import pytest
 from d3d_edge.bundle import GOLDEN_LOGITS, Bundle, Description
 from d3d_edge.report import Report
 from d3d_edge.runner import Where
-from tests.cli.conftest import TARGETS, D3DEdge, Result, alone, refused
-
-STEPS = 16
-"""Of a logit: each of 256 features may be rounded the other way, and what is by chance adds up to the root of these."""
+from tests.cli.conftest import STEPS, TARGETS, D3DEdge, Result, alone, refused
 
 
 def test_validate_measures_every_bundle_against_the_same_references(

@@ -15,7 +15,7 @@ import pytest
 
 from d3d_edge.clip import ClipSpec
 from d3d_edge.video import preprocess
-from tests.cli.conftest import D3DEdge
+from tests.cli.conftest import STEPS, D3DEdge
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "apps.md").read_text(encoding="utf-8")
@@ -66,7 +66,7 @@ def test_golden_clips_and_a_video_are_answered_as_by_the_tool(
     assert len(golden) == len(expected)
     for line in golden:
         difference, step = re.fullmatch(r".*, off by (\S+) \(a step is (\S+)\)", line).groups()  # type: ignore[union-attr]
-        assert float(difference) <= 8 * float(step)
+        assert float(difference) <= STEPS * float(step)
     (tool,) = json.loads(d3d_edge("predict", "bundles/android", "clips/wave/01.mp4", "--json").out)["answers"][:1]
     assert answer.split()[0] == tool["label"]
 

@@ -207,6 +207,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     ("setting", "message"),
     [
         ("export.targets=[androdi]", "no target named 'androdi' .*did you mean 'android'"),
+        ("clip.frames=1", "a single frame has no motion for the teacher"),
         ("export.targets=[]", "export.targets: tuple should have at least 1 item"),
         ("export.targets=[.]", "no target named '.'"),
         ('export.targets=[""]', "no target named ''"),
