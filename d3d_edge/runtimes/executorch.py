@@ -5,14 +5,10 @@ A graph that XNNPACK takes in part would still be written, and fail on the phone
 
 from __future__ import annotations
 
-import io
-import os
 import re
-import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
+from d3d_edge import native
 from d3d_edge.bundle import Bundle
 from d3d_edge.errors import BundleError, DataError, LoweringError, MissingDependency
 from d3d_edge.files import size_of
@@ -95,7 +92,7 @@ class ExecuTorch:
         """
         self.check_lower()
         allowed = settle(_faults(program), allow_fallback=allow_fallback)
-        with _quiet(), _native_notes():
+        with _quiet(), native.notes():
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
             from executorch.exir.error import ExportError, InternalError
@@ -149,7 +146,7 @@ class ExecuTorchRunner:
     where = Where.HOST_RUNTIME
 
     def __init__(self, path: Path, threads: int) -> None:
-        with _quiet(), _native_notes():
+        with _quiet(), native.notes():
             library = import_module(executorch_checks.LIBRARY)
             executorch_checks.kernels()
             pool: int = library._threadpool_get_thread_count()
@@ -246,7 +243,7 @@ def _tried(path: Path) -> Iterator[LoweringError]:
     """Why the file does not run: some kernels refuse only what they are given. This machine has those of the phone."""
     notes: list[str] = []
     try:
-        with ExecuTorchRunner(path, 0) as runner, _native_notes() as notes:
+        with ExecuTorchRunner(path, 0) as runner, native.notes() as notes:
             runner.run(np.zeros(runner.inputs[0].shape, runner.inputs[0].dtype))
     except (BundleError, RuntimeError) as error:
         operator = re.search(r"in operator (\S+?):? ", " ".join(notes))
@@ -274,26 +271,6 @@ def _quiet() -> Iterator[None]:
         # ExperimentalWarning of executorch.extension.pybindings derives from Warning itself.
         warnings.filterwarnings("ignore", "This API is experimental", Warning)
         yield
-
-
-@contextmanager
-def _native_notes() -> Iterator[list[str]]:
-    """What ExecuTorch's native code writes about the processor, and why a kernel failed, kept off the terminal.
-
-    The list is filled when the block is left.
-    """
-    sys.stderr.flush()
-    notes: list[str] = []
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as file, redirect_stderr(io.StringIO()) as printed:
-        os.dup2(file.fileno(), 2)
-        try:
-            yield notes
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            file.seek(0)
-            notes += [*file.read().decode(errors="replace").splitlines(), *printed.getvalue().splitlines()]
 
 
 RUNTIME = ExecuTorch()

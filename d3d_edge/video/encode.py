@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 
+from d3d_edge import native
 from d3d_edge.errors import DataError, RecipeError, StorageError
 from d3d_edge.files import atomic_file
 from d3d_edge.video.container import address_of
@@ -51,7 +52,8 @@ def writer(path: Path, rate_hz: float, width: int, height: int) -> Iterator[Call
         # OpenCV picks the container by the suffix, which the partial file has not.
         scratch = partial.with_name(partial.name + path.suffix.lower())
         fourcc = cv2.VideoWriter.fourcc(*_CODEC_OF[path.suffix.lower()])
-        video = cv2.VideoWriter(address_of(scratch), cv2.CAP_FFMPEG, fourcc, rate_hz, (width, height))
+        with native.notes():  # that WebM has no name for its own codec, for one
+            video = cv2.VideoWriter(address_of(scratch), cv2.CAP_FFMPEG, fourcc, rate_hz, (width, height))
         try:
             if not video.isOpened():
                 raise StorageError(f"cannot write the video {path}", hint="is its folder writable, and the disk full?")

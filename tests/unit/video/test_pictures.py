@@ -72,7 +72,9 @@ def test_a_timeline_shows_the_likeliest_classes(tmp_path: Path, windows: int) ->
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.webm", "OUT.AVI"])
-def test_a_video_is_written_with_its_size_and_rate(tmp_path: Path, name: str) -> None:
+def test_a_video_is_written_with_its_size_and_rate(
+    tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     with encode.writer(tmp_path / name, 10, 64, 48) as write:
         for number in range(5):
             write(np.full((48, 64, 3), 20 * number, np.uint8))
@@ -80,6 +82,7 @@ def test_a_video_is_written_with_its_size_and_rate(tmp_path: Path, name: str) ->
     assert [frame.image.shape for frame in frames] == 5 * [(48, 64, 3)]
     assert container.frame_rate_hz(tmp_path / name) == 10
     assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert capfd.readouterr() == ("", ""), "OpenCV has nothing to say to a user"
 
 
 def test_a_video_that_was_not_finished_leaves_what_was_there(tmp_path: Path) -> None:
