@@ -18,6 +18,7 @@ from d3d_edge.models.pools import MaxPool
 from d3d_edge.models.recogniser import OFFSET, SCALE
 from d3d_edge.models.views import clip_view
 from d3d_edge.quantize import pt2e
+from d3d_edge.quantize.origin import layer_of
 from d3d_edge.target import Scheme
 
 FRAMES, SIDE, CLASSES = 4, 16, 5
@@ -111,6 +112,14 @@ def reopened(program: ExportedProgram) -> ExportedProgram:
 def quantized(scheme: Scheme = "symmetric") -> ExportedProgram:
     """The INT8 graph. Do not change it: all tests share it."""
     return reopened(pt2e.convert(prepared(scheme), clip()))
+
+
+def with_bias(layer: str, value: float) -> ExportedProgram:
+    """An INT8 graph of one's own, with that bias of the layer's channel 2."""
+    program = reopened(quantized())
+    conv = next(node for node in program.graph.nodes if "conv2d" in node.name and layer_of(node) == layer)
+    program.state_dict[program.graph_signature.inputs_to_parameters[conv.args[2].name]].data[2] = value
+    return program
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from torch.fx import GraphModule
 from d3d_edge import runtimes, target
 from d3d_edge.bundle import Bundle, BundleManifest
 from d3d_edge.calibset import CalibrationPlan
-from d3d_edge.errors import GateFailed, MissingDependency
+from d3d_edge.errors import GateFailed, LoweringError, MissingDependency
 from d3d_edge.harness import accuracy
 from d3d_edge.harness.stopwatch import Opener, Plan, kept_open, take
 from d3d_edge.manifest import Split
@@ -195,7 +195,11 @@ def _latency(run: Run, programs: dict[str, ExportedProgram], progress: Progress)
         for name, program in programs.items():
             folder = Path(scratch) / name
             folder.mkdir()
-            lowered = runtime.lower(program, folder, found, precision="int8")
+            try:
+                lowered = runtime.lower(program, folder, found, precision="int8")
+            except LoweringError as error:
+                # Mostly all of it in INT8: that it cannot be lowered may be why some of it is to stay float.
+                return {"latency": f"not measured: one of the graphs cannot be lowered: {error.message}"}
             source = Source(folder / lowered.model, sha256="", calibration_hash=None)
             described = describe(run, Wanted(found, name, "int8"), source, program, lowered)
             manifest = BundleManifest(**dict(described), files={})

@@ -147,4 +147,6 @@ def kept_in_float(groups: Iterable[Group], names: Iterable[str]) -> frozenset[Gr
 def is_of_one_position(conv: Node) -> bool:
     """Whether a convolution is a product of one position's channels with a matrix, as a classifier is."""
     source, weight = (node.meta["val"].shape for node in conv.all_input_nodes[:2])
-    return tuple(source[2:]) == tuple(weight[2:]) == (1, 1) and bool(source[1] == weight[1])
+    answer = conv.meta["val"].shape
+    one = tuple(source[2:]) == tuple(weight[2:]) == tuple(answer[2:]) == (1, 1)  # more where it pads
+    return one and bool(source[1] == weight[1])

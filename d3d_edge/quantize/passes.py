@@ -11,7 +11,7 @@ from torch import nn
 from torch.fx import GraphModule
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from d3d_edge.errors import DataError
+from d3d_edge.errors import DataError, LoweringError
 from d3d_edge.quantize.groups import CONVOLUTIONS
 
 _aten = torch.ops.aten
@@ -20,12 +20,26 @@ _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 
 
 def fold_batch_norms(graph: GraphModule) -> None:
-    """Fold each batch norm that follows a convolution into it, exactly, with its own epsilon. Changes `graph`."""
+    """Fold each batch norm that follows a convolution into it, exactly, with its own epsilon. Changes `graph`.
+
+    Raises:
+        LoweringError: another convolution reads the same weight, which this would change as well.
+    """
     norms: list[Any] = graph.graph.find_nodes(op="call_function", target=_aten.batch_norm.default)
     for norm in norms:
         conv = norm.args[0]
         if conv.target not in CONVOLUTIONS or len(conv.users) != 1:
             continue
+        sharing = [
+            user for node in graph.graph.find_nodes(op="get_attr", target=conv.args[1].target) for user in node.users
+        ]
+        if len(sharing) > 1:
+            raise LoweringError(
+                f"{len(sharing)} convolutions read {conv.args[1].target}, and a batch norm follows one of them",
+                stage="fold batch norms",
+                operator=str(conv.target),
+                hint="give every convolution weights of its own",
+            )
         _fold(graph, conv, norm)
         norm.replace_all_uses_with(conv)
         graph.graph.erase_node(norm)
@@ -35,7 +49,7 @@ def fold_batch_norms(graph: GraphModule) -> None:
 
 
 def _fold(graph: GraphModule, conv: Any, norm: Any) -> None:
-    gamma, beta, mean, variance = (operator.attrgetter(arg.target)(graph) for arg in norm.args[1:5])
+    gamma, beta, mean, variance = (arg and operator.attrgetter(arg.target)(graph) for arg in norm.args[1:5])
     weight_node = conv.args[1]
     owner: Any = graph.get_submodule(weight_node.target.rpartition(".")[0])
     bias = getattr(owner, "bias", None)
@@ -43,7 +57,7 @@ def _fold(graph: GraphModule, conv: Any, norm: Any) -> None:
     owner.weight, owner.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
     with graph.graph.inserting_after(weight_node):
         bias_node = graph.graph.get_attr(weight_node.target.rpartition(".")[0] + ".bias")
-    bias_node.meta = dict(norm.args[2].meta)
+    bias_node.meta = dict(norm.args[3].meta)
     conv.args = (*conv.args[:2], bias_node, *conv.args[3:])
 
 

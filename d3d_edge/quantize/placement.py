@@ -73,6 +73,7 @@ def faults(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
             _no_scale(node),
             _another_range(node),
             _read_by_another_grid(node),
+            _moved_to_another_grid(node),
         ):
             if found:
                 yield refusal(node, *found, runtime=runtime)
@@ -122,6 +123,20 @@ def weight_grids(program: ExportedProgram, runtime: str) -> Iterator[LoweringErr
         if scales is not None and per_channel and scales.numel() != len(weight):
             message = f"the weight {node.args[0]} has {scales.numel()} scales for {len(weight)} output channels"
             yield refusal(node, message, "quantize the run again", runtime=runtime)
+
+
+def shared_weights(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
+    """The weights and biases that several operators read, for a runtime that packs each for one of them."""
+    held = constants(program)
+    for node in program.graph.find_nodes(op="placeholder"):
+        if node.name not in held:
+            continue
+        read = [user for user in node.users if user.target in DEQUANTIZE and user.args[0] is node]
+        users = dict.fromkeys(user for source in (node, *read) for user in source.users)
+        readers = [user for user in users if user.target in _WEIGHTED or user.target in _PRODUCTS]
+        for reader in readers[1:]:
+            message = f"the constant {node.name} is also {readers[0].name}'s, and {runtime} packs it for one operator"
+            yield refusal(reader, message, "give every operator weights of its own", runtime=runtime)
 
 
 def constants(program: ExportedProgram) -> dict[str, torch.Tensor]:
@@ -226,6 +241,24 @@ def _read_by_another_grid(node: Node) -> tuple[str, str] | None:
     return (
         f"{written.name} rounds by scale and zero point {written.args[1]} and {written.args[2]}, and {node.name} reads "
         f"it by {node.args[1]} and {node.args[2]}",
+        "quantize the run again",
+    )
+
+
+def _moved_to_another_grid(node: Node) -> tuple[str, str] | None:
+    """Core ML drops the second rounding of what was only moved, and XNNPACK does not load such a file."""
+    if node.target is not _stored.quantize_per_tensor.default:
+        return None
+    source = node.args[0]
+    while isinstance(source, Node) and source.target in MOVING:
+        source = source.args[0]
+    if not isinstance(source, Node) or source.target not in DEQUANTIZE or source is node.args[0]:
+        return None
+    if source.args[1:3] == node.args[1:3]:
+        return None
+    return (
+        f"{node.name} rounds by scale and zero point {node.args[1]} and {node.args[2]} what {source.name} read by "
+        f"{source.args[1]} and {source.args[2]}, and which was only moved between",
         "quantize the run again",
     )
 

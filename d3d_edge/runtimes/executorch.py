@@ -213,6 +213,7 @@ def _spec(name: str, described: Any, *, drop: int) -> TensorSpec:
 def _faults(program: ExportedProgram) -> Iterator[LoweringError]:
     yield from placement.faults(program, _version())
     yield from placement.weight_grids(program, _version())
+    yield from placement.shared_weights(program, _version())
     yield from executorch_checks.large_biases(program, _version())
 
 
@@ -248,11 +249,12 @@ def _tried(path: Path) -> Iterator[LoweringError]:
     except (BundleError, RuntimeError) as error:
         operator = re.search(r"in operator (\S+?):? ", " ".join(notes))
         yield LoweringError(
-            f"the file does not run: {_first_line(error)}",
+            # The reason itself: where it lay meanwhile, and to export it again, is no help.
+            f"the file does not run: {_first_line(error.__cause__ or error)}",
             stage="run",
             operator=operator.group(1) if operator else "",
             runtime=_version(),
-            hint=executorch_checks.RANK_4,
+            hint=executorch_checks.RANK_4 if operator else "ExecuTorch names no operator: lower the layers one by one",
         )
 
 

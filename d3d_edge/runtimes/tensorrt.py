@@ -43,6 +43,9 @@ INPUT, OUTPUT = "clip", "logits"
 OPSET = 20
 """What TensorRT 10.0 and later read; `opset` among the target's options takes another."""
 
+_FLOAT16_SCALES = 19
+"""The first opset whose QuantizeLinear and DequantizeLinear may be float16 (ONNX, Changelog)."""
+
 _EXTRA = "jetson"
 _LOWERING = ("onnx", "onnxscript")
 _FLOAT16 = ("int8+float16", "float16")
@@ -89,7 +92,7 @@ class TensorRT:
 
         Raises:
             MissingDependency: onnx or onnxscript is missing.
-            RecipeError: the target's options are wrong.
+            RecipeError: the target's options are wrong, or do not allow the precision.
             LoweringError: a zero point is not 0 (scheme affine), or the file breaks another rule of TensorRT's.
         """
         self.check_lower()
@@ -97,6 +100,12 @@ class TensorRT:
         opset = target.options.get("opset", OPSET)
         if isinstance(opset, bool) or not isinstance(opset, int):
             raise RecipeError(f"the target {target.name}: options.opset is {opset!r}, not a number")
+        if precision == "int8+float16" and opset < _FLOAT16_SCALES:
+            raise RecipeError(
+                f"the target {target.name}: options.opset is {opset}, and DequantizeLinear gives float16 from "
+                f"{_FLOAT16_SCALES} on only, which int8+float16 needs",
+                hint=f"--set opset={OPSET}, or another precision",
+            )
         model = _to_onnx(program, opset)
         written = next(entry.version for entry in model.opset_import if not entry.domain)
         if written != opset:

@@ -33,13 +33,30 @@ OPSETS = range(13, 21)
 
 OPERATORS = frozenset(
     {
-        *("Add", "AveragePool", "Cast", "Clip", "Concat", "Constant", "Conv", "DequantizeLinear", "Div", "Expand"),
-        *("Flatten", "Gather", "Gemm", "GlobalAveragePool", "Identity", "MatMul", "MaxPool", "Mul", "Neg", "Pad"),
-        *("Pow", "QuantizeLinear", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax"),
-        *("Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Transpose", "Unsqueeze"),
+        *(
+            "Abs",
+            "Add",
+            "AveragePool",
+            "BatchNormalization",
+            "Cast",
+            "Ceil",
+            "Celu",
+            "Clip",
+            "Concat",
+            "Constant",
+            "Conv",
+        ),
+        *("DepthToSpace", "DequantizeLinear", "Div", "Elu", "Equal", "Erf", "Exp", "Expand", "Flatten", "Floor"),
+        *("Gather", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Greater", "GreaterOrEqual", "HardSigmoid"),
+        *("Identity", "LeakyRelu", "Less", "LessOrEqual", "Log", "LogSoftmax", "MatMul", "Max", "MaxPool", "Mean"),
+        *("Min", "Mul", "Neg", "Not", "PRelu", "Pad", "Pow", "QuantizeLinear", "ReduceL2", "ReduceMax", "ReduceMean"),
+        *("ReduceMin", "ReduceProd", "ReduceSum", "Relu", "Reshape", "Round", "Selu", "Sigmoid", "Sign", "Slice"),
+        *("Softmax", "Softplus", "Softsign", "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh"),
+        *("ThresholdedRelu", "Tile", "Transpose", "Unsqueeze", "Where"),
     }
 )
-"""Those of [3] that a network of two-dimensional operators may come to."""
+"""Those of [3] that a network of two-dimensional operators may come to, but for those whose restrictions no rule here
+looks at, such as Resize and ConvTranspose."""
 
 _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
 _WEIGHTED = ("Conv", "Gemm", "MatMul")

@@ -81,6 +81,11 @@ def test_a_bundle_of_another_recipe_is_made_again(
     [
         (("--target", "android", "--precision", "float16"), 2, "android does not take the precision float16"),
         (("--target", "ios", "--set", "minimum_deployment_target=iOS15"), 2, "is 'iOS15', not one of iOS17, iOS18"),
+        (
+            ("--target", "jetson", "--precision", "int8+float16", "--set", "opset=18"),
+            2,
+            "opset is 18, and DequantizeLinear gives float16 from 19 on only",
+        ),
         (("--target", "jetson", "--set", "opset=17"), 2, "opset is 17, which PyTorch cannot write: it wrote"),
         (("--target", "jetson", "--set", "opsett=18"), 2, "did you mean 'opset'"),
     ],

@@ -1,11 +1,18 @@
-"""The smallest number of groups in float, searched by halves."""
+"""What stays in float: the smallest number of groups, searched by halves, and what they cost."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from d3d_edge import recipe
+from d3d_edge.pipeline import mixed
 from d3d_edge.pipeline.mixed import fewest
+from d3d_edge.progress import Silent
+from tests import networks
 
 
 @given(most=st.integers(1, 300), needed=st.integers(1, 400))
@@ -19,3 +26,15 @@ def test_the_fewest_are_found_with_few_trials(most: int, needed: int) -> None:
     assert fewest(most, holds) == (needed if needed <= most else None)
     assert len(tried) <= 2 * most.bit_length() + 1
     assert all(1 <= count <= most for count in tried)
+
+
+def test_a_graph_that_cannot_be_lowered_costs_bytes_and_no_known_time() -> None:
+    """All of a network in INT8 may be what cannot be lowered, and why some of it is to stay float."""
+    pytest.importorskip("executorch")
+    sizes = dict.fromkeys(("short_side", "height", "width"), networks.SIDE)
+    size = [f"clip.{name}={value}" for name, value in ({"frames": networks.FRAMES} | sizes).items()]
+    run = SimpleNamespace(recipe=recipe.load("demo", size))
+    whole = networks.with_bias("temporal.spatial.conv", -1e7)
+    found = mixed.cost(run, whole, whole, Silent())  # type: ignore[arg-type]
+    assert found["weights_bytes"] == found["int8_weights_bytes"] > 0
+    assert "not measured: one of the graphs cannot be lowered: the bias of channel 2" in mixed.told(found)

@@ -94,6 +94,14 @@ def read_by_another_zero_point(program: ExportedProgram) -> None:
     reader.args = (*reader.args[:2], 7, *reader.args[3:])
 
 
+def change_scale_of_what_is_moved(program: ExportedProgram) -> None:
+    *_, mean = program.graph.find_nodes(op="call_function", target=aten.mean.dim)
+    quantize = mean.args[0].args[0]
+    assert quantize.args[0].target is aten.permute.default
+    for node in (quantize, *quantize.users):
+        node.args = (node.args[0], 1.7 * node.args[1], *node.args[2:])
+
+
 def use_half_of_a_range(program: ExportedProgram) -> None:
     quantize = next(iter(first(program, RELU, "stem").users))
     (reader,) = quantize.users
@@ -216,6 +224,13 @@ def program(saved: Path) -> ExportedProgram:
             "reads it by .* and 7",
             "stem",
             "dequantize_per_tensor",
+            "quantize the run again",
+        ),
+        (
+            change_scale_of_what_is_moved,
+            "rounds by .* what .* read by .*, and which was only moved between",
+            "temporal",
+            "quantize_per_tensor",
             "quantize the run again",
         ),
         (scale_a_weight_by_no_number, "not finite and above 0", "stem.conv", "dequantize_per_channel", "quantize the"),

@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 from torch.nn import functional as F
 
 from d3d_edge import target
 from d3d_edge.errors import BundleError, LoweringError
 from d3d_edge.quantize import pt2e
-from d3d_edge.quantize.origin import layer_of
 from d3d_edge.runtimes import Lowered, executorch, executorch_checks
 from tests import networks
 
@@ -155,23 +153,29 @@ def test_a_pair_that_is_not_fused_is_noted_and_runs(tmp_path: Path) -> None:
         assert runner.run(CLIP.numpy()) == pytest.approx(1.0)
 
 
-def with_bias(layer: str, value: float) -> ExportedProgram:
-    """The tests' INT8 graph, with that bias of the layer's channel 2."""
-    program = networks.reopened(networks.quantized())
-    conv = next(node for node in program.graph.nodes if "conv2d" in node.name and layer_of(node) == layer)
-    program.state_dict[program.graph_signature.inputs_to_parameters[conv.args[2].name]].data[2] = value
-    return program
-
-
 def test_a_bias_that_xnnpack_cannot_sum_is_refused(tmp_path: Path) -> None:
-    program = with_bias("temporal.spatial.conv", -1e7)
+    program = networks.with_bias("temporal.spatial.conv", -1e7)
     said = r"bias of channel 2, -1e\+07, .*layer temporal.spatial.conv, operator aten.conv2d.*quantize.keep_float"
     with pytest.raises(LoweringError, match=said):
         executorch.RUNTIME.lower(program, tmp_path, ANDROID, precision="int8")
 
 
 def test_the_bias_of_a_classifier_is_float_and_may_be_large() -> None:
-    assert not list(executorch_checks.large_biases(with_bias("logits", 1e12), "executorch"))
+    assert not list(executorch_checks.large_biases(networks.with_bias("logits", 1e12), "executorch"))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, kernel: F.conv2d(F.conv2d(x, kernel), kernel),
+        lambda x, kernel: F.conv_transpose2d(F.conv2d(x, kernel), kernel),
+    ],
+)
+def test_weights_that_two_operators_read_are_refused(
+    function: Callable[[Tensor, Tensor], Tensor], tmp_path: Path
+) -> None:
+    with pytest.raises(LoweringError, match=r"kernel is also conv2d_1's.*Conv2d_0b_3x3.*weights of its own"):
+        lower(function, tmp_path)
 
 
 @pytest.mark.parametrize(("mode", "value"), [("constant", 1.0), ("constant", 0.0), ("reflect", None)])

@@ -42,7 +42,8 @@ def lowered(tmp_path_factory: pytest.TempPathFactory) -> Lower:
 def test_a_file_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.pte").write_bytes(b"no model")
     (fault,) = executorch._tried(tmp_path / "broken.pte")
-    assert "the file does not run" in str(fault)
+    assert "the file does not run: " in str(fault)
+    assert str(tmp_path) not in str(fault), "the file is thrown away"
 
 
 AT_THE_END_OF_MEMORY = """
