@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from d3d_edge.bundle import BundleManifest
 from d3d_edge.clip import ClipSpec
+from d3d_edge.runner import TensorSpec
 from d3d_edge.video import preprocess
 from tests.cli.conftest import STEPS, D3DEdge
 
@@ -69,6 +71,18 @@ def test_golden_clips_and_a_video_are_answered_as_by_the_tool(
         assert float(difference) <= STEPS * float(step)
     (tool,) = json.loads(d3d_edge("predict", "bundles/android", "clips/wave/01.mp4", "--json").out)["answers"][:1]
     assert answer.split()[0] == tool["label"]
+
+
+def test_the_gradle_line_has_the_version_that_is_tested() -> None:
+    (version,) = re.findall(r'"org\.pytorch:executorch-android:(.+)"', TEXT)
+    assert f"executorch=={version}" in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+
+
+def test_kotlin_and_swift_read_what_a_manifest_has() -> None:
+    kotlin = set(re.findall(r'manifest\.getJSON\w+\("(\w+)"\)', TEXT))
+    swift = set(re.findall(r"^    let (\w+): ", TEXT, flags=re.MULTILINE))
+    assert kotlin == swift == {"input", "labels"} <= set(BundleManifest.model_fields)
+    assert "shape" in TensorSpec.model_fields
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)", TEXT))
