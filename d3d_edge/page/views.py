@@ -19,7 +19,8 @@ _KIND = {
 }
 MEANING = {
     Where.DEVICE: "on the device itself",
-    Where.HOST_RUNTIME: "the target's file and runtime on this machine, not on a device",
+    Where.HOST_RUNTIME: "the target's file on this machine, not on a device, by the target's runtime or, for TensorRT, "
+    "by ONNX Runtime; the row names it",
     Where.HOST_TORCH: "PyTorch on this machine, the reference for the others",
     Where.REFERENCE_INTERPRETER: "the target's file read by this project's interpreter, which checks its answers; its "
     "time would say nothing",

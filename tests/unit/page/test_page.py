@@ -14,7 +14,7 @@ from d3d_edge import page
 from d3d_edge.bundle import Bundle, Description
 from d3d_edge.page import charts
 from d3d_edge.page.material import Material, gather
-from d3d_edge.page.views import Head, ReportView, changed_keys
+from d3d_edge.page.views import MEANING, Head, ReportView, changed_keys
 from d3d_edge.page.words import gate_name, gate_value, milliseconds, points
 from d3d_edge.report import Report, Row
 from d3d_edge.runner import TensorSpec, Where
@@ -78,6 +78,20 @@ def test_everything_measured_is_on_the_page() -> None:
     for where in (Where.DEVICE, Where.HOST_RUNTIME, Where.HOST_TORCH, Where.NOT_RUN):
         assert where in found.words
     assert found.count("svg") == found.count("svg", role="img") == 1 + 1 + 3 + 3 * 4 + 2 * 2
+
+
+@pytest.mark.parametrize("where", Where)
+def test_the_legend_says_what_a_place_of_measurement_means(where: Where) -> None:
+    row = Row(name="a", role="bundle", precision="int8", where=where, runtime="onnxruntime 1.32.0")
+    found = drawn(samples.report(rows=(row,), gates=(), pairs=()))
+    assert f"{where} : {MEANING[where]}" in found.text
+    assert row.runtime in found.words  # "the row names it"
+
+
+def test_the_legend_does_not_take_the_host_for_the_target() -> None:
+    # A Jetson's file is run here by ONNX Runtime, which is not the Jetson's.
+    for words in ("on this machine, not on a device", "or, for TensorRT, by ONNX Runtime"):
+        assert words in MEANING[Where.HOST_RUNTIME]
 
 
 @pytest.mark.parametrize("name", [samples.NASTY, '" onload="x', "</title>", "&amp;", "挥手", "a\x00b\x1bc", "\u202e"])
