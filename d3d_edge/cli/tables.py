@@ -35,9 +35,9 @@ def print_report(report: Report, path: Path | None) -> None:
         console.print(f"wrote {path}")
 
 
-def text_of(report: Report) -> str:
-    """The report as plain text."""
-    console = plain(width=100, file=io.StringIO(), record=True)
+def text_of(report: Report, width: int = 100) -> str:
+    """The report as plain text, in lines of so many letters."""
+    console = plain(width=width, file=io.StringIO(), record=True)
     console.print(_report(report))
     return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
 
