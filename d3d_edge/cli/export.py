@@ -23,8 +23,9 @@ from d3d_edge.runs import Run
     "names",
     multiple=True,
     required=True,
-    metavar="NAME",
-    help="jetson, android, ios, another of `d3d-edge targets ls`, or all (those of the recipe). May be repeated.",
+    metavar="NAME|FOLDER",
+    help="jetson, android, ios, another of `d3d-edge targets ls`, a folder with a target.yaml of your own "
+    "(docs/export.md), or all (those of the recipe). May be repeated.",
 )
 @click.option("--out", required=True, type=options.PATH, metavar="DIR", help="Bundles are written to DIR/<target>.")
 @click.option(
@@ -60,6 +61,7 @@ def command(
     \b
     d3d-edge export run --target android --out bundles
     d3d-edge export run --target all --out bundles
+    d3d-edge export run --target targets/watch --out bundles
     d3d-edge export run --target ios --precision weights-int8 --set minimum_deployment_target=iOS18 --out bundles
     """
     opened = Run.open(run)
