@@ -5,9 +5,13 @@ RUN/
   data.csv        every clip with its label and split
   skipped.json    clips that could not be read, and why
   report.json     what was measured last
+  evaluation.json the systems of the paper on the same clips, from `evaluate`
+  sensitivity.json, sensitivity.png
+                  what making each part INT8 costs, from `sensitivity`
   teacher/  student/  quantized/  and one of each baseline's name
                   one folder a stage: checkpoint, log, results, and done.json at the end
   probe/          what features know of motion; in it a stage a probed network, e.g. probe/student/
+  sensitivity/    the stage that the files of that name come from
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def command(
 
     First it says how large the cache becomes, raw and compressed, and stops if that does not fit. A run that was
     interrupted goes on where it stood. Training with the same recipe and --cache then starts at once. Compressed
-    entries give the same bits, take some thirty times as long to read, and so may leave a GPU waiting. Training checks
+    entries give the same bits, take some forty times as long to read, and so may leave a GPU waiting. Training checks
     what it reads, and stops at an entry that a disk has changed; --verify finds and mends all of them at once.
 
     \b
