@@ -17,13 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from torch import nn
 
 from benchmarks.network import CLASSES, pte
 from benchmarks.turns import take_turns
 from d3d_edge.cli.tables import columns
 from d3d_edge.files import write_json
-from d3d_edge.models.build import network
+from d3d_edge.models.build import network, randomise
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.memory import added_bytes
 from d3d_edge.presets import PRESETS, Preset
@@ -68,11 +67,7 @@ def measure(name: str, preset: Preset, threads: int, repetitions: int) -> Result
     """Write both files, and measure them in turns."""
     torch.manual_seed(0)
     net = network(NetworkSpec(**preset.network, bn_scale=True), CLASSES, in_channels=3).eval()
-    for layer in net.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight)
-            if layer.bias is not None:
-                nn.init.normal_(layer.bias, std=0.1)
+    randomise(net)
     shape = (preset.frames, preset.side, preset.side, 3)
     sample = torch.randint(0, 256, shape, dtype=torch.uint8)
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:

@@ -60,6 +60,8 @@ class Description(Schema):
     labels: tuple[str, ...]
     input: TensorSpec
     output: TensorSpec
+    """What a `Runner` takes and gives. Of the file itself, logits are [1, classes], and Core ML takes and gives float16
+    of the same values."""
     graph_sha256: str
     """Hash of the graph that was lowered; bundles with the same one came from the same weights."""
     float_sha256: str

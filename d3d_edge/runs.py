@@ -44,12 +44,15 @@ class Run:
     def start(cls, path: Path, wanted: Recipe, data: Manifest) -> Run:
         """The run at `path`, begun now, or gone on with if the same recipe and data began it.
 
+        One that has no stage yet is begun anew: what refused its recipe may have said what to change.
+
         Raises:
             RecipeError: `path` is a run of another recipe, or of other data.
             DataError: `path` is something else.
             StorageError: it cannot be written.
         """
-        if (path / "recipe.yaml").is_file() and (path / "data.csv").is_file():
+        is_run = (path / "recipe.yaml").is_file() and (path / "data.csv").is_file()
+        if is_run and any(entry.is_dir() for entry in path.iterdir()):
             run = cls.open(path)
             for what, same in (("another recipe", run.recipe == wanted), ("other data", run.data == data)):
                 if not same:
@@ -58,7 +61,7 @@ class Run:
                         hint="choose another --out, or delete the folder to begin again",
                     )
             return run
-        if path.exists() and (not path.is_dir() or any(p for p in path.iterdir() if not _ours(p))):
+        if path.exists() and not is_run and (not path.is_dir() or any(p for p in path.iterdir() if not _ours(p))):
             raise DataError(f"{path} exists and is not a run", hint="choose another --out")
         manifest.write(data, path / "data.csv")
         write_text(path / "recipe.yaml", wanted.yaml())

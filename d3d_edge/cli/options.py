@@ -49,7 +49,8 @@ class Number(click.FloatRange):
 
 DATA_HELP = f"""A folder per class, or folders train, val and test that hold such; a CSV {EXPECTED}; the folder of the
 official split files of UCF101 (classInd.txt, trainlist01.txt ...) or HMDB51 (brush_hair_test_split1.txt ...); or a
-Kinetics CSV label,youtube_id,time_start,time_end,split, or the folder of several. Which it is, is found out."""
+Kinetics CSV label,youtube_id,time_start,time_end,split, or the folder of several. Which it is, is found out; in a
+folder that holds a manifest.csv, that list alone counts."""
 
 
 def data(command: C) -> C:

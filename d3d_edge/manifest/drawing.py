@@ -8,12 +8,15 @@ from collections import Counter, defaultdict
 from d3d_edge.errors import DataError
 from d3d_edge.manifest.clips import Clip, Manifest, Split
 
+_Counts = dict[str, Counter[str]]
+"""How many clips of each class each group has."""
+
 
 def with_split(manifest: Manifest, *, val_share: float, test_share: float, seed: int) -> Manifest:
     """`manifest` with a split drawn where it has none: by group, stratified by class, decided by `seed`.
 
-    Groups are dealt class by class (a group counts for its commonest class), so every class for which at least two
-    groups count is in train and test. A group is never split.
+    A group is never split. Where each has clips of one class, every class with at least two groups is in train and
+    test. Where groups have clips of several, as people do who act out all classes, shares are those of the clips.
 
     Raises:
         DataError: there is nothing to train on or nothing to test on, or a class is never trained on.
@@ -33,9 +36,18 @@ def _draw(manifest: Manifest, val_share: float, test_share: float, seed: int) ->
     members: dict[str, list[Clip]] = defaultdict(list)
     for clip in manifest.clips:
         members[clip.group].append(clip)
+    counts = {group: Counter(clip.label for clip in clips) for group, clips in members.items()}
+    draw = _by_class if all(len(labels) == 1 for labels in counts.values()) else _across_classes
+    split_of = draw(counts, val_share, test_share, seed)
+    drawn = (clip.model_copy(update={"split": split_of[clip.group]}) for clip in manifest.clips)
+    return Manifest(clips=tuple(drawn))
+
+
+def _by_class(counts: _Counts, val_share: float, test_share: float, seed: int) -> dict[str, Split]:
+    """The split of each group, where each has one class: that share of the groups of every class."""
     groups_of: dict[str, list[str]] = defaultdict(list)
-    for group, clips in members.items():
-        groups_of[Counter(clip.label for clip in clips).most_common(1)[0][0]].append(group)
+    for group, (label,) in counts.items():
+        groups_of[label].append(group)
     split_of: dict[str, Split] = {}
     for label in sorted(groups_of):
         groups = sorted(groups_of[label])
@@ -44,8 +56,50 @@ def _draw(manifest: Manifest, val_share: float, test_share: float, seed: int) ->
         vals = _share(len(groups) - tests, val_share) if len(groups) - tests > 1 else 0
         for place, group in enumerate(groups):
             split_of[group] = "test" if place < tests else "val" if place < tests + vals else "train"
-    drawn = (clip.model_copy(update={"split": split_of[clip.group]}) for clip in manifest.clips)
-    return Manifest(clips=tuple(drawn))
+    return split_of
+
+
+def _across_classes(counts: _Counts, val_share: float, test_share: float, seed: int) -> dict[str, Split]:
+    """The same where a group, such as a person, has clips of several classes: shares of the clips of every class."""
+    left = sorted(counts)
+    random.Random(seed).shuffle(left)
+    split_of: dict[str, Split] = dict.fromkeys(left, "train")
+    shares: dict[Split, float] = {"test": test_share, "val": val_share}
+    for split, share in shares.items():
+        for group in _taken({group: counts[group] for group in left}, share):
+            split_of[group] = split
+            left.remove(group)
+    return split_of
+
+
+def _taken(counts: _Counts, share: float) -> list[str]:
+    """Groups with about that share of the clips of every class; at least one of more than one, if any may go.
+
+    They are taken in the order given while that brings the shares nearer. None goes without which a class has no clip.
+    """
+    total = Counter[str]()
+    for labels in counts.values():
+        total.update(labels)
+    taken, chosen = Counter[str](), list[str]()
+
+    def farther(group: str) -> float:
+        """By how much the squared distances of all classes from their share grow with it."""
+        far = 0.0
+        for label, count in counts[group].items():
+            before = taken[label] / total[label] - share
+            far += (before + count / total[label]) ** 2 - before**2
+        return far
+
+    def may_go(group: str) -> bool:
+        return all(taken[label] + count < total[label] for label, count in counts[group].items())
+
+    for group in counts if share else ():
+        if farther(group) < 0 and may_go(group):
+            taken.update(counts[group])
+            chosen.append(group)
+    if share and not chosen and len(counts) > 1:
+        chosen = sorted(filter(may_go, counts), key=farther)[:1]
+    return chosen
 
 
 def _share(count: int, share: float) -> int:

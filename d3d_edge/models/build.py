@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from d3d_edge.clip import ClipSpec
 from d3d_edge.errors import RecipeError
@@ -52,3 +53,18 @@ def network(spec: NetworkSpec, classes: int, *, in_channels: int) -> S3DG:
         bn_scale=spec.bn_scale,
         bn_momentum=spec.bn_momentum,
     )
+
+
+def randomise(net: nn.Module, seed: int = 0) -> None:
+    """Give every convolution of `net` weights and a bias of its own, always the same ones.
+
+    For what is lowered untrained, and measured: temporal convolutions begin as identities and biases as zeros, and a
+    file holds what is equal once, so it would be smaller than that of a trained network.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in net.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight)
+                if layer.bias is not None:
+                    nn.init.normal_(layer.bias, std=0.1)

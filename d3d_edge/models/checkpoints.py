@@ -6,7 +6,7 @@ torchvision  a state dict of torchvision.models.video.s3d (torch.save)
 kylemin      a state dict of github.com/kylemin/S3D (torch.save), also with DataParallel's `module.` before each name
 slim         variables of TensorFlow slim's S3D-G, D3D's among them (.npz), also with scopes before `InceptionV1/`
 
-A TensorFlow checkpoint becomes an .npz by the command in `TO_NPZ`, wherever TensorFlow is installed.
+A TensorFlow checkpoint becomes an .npz by the command in `checkpoint_files.TO_NPZ`, wherever TensorFlow is installed.
 
 The two PyTorch forms have a batch norm behind each temporal convolution, which this network has not. It is folded into
 the convolution: exact in evaluation, and in training a fixed scale and a trained bias take its place. Their epsilon is
@@ -15,40 +15,24 @@ the convolution: exact in evaluation, and in training a fixed scale and a traine
 
 from __future__ import annotations
 
-import os
-import pickle
 import re
-import warnings
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from d3d_edge.errors import DataError
-from d3d_edge.files import damaged_part
 from d3d_edge.models import names
+from d3d_edge.models.checkpoint_files import listed, read
 from d3d_edge.models.names import CLASSIFIER, SLIM_SCOPE, Made, Map
 from d3d_edge.models.pools import MaxPool
 from d3d_edge.models.recogniser import OFFSET, SCALE
 from d3d_edge.models.s3dg import MIXED, S3DG
 
 Format = Literal["torchvision", "kylemin", "slim"]
-
-TO_NPZ = (
-    'python -c "import sys, numpy, tensorflow as tf; r = tf.train.load_checkpoint(sys.argv[1]); '
-    'numpy.savez(sys.argv[2], **{n: r.get_tensor(n) for n in r.get_variable_to_shape_map()})" model.ckpt weights.npz'
-)
-"""The command that makes an .npz of the TensorFlow checkpoint model.ckpt, whose files are model.ckpt.index and more."""
-
-SHOWN = 4
-"""Names shown in a message; the others are counted."""
 
 _FRAMES: dict[Format, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "torchvision": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
@@ -60,12 +44,6 @@ S3D weights (VideoClassification). The others: [-1, 1], by kylemin's `main.py` a
 
 _LEFT_BY_TRAINING = re.compile(r"(\.num_batches_tracked|(^|/)global_step|/Momentum)$")
 """Of no use here, and passed over."""
-
-_DAMAGED = (
-    *(OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError),
-    *(MemoryError, OverflowError),  # of a header that tells of 10**15 numbers
-    *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
-)
 
 
 @dataclass(frozen=True)
@@ -103,7 +81,7 @@ def load(path: Path, format: Format | Literal["auto"] = "auto", classes: int | N
         DataError: there is no such file, it is damaged or of no known format, names or shapes are not those of the
             format (all names are counted, the first few shown), or a tensor holds what no weight can be.
     """
-    found = _read(path)
+    found = read(path)
     if format == "auto":
         format = _format_of(found, path)
     found = _bare(found, format, path)
@@ -166,36 +144,6 @@ def load_into(
     return Imported(published.format, published.classes, len(published.state), kept)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    if re.search(r"\.(index|data-\d+-of-\d+)$", path.name) or os.path.isfile(f"{path}.index"):
-        raise DataError(f"{path} is a TensorFlow checkpoint, which is read as .npz", hint=TO_NPZ)
-    if not os.path.isfile(path):  # not Path.is_file, which raises for a name of more than 255 bytes
-        raise DataError(f"there is no checkpoint {path}")
-    try:
-        if path.suffix == ".npz":
-            # Opened here, since numpy leaves a file open that it cannot read.
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as variables:
-                return {name: torch.from_numpy(_in_own_order(variables[name])) for name in variables.files}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch guesses aloud what the file may be; the error says what it is not
-            held = torch.load(path, map_location="cpu", weights_only=True)
-        if part := damaged_part(path):
-            raise zipfile.BadZipFile(part)
-    except _DAMAGED as error:
-        raise DataError(
-            f"{path} is damaged, or is neither .npz nor a state dict of tensors", hint="download or save it again"
-        ) from error
-    held = held.get("state_dict", held) if isinstance(held, dict) else held
-    if not isinstance(held, dict) or not all(isinstance(value, Tensor) for value in held.values()):
-        raise DataError(f"{path} holds no state dict", hint="torch.save(net.state_dict(), PATH) writes one")
-    return {str(name): value for name, value in held.items()}
-
-
-def _in_own_order(variable: NDArray[Any]) -> NDArray[Any]:
-    """`variable` in the order of bytes that this machine has; PyTorch takes no other."""
-    return variable.astype(variable.dtype.newbyteorder("="), copy=False)
-
-
 def _format_of(found: Iterable[str], path: Path) -> Format:
     marks: dict[Format, str] = {
         "torchvision": r"(module\.)?features\.",
@@ -206,7 +154,7 @@ def _format_of(found: Iterable[str], path: Path) -> Format:
         if any(re.match(mark, name) for name in found):
             return format
     raise DataError(
-        f"{path} is of no known format; it holds {_listed(found)}", hint=f"known formats: {', '.join(marks)}"
+        f"{path} is of no known format; it holds {listed(found)}", hint=f"known formats: {', '.join(marks)}"
     )
 
 
@@ -223,7 +171,7 @@ def _bare(found: dict[str, Tensor], format: Format, path: Path) -> dict[str, Ten
     before = {name.partition(f"{SLIM_SCOPE}/")[0] for name in found if f"{SLIM_SCOPE}/" in name}
     if len(before) > 1:
         raise DataError(
-            f"{path} holds more than one network, below {_listed(before)}", hint="save the variables of one of them"
+            f"{path} holds more than one network, below {listed(before)}", hint="save the variables of one of them"
         )
     return {name.removeprefix(*before) if before else name: value for name, value in found.items()}
 
@@ -302,12 +250,6 @@ def _for_own_frames(published: Published) -> Published:
 
 
 def _refuse(where: str, *, missing: Iterable[str], unknown: Iterable[str], hint: str = "") -> None:
-    wrong = [f"{_listed(keys)} {what}" for keys, what in ((missing, "missing"), (unknown, "unknown")) if keys]
+    wrong = [f"{listed(keys)} {what}" for keys, what in ((missing, "missing"), (unknown, "unknown")) if keys]
     if wrong:
         raise DataError(f"{where}: {'; '.join(wrong)}", hint=hint)
-
-
-def _listed(keys: Iterable[str]) -> str:
-    ordered = sorted(keys)
-    more = len(ordered) - SHOWN
-    return ", ".join(ordered[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -115,7 +115,12 @@ def note_doubtful(data: RunData, progress: Progress) -> None:
         for cached in data.clips:
             copies[getattr(cached, same)].append(cached.clip)
         if several := [clips for clips in copies.values() if len({getattr(clip, field) for clip in clips}) > 1]:
-            example = ", ".join(f"{clip.key} ({getattr(clip, field)})" for clip in several[0][:_SHOWN])
+            first: dict[str, Clip] = {}
+            for clip in several[0]:
+                first.setdefault(getattr(clip, field), clip)
+            # One of each before the others, since those that agree are no example.
+            shown = sorted(several[0], key=lambda clip: clip is not first[getattr(clip, field)])[:_SHOWN]
+            example = ", ".join(f"{clip.key} ({getattr(clip, field)})" for clip in shown)
             progress.note(f"videos that stand {what}: {len(several)}, e.g. {example}")
 
 

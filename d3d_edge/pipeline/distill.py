@@ -265,7 +265,7 @@ def _stage(
     """Train a stage unless it is finished, measure it on the test split, and give its row.
 
     Raises:
-        DataError: it was finished with other clips: it is not thrown away because of a file that is gone for now.
+        DataError: it was begun or finished with other clips: it is not thrown away for a file that is gone for now.
     """
     done = distributed.from_main(lambda: _finished(run, stage, job, mark, progress))
     if done is None:
@@ -282,6 +282,7 @@ def _finished(run: Run, stage: Stage, job: Job, mark: str, progress: Progress) -
     """What a stage recorded, if it is finished and its weights are there."""
     folder, done = run.folder(stage), run.results(stage)
     if done is None:
+        marks.hold(run, stage, mark)
         return None
     if Checkpoint.kept(folder) is None:
         progress.note(f"{job.title}: begins again, since the weights in {folder} are gone")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from d3d_edge.distill.checkpoint import Checkpoint
 from d3d_edge.errors import DataError
 from d3d_edge.pipeline import weights
 from d3d_edge.pipeline.data import RunData
@@ -16,12 +17,15 @@ def _base(run: Run, data: RunData) -> str:
 
 
 def hold(run: Run, stage: Stage, mark: str) -> None:
-    """Raises DataError if a finished stage was made from something else: it is neither thrown away nor gone on with."""
+    """Raises DataError if a stage was finished, or begun, with something else: it is neither thrown away nor gone on
+    with. A disk that is away for now must not cost days of training."""
     done = run.results(stage)
-    if done is not None and done["fingerprint"] != mark:
+    begun = Checkpoint.read(run.folder(stage)) if done is None else None
+    found = begun.fingerprint if begun else done["fingerprint"] if done else mark
+    if found != mark:
         raise DataError(
-            f"{run.folder(stage)} was finished with other clips or settings than there are now, or by another version "
-            "of d3d-edge",
+            f"{run.folder(stage)} was {'begun' if begun else 'finished'} with other clips or settings than there are "
+            "now, or by another version of d3d-edge",
             hint="bring the clips back as they were, choose another --out, or delete the folder to train it again",
         )
 

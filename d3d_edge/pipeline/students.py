@@ -14,7 +14,7 @@ from d3d_edge.bundle import Bundle, Description
 from d3d_edge.clip import ClipSpec
 from d3d_edge.errors import BundleError
 from d3d_edge.files import sha256_of_value, sweep
-from d3d_edge.models.build import network
+from d3d_edge.models.build import network, randomise
 from d3d_edge.models.recogniser import Recogniser
 from d3d_edge.pipeline import lowering
 from d3d_edge.pipeline.environment import tools
@@ -95,8 +95,9 @@ def _kept(path: Path, target: Target) -> Bundle | None:
 
 def recogniser(shape: Shape) -> nn.Module:
     """A network of that shape, its weights random but always the same."""
-    torch.manual_seed(0)
-    return Recogniser(network(NetworkSpec.model_validate(shape.network), CLASSES, in_channels=3).eval())
+    net = network(NetworkSpec.model_validate(shape.network), CLASSES, in_channels=3).eval()
+    randomise(net)
+    return Recogniser(net)
 
 
 def _make(target: Target, folder: Path, shape: Shape) -> Bundle:

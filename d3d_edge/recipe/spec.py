@@ -14,7 +14,7 @@ from d3d_edge.target import Scheme
 
 
 class SplitSpec(Schema):
-    """How a split is drawn where the data gives none: by group (else by file), stratified by class."""
+    """How a split is drawn where the data gives none: by group (else by file), with all classes in each."""
 
     val_share: float = Field(default=0.15, ge=0, lt=0.5)
     test_share: float = Field(default=0.2, gt=0, lt=0.5)
@@ -151,6 +151,17 @@ class Recipe(Schema):
     def _teacher_sees_motion(self) -> Self:
         if self.clip.frames < 2:
             raise ValueError("clip.frames must be 2 or more: a single frame has no motion for the teacher")
+        return self
+
+    @model_validator(mode="after")
+    def _classifier_learns(self) -> Self:
+        distill = self.distill
+        taught = distill.cross_entropy_weight or distill.weight or distill.divergence_weight
+        if self.student.initialise == "scratch" and not taught:
+            raise ValueError(
+                "distill: features alone leave the student's classifier as it began, at random; give "
+                "cross_entropy_weight, weight or divergence_weight too, or student.initialise: teacher"
+            )
         return self
 
     @model_validator(mode="after")

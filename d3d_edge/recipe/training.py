@@ -88,7 +88,8 @@ class TrainSpec(Schema):
     compile: bool = False
     """Whether the network runs through torch.compile, which takes minutes to start. For long runs on a GPU."""
     keep: Literal["last", "best"] = "last"
-    """Weights that are measured and used further: the last, or those with the highest top-1 on the val split."""
+    """Weights that are measured and used further: the last, or those with the highest top-1 on the val split, which
+    is measured some ten times in all."""
 
     @model_validator(mode="after")
     def _milestones_belong_to_steps(self) -> Self:

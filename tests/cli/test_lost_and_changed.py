@@ -56,10 +56,20 @@ def test_a_finished_stage_without_its_weights_is_trained_again(
 
 
 @pytest.mark.slow
-def test_a_finished_stage_is_not_thrown_away_for_a_clip_that_is_gone(
-    d3d_edge: D3DEdge, made: Path, own_clips: Path, clips: Path, cache: Path, recipe_file: Path, tmp_path: Path
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "killed"])
+def test_training_is_not_thrown_away_for_a_clip_that_is_gone(
+    finished: bool,
+    d3d_edge: D3DEdge,
+    made: Path,
+    own_clips: Path,
+    clips: Path,
+    cache: Path,
+    recipe_file: Path,
+    tmp_path: Path,
 ) -> None:
     run = run_on(own_clips, clips, made, tmp_path)
+    if not finished:
+        (run / "teacher" / "done.json").unlink()
     words = ("distill", recipe_file, "--data", own_clips, "--out", run, "--cache", cache)
     video = training_video(run)
     kept, before = video.read_bytes(), (run / "teacher" / "last.pt").read_bytes()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from d3d_edge.models import checkpoints
+from d3d_edge.models import checkpoint_files
 from tests.cli.conftest import D3DEdge
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
@@ -21,4 +21,4 @@ def test_the_table_is_the_commands(d3d_edge: D3DEdge, monkeypatch: pytest.Monkey
 
 
 def test_the_command_for_a_tensorflow_checkpoint_is_that_of_the_error() -> None:
-    assert checkpoints.TO_NPZ in TEXT
+    assert checkpoint_files.TO_NPZ in TEXT

@@ -207,6 +207,10 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     ("setting", "message"),
     [
         ("export.targets=[androdi]", "no target named 'androdi' .*did you mean 'android'"),
+        (
+            "distill={cross_entropy_weight: 0, weight: 0, features_weight: 1, reduction: mean}",
+            "features alone leave the student's classifier",
+        ),
         ("clip.frames=1", "a single frame has no motion for the teacher"),
         ("export.targets=[]", "export.targets: tuple should have at least 1 item"),
         ("export.targets=[.]", "no target named '.'"),

@@ -52,11 +52,20 @@ def test_the_same_recipe_and_data_go_on(tmp_path: Path, data: Manifest) -> None:
 
 
 def test_another_recipe_or_other_data_are_refused(tmp_path: Path, data: Manifest) -> None:
-    Run.start(tmp_path / "run", RECIPE, data)
+    Run.start(tmp_path / "run", RECIPE, data).folder("teacher").mkdir()
     with pytest.raises(RecipeError, match="another recipe"):
         Run.start(tmp_path / "run", recipe.load("demo", ["seed=1"]), data)
     with pytest.raises(RecipeError, match="other data"):
         Run.start(tmp_path / "run", RECIPE, data.without([data.clips[0].path]))
+
+
+def test_a_run_in_which_nothing_was_begun_takes_another_recipe_and_other_data(tmp_path: Path, data: Manifest) -> None:
+    """What refused it had a hint to change its recipe."""
+    Run.start(tmp_path / "run", RECIPE, data)
+    other, fewer = recipe.load("demo", ["seed=1"]), data.without([data.clips[0].path])
+    Run.start(tmp_path / "run", other, fewer)
+    run = Run.open(tmp_path / "run")
+    assert (run.recipe, run.data) == (other, fewer)
 
 
 def test_a_folder_that_is_something_else_is_refused(tmp_path: Path, data: Manifest) -> None:

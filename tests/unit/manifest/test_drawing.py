@@ -46,6 +46,29 @@ class TestSplit:
             assert per_split["test"] >= size
             assert abs(per_split["test"] / size - test_share * groups) <= 1, "stratified: each class has its share"
 
+    @given(
+        sizes=st.lists(st.lists(st.integers(8, 12), min_size=3, max_size=3), min_size=3, max_size=20),
+        val_share=st.floats(0, 0.3),
+        test_share=st.floats(0.1, 0.3),
+        seed=st.integers(),
+    )
+    def test_people_who_act_out_all_classes_are_shared_out_by_their_clips(
+        self, sizes: list[list[int]], val_share: float, test_share: float, seed: int
+    ) -> None:
+        clips = [
+            Clip(path=f"/{person}/{label}/{n}.mp4", label=f"class {label}", split="", group=f"person {person}")
+            for person, counts in enumerate(sizes)
+            for label, count in enumerate(counts)
+            for n in range(count)
+        ]
+        drawn = with_split(Manifest(clips=tuple(clips)), val_share=val_share, test_share=test_share, seed=seed)
+        assert len({(clip.group, clip.split) for clip in drawn.clips}) == len(sizes), "a person is in one split only"
+        most = 1.5 / len(sizes)  # of a person's share of all clips, who may have half as many again as another
+        assert abs(len(drawn.of("test")) / len(clips) - test_share) <= most
+        assert abs(len(drawn.of("val")) / len(clips) - val_share * len(_rest(drawn)) / len(clips)) <= most
+        assert bool(drawn.of("val")) == bool(val_share)
+        assert {clip.label for clip in drawn.of("train")} == set(drawn.labels)
+
     @given(manifest=manifests(with_splits=False), seed=st.integers())
     def test_a_drawn_split_depends_on_the_seed_and_not_on_the_order(self, manifest: Manifest, seed: int) -> None:
         def split_of(clips: tuple[Clip, ...]) -> dict[str, str]:
@@ -98,3 +121,8 @@ class TestSplit:
 def test_clips_that_cannot_be_read_are_taken_out() -> None:
     clips = tuple(Clip(path=f"/{n}", label="a", split="train", group=str(n)) for n in range(3))
     assert Manifest(clips=clips).without(["/1", "/none"]).clips == (clips[0], clips[2])
+
+
+def _rest(drawn: Manifest) -> list[Clip]:
+    """What val is a share of."""
+    return [clip for clip in drawn.clips if clip.split != "test"]

@@ -77,13 +77,14 @@ class Code:
 @pytest.mark.parametrize(
     ("held", "message"),
     [
-        ({"weights": Code()}, "is damaged, or is neither"),
+        ({"weights": Code()}, r"holds a \S+ beside its tensors, which is code.*save its tensors alone"),
         ([torch.zeros(1)], "holds no state dict"),
         ({"epoch": 3}, "holds no state dict"),
+        ({"net": {"a": torch.zeros(1)}, "ema": {"a": torch.zeros(1)}}, "more than one network: ema, net"),
         ({"layer1.weight": torch.zeros(1)}, r"no known format; it holds layer1\.weight"),
-        ({}, "no known format"),
+        ({}, "holds no state dict"),
     ],
-    ids=["code", "a list", "no tensors", "other tensors", "nothing"],
+    ids=["code", "a list", "no tensors", "two networks", "other tensors", "nothing"],
 )
 def test_a_file_of_something_else(held: object, message: str, tmp_path: Path) -> None:
     torch.save(held, tmp_path / "weights.pt")

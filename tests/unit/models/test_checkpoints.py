@@ -54,9 +54,10 @@ class TestTorchvision:
         # As torchvision documents it: the names and shapes above are those of the real thing.
         assert sum(p.numel() for p in net.parameters()) == 8_320_048
 
-    def test_options(self, torchvision: published.Torchvision, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict"])
+    def test_options(self, key: str, torchvision: published.Torchvision, tmp_path: Path) -> None:
         path = tmp_path / "s3d.pth"
-        torch.save({"state_dict": torchvision.state_dict()}, path)
+        torch.save({"epoch": 3, "optimizer": {"state": {}, "param_groups": []}, key: torchvision.state_dict()}, path)
         loaded = checkpoints.load(path)
         assert loaded.classes == CLASSES
         assert loaded.options == {

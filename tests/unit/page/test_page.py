@@ -227,13 +227,14 @@ def test_the_sensitivity_of_a_run_is_shown_as_noise(tmp_path: Path) -> None:
     assert not found.count("script")
 
 
+@pytest.mark.parametrize("runtime", ["executorch", "coreml"])
 @pytest.mark.parametrize("changes", [{}, {"sampling": "dense", "stride": 2}])
-def test_bundles_say_what_they_are_and_what_to_feed_them(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_bundles_say_what_they_are_and_what_to_feed_them(tmp_path: Path, changes: dict[str, Any], runtime: Any) -> None:
     clip = spec_of(**changes)
     described = Description(
         name=samples.NASTY,
         target="android",
-        runtime="executorch",
+        runtime=runtime,
         precision="int8",
         scheme="symmetric",
         model="model.pte",
@@ -263,8 +264,10 @@ def test_bundles_say_what_they_are_and_what_to_feed_them(tmp_path: Path, changes
         f"refused {samples.NASTY}",
         "uint8 8\u00d740\u00d740\u00d73",
         "model.pte",
+        "Answers: logits: float32 1\u00d74",
     ):
         assert words in found.text
+    assert ("A Core ML package takes and gives the same as float16" in found.text) == (runtime == "coreml")
     assert ("every 2." in found.text, "1.5 s long" in found.text) == (bool(changes), not changes)
     assert not found.count("script")
 

@@ -42,13 +42,17 @@ class Notes(Silent):
             ["1 a train", "1 b train", "3 a test", "4 b test"],
             ["videos that stand under two labels: 1, e.g. /0 (a), /1 (b)"],
         ),
+        (
+            ["1 a train", "1 a train", "1 a train", "1 a train", "1 b train", "3 a test", "4 b test"],
+            ["videos that stand under two labels: 1, e.g. /0 (a), /4 (b), /1 (a)"],
+        ),
         (["1 a train 0", "1 b train 5", "3 a test", "4 b test"], []),
         (
             ["1 a train 0", "2 b train", "1 a test 5", "4 b test"],
             ["videos that stand in two splits: 1, e.g. /0#t=0 (train), /2#t=5 (test)"],
         ),
     ],
-    ids=["nothing", "untested", "leaked", "twice", "two labels", "parts", "parts leaked"],
+    ids=["nothing", "untested", "leaked", "twice", "two labels", "two labels late", "parts", "parts leaked"],
 )
 def test_what_is_doubtful_is_noted(rows: list[str], notes: list[str]) -> None:
     clips = []

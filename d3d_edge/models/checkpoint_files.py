@@ -1,0 +1,94 @@
+"""Files of weights as names and tensors: PyTorch's state dicts and NumPy's .npz. Knows no network."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from d3d_edge.errors import DataError
+from d3d_edge.files import damaged_part
+
+TO_NPZ = (
+    'python -c "import sys, numpy, tensorflow as tf; r = tf.train.load_checkpoint(sys.argv[1]); '
+    'numpy.savez(sys.argv[2], **{n: r.get_tensor(n) for n in r.get_variable_to_shape_map()})" model.ckpt weights.npz'
+)
+"""The command that makes an .npz of the TensorFlow checkpoint model.ckpt, whose files are model.ckpt.index and more."""
+
+_TENSORS_ALONE = "torch.save(torch.load(OLD, weights_only=False)['state_dict'], NEW)"
+
+_SHOWN = 4
+"""Names shown in a message; the others are counted."""
+
+_DAMAGED = (
+    *(OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError),
+    *(MemoryError, OverflowError),  # of a header that tells of 10**15 numbers
+    *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
+)
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors in `path`, by name.
+
+    Raises:
+        DataError: there is no such file, it is damaged, or it holds something else.
+    """
+    if re.search(r"\.(index|data-\d+-of-\d+)$", path.name) or os.path.isfile(f"{path}.index"):
+        raise DataError(f"{path} is a TensorFlow checkpoint, which is read as .npz", hint=TO_NPZ)
+    if not os.path.isfile(path):  # not Path.is_file, which raises for a name of more than 255 bytes
+        raise DataError(f"there is no checkpoint {path}")
+    try:
+        if path.suffix == ".npz":
+            # Opened here, since numpy leaves a file open that it cannot read.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as variables:
+                return {name: torch.from_numpy(_in_own_order(variables[name])) for name in variables.files}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch guesses aloud what the file may be; the error says what it is not
+            held = torch.load(path, map_location="cpu", weights_only=True)
+        if part := damaged_part(path):
+            raise zipfile.BadZipFile(part)
+    except _DAMAGED as error:
+        if foreign := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
+            raise DataError(
+                f"{path} holds a {foreign[1]} beside its tensors, which is code and not read",
+                hint=f"if you trust it, save its tensors alone: {_TENSORS_ALONE}",
+            ) from error
+        raise DataError(
+            f"{path} is damaged, or is neither .npz nor a state dict of tensors", hint="download or save it again"
+        ) from error
+    if isinstance(held, dict):
+        inside = [str(name) for name, value in held.items() if _is_state(value)]
+        if len(inside) > 1 and "state_dict" not in inside:
+            raise DataError(f"{path} holds more than one network: {listed(inside)}", hint="save one of them only")
+        nested = {str(name): value for name, value in held.items()}
+        held = nested.get("state_dict", nested[inside[0]] if inside else held)
+    if not _is_state(held):
+        raise DataError(f"{path} holds no state dict", hint="torch.save(net.state_dict(), PATH) writes one")
+    return {str(name): value for name, value in held.items()}
+
+
+def _is_state(held: Any) -> bool:
+    return isinstance(held, dict) and bool(held) and all(isinstance(value, Tensor) for value in held.values())
+
+
+def _in_own_order(variable: NDArray[Any]) -> NDArray[Any]:
+    """`variable` in the order of bytes that this machine has; PyTorch takes no other."""
+    return variable.astype(variable.dtype.newbyteorder("="), copy=False)
+
+
+def listed(keys: Iterable[str]) -> str:
+    """The first of them, and how many more."""
+    ordered = sorted(keys)
+    more = len(ordered) - _SHOWN
+    return ", ".join(ordered[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
