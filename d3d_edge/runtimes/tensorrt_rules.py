@@ -33,26 +33,15 @@ OPSETS = range(13, 21)
 
 OPERATORS = frozenset(
     {
-        *(
-            "Abs",
-            "Add",
-            "AveragePool",
-            "BatchNormalization",
-            "Cast",
-            "Ceil",
-            "Celu",
-            "Clip",
-            "Concat",
-            "Constant",
-            "Conv",
-        ),
-        *("DepthToSpace", "DequantizeLinear", "Div", "Elu", "Equal", "Erf", "Exp", "Expand", "Flatten", "Floor"),
-        *("Gather", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Greater", "GreaterOrEqual", "HardSigmoid"),
-        *("Identity", "LeakyRelu", "Less", "LessOrEqual", "Log", "LogSoftmax", "MatMul", "Max", "MaxPool", "Mean"),
-        *("Min", "Mul", "Neg", "Not", "PRelu", "Pad", "Pow", "QuantizeLinear", "ReduceL2", "ReduceMax", "ReduceMean"),
-        *("ReduceMin", "ReduceProd", "ReduceSum", "Relu", "Reshape", "Round", "Selu", "Sigmoid", "Sign", "Slice"),
-        *("Softmax", "Softplus", "Softsign", "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh"),
-        *("ThresholdedRelu", "Tile", "Transpose", "Unsqueeze", "Where"),
+        *("Abs", "Add", "AveragePool", "BatchNormalization", "Cast", "Ceil", "Celu", "Clip", "Concat"),
+        *("Constant", "Conv", "DepthToSpace", "DequantizeLinear", "Div", "Elu", "Equal", "Erf", "Exp", "Expand"),
+        *("Flatten", "Floor", "Gather", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Greater"),
+        *("GreaterOrEqual", "HardSigmoid", "Identity", "LeakyRelu", "Less", "LessOrEqual", "Log", "LogSoftmax"),
+        *("MatMul", "Max", "MaxPool", "Mean", "Min", "Mul", "Neg", "Not", "PRelu", "Pad", "Pow"),
+        *("QuantizeLinear", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum"),
+        *("Relu", "Reshape", "Round", "Selu", "Sigmoid", "Sign", "Slice", "Softmax", "Softplus", "Softsign"),
+        *("SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "ThresholdedRelu", "Tile"),
+        *("Transpose", "Unsqueeze", "Where"),
     }
 )
 """Those of [3] that a network of two-dimensional operators may come to, but for those whose restrictions no rule here
