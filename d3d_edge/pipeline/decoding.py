@@ -56,13 +56,14 @@ class Network:
 
     @classmethod
     def of(cls, run: Run, source: Probed) -> Network | None:
-        """The network of a stage, or None where the stage is not finished.
+        """The network of a stage, or None where the stage is not finished, or sees single frames.
 
         Raises:
             DataError: its checkpoint is damaged.
         """
         done = run.results(source)
-        if done is None:
+        baseline = run.recipe.baselines.get(source)
+        if done is None or (baseline and baseline.frames == "one"):
             return None
         spec = run.recipe.teacher.network if source == "teacher" else run.recipe.student.network
         net = load_network(run, source, spec, in_channels=2 if source == "teacher" else 3)

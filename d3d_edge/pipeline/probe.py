@@ -114,7 +114,8 @@ def probe(
         run.need("student", f"d3d-edge distill ... --out {run.path}")
     missing = tuple(source for source in NAMES if source not in {network.source for network in networks})
     for source in missing:
-        progress.note(f"{NAMES[source]}: not probed, since {run.folder(source)} is not there or not finished")
+        why = f"{run.folder(source)} is not there, not finished, or of single frames"
+        progress.note(f"{NAMES[source]}: not probed, since {why}")
     data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
     fields = Fields.of(run, networks[0])
     guesses = _guesses(run, data, fields)

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import cv2
 import pytest
+import yaml
 
+from d3d_edge.pipeline.decoding import Network
+from d3d_edge.runs import Run
 from tests.cli.conftest import D3DEdge, cli, refused
 
 # One epoch of each stage is enough: the probe must work, and what it finds is not the question here.
@@ -102,6 +105,14 @@ def test_the_stream_without_a_teacher_is_probed_where_it_is_trained(run: Path, c
     # The same weights, probed with the same seed, give the same figures.
     figures = [{key: value for key, value in row.items() if key not in ("name", "stage")} for row in report["rows"]]
     assert figures[0] == figures[1]
+
+
+def test_a_network_of_single_frames_is_no_stream(run: Path) -> None:
+    shutil.copytree(run / "student", run / "spatial")
+    assert Network.of(Run.open(run), "spatial")
+    said = yaml.safe_load((run / "recipe.yaml").read_text())
+    (run / "recipe.yaml").write_text(yaml.safe_dump(said | {"baselines": {"spatial": {"frames": "one"}}}))
+    assert Network.of(Run.open(run), "spatial") is None
 
 
 def test_a_run_without_a_trained_network_is_refused(run: Path, cache: Path, d3d_edge: D3DEdge) -> None:
