@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 """The one in targets/jetson/runner, targets/android/bench and targets/ios/bench."""
 SILENCE_S = 120.0
-"""A runner that prints nothing for so long is given up. It prints at least once a second while it works."""
+"""A runner that prints nothing for so long is given up. While it works it prints about once a second, but not
+within one run of the model, nor, on a phone, while it loads one."""
 RESULTS, SAMPLES, RUN = "results.jsonl", "samples.json", "run"
 _HINTS = {
     "protocol": "build and install the device's program again, from this version of d3d-edge",

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from d3d_edge.report import Report
+from d3d_edge.transports import tool
 from tests.cli.conftest import D3DEdge, alone, once
 from tests.devices import build_android_bench, call_android_bench, reach, small_disk
 
@@ -166,13 +167,58 @@ def test_the_bench_program_says_what_is_wrong(
     assert json.loads(done.stdout.splitlines()[-1]) == {"event": "error", "kind": kind, "message": message}
 
 
+def small_job(made: Path, folder: Path) -> list[str]:
+    """Words for the bench program, in `folder`: two clips, timed as briefly as can be."""
+    (folder / "pack").write_bytes(np.load(made / "bundles" / "android" / "golden" / "clips.npy").tobytes())
+    words = ["--protocol", "1", "--model", str(made / "bundles" / "android" / "model.pte"), "--shape", "4,32,32,3"]
+    words += ["--classes", "10", "--clips", "pack=2"]
+    return [*words, "--warmup", "1", "--runs", "1", "--min-runs", "1"]
+
+
+class HeardEnoughError(Exception):
+    pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "endless", [["--warmup"], ["--runs", "--min-runs"], ["--sustained-s"]], ids=lambda words: words[0]
+)
+def test_the_bench_program_says_that_it_is_alive_however_long_it_measures(
+    bench: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endless: list[str]
+) -> None:
+    """The host gives up one that says nothing, so one that is well must speak in every part of the measurement."""
+    monkeypatch.chdir(tmp_path)
+    words = [*small_job(made, tmp_path), "--out", "job"]
+    for name in endless:
+        words += [name, "1000000000"]
+    events: list[str] = []
+
+    def hear(line: str) -> None:
+        events.append(json.loads(line)["event"])
+        if events[-3:] == ["alive"] * 3:  # the first of them after loading
+            raise HeardEnoughError
+
+    with pytest.raises(HeardEnoughError):
+        tool.stream([sys.executable, str(bench), *words], device="bench", on_line=hear, silence_s=20)
+    assert events == ["hello", "clips", *["alive"] * 3]
+
+
+@pytest.mark.slow
+def test_the_bench_program_says_that_it_is_alive_once_the_model_is_loaded(
+    bench: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    events: list[str] = []
+    words = [sys.executable, str(bench), *small_job(made, tmp_path), "--out", "job"]
+    tool.stream(words, device="bench", on_line=lambda line: events.append(json.loads(line)["event"]), silence_s=20)
+    assert (events[:3], events[-1]) == (["hello", "clips", "alive"], "done")
+
+
 @pytest.mark.slow
 def test_the_bench_program_on_a_full_disk_ends_and_works_once_there_is_room(
     bench: Path, made: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "pack").write_bytes(np.load(made / "bundles" / "android" / "golden" / "clips.npy").tobytes())
-    words = ["--protocol", "1", "--model", made / "bundles" / "android" / "model.pte", "--shape", "4,32,32,3"]
-    words += ["--classes", "10", "--clips", "pack=2", "--runs", "1", "--out", "disk/job"]
+    words = [*small_job(made, tmp_path), "--out", "disk/job"]
 
     def said() -> dict[str, str]:
         done = subprocess.run(

@@ -46,13 +46,14 @@ class Pulse {
 // The samples of the protocol, as JSON.
 std::string measure(Model& model, const uint8_t* clip, const Job& job, double load_ms, size_t threads,
                     const std::string& before, long long memory_before) {
+  Pulse pulse;
   const auto timed = [&] {
     const auto begin = Clock::now();
     model.run(clip);
-    return 1e3 * seconds_since(begin);
+    const double taken = 1e3 * seconds_since(begin);
+    pulse.at_times(1, [] { say("alive"); });
+    return taken;
   };
-  Pulse pulse;
-  const auto alive = [] { say("alive"); };
   const double first = timed();
   std::vector<double> warmup, times, at, sustained;
   for (size_t run = 0; run < job.warmup; ++run) {
@@ -63,12 +64,10 @@ std::string measure(Model& model, const uint8_t* clip, const Job& job, double lo
       break;
     }
     times.push_back(timed());
-    pulse.at_times(1, alive);
   }
   for (const auto begin = Clock::now(); job.sustained_s > 0 && seconds_since(begin) < job.sustained_s;) {
     at.push_back(seconds_since(begin));
     sustained.push_back(timed());
-    pulse.at_times(1, alive);
   }
   const long long memory = memory_bytes() - memory_before;
   const std::string steady = "{\"at_s\": " + list_of(at) + ", \"network_ms\": " + list_of(sustained) + "}";
@@ -106,6 +105,7 @@ void run(const Job& job) {
   const auto begin = Clock::now();
   Model model(job.model, job.shape);
   const double load_ms = 1e3 * seconds_since(begin);
+  say("alive");
   Pulse pulse;
   size_t place = 0;
   for (const auto& pack : job.clips) {

@@ -14,33 +14,33 @@ def measure(model: Any, clip: Any, job: Namespace, load_ms: float, on_second: Ca
 
     `on_second` is called about once a second, between two runs.
     """
+    said = time.perf_counter()
 
     def timed() -> float:
+        nonlocal said
         began = time.perf_counter()
         model.run(clip)
-        return (time.perf_counter() - began) * 1e3
+        ended = time.perf_counter()
+        if ended - said > 1:
+            on_second()
+            said = time.perf_counter()
+        return (ended - began) * 1e3
 
     samples: dict[str, Any] = {"load_ms": load_ms, "first_ms": timed(), "sustained": None}
     samples["warmup_ms"] = [timed() for _ in range(job.warmup)]
     times: list[float] = []
-    began = said = time.perf_counter()
+    began = time.perf_counter()
     while len(times) < job.runs:
         if len(times) >= job.min_runs and time.perf_counter() - began > job.budget_s:
             break
         times.append(timed())
-        if time.perf_counter() - said > 1:
-            said = time.perf_counter()
-            on_second()
     samples["network_ms"] = times
     if job.sustained_s:
         sustained: dict[str, list[float]] = {"at_s": [], "network_ms": []}
-        began = said = time.perf_counter()
+        began = time.perf_counter()
         while time.perf_counter() - began < job.sustained_s:
             sustained["at_s"].append(time.perf_counter() - began)
             sustained["network_ms"].append(timed())
-            if time.perf_counter() - said > 1:
-                said = time.perf_counter()
-                on_second()
         samples["sustained"] = sustained
     return samples
 
