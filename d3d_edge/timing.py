@@ -125,7 +125,8 @@ class Samples(Schema):
     """Most resident memory that loading and running the model added to a process in which its runtime had run before;
     measured in a process of its own, apart from all times."""
     threads: Count
-    """Threads the runtime was told to use; 0: its own choice."""
+    """Threads the runtime was told to use, or says that it uses (ExecuTorch on Android); 0: its own choice, or it
+    cannot be told (TensorRT, Core ML)."""
     build: Build = ""
     environment_before: Conditions = Conditions()
     environment_after: Conditions = Conditions()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import sys
 from pathlib import Path
@@ -41,9 +43,9 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.syspath_prepend(resources.root("targets") / "jetson" / "runner")
     for name in [name for name in sys.modules if name.startswith("d3d_edge_runner")]:
         monkeypatch.delitem(sys.modules, name)
-    from d3d_edge_runner import board, errors, tensorrt_model
+    from d3d_edge_runner import __main__, board, errors, job, tensorrt_model
 
-    return SimpleNamespace(board=board, errors=errors, tensorrt=tensorrt_model)
+    return SimpleNamespace(main=__main__, board=board, errors=errors, job=job, tensorrt=tensorrt_model)
 
 
 @pytest.fixture
@@ -118,7 +120,7 @@ def built(runner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[
     monkeypatch.setitem(sys.modules, "polygraphy.exception", exception)
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.3.0"))
     monkeypatch.setattr(runner.tensorrt, "gpu", lambda: "Orin (compute 8.7)")
-    monkeypatch.setattr(runner.board, "power_mode", lambda: "15W")
+    monkeypatch.setattr(runner.board, "power_mode", lambda *root: "15W")
     files: list[Path] = []
     monkeypatch.setattr(runner.tensorrt, "_build", lambda path: files.append(path) or b"engine")
     monkeypatch.chdir(tmp_path)
@@ -150,6 +152,33 @@ def test_an_engine_is_built_once_and_anew_when_something_changes(
     monkeypatch.setattr(runner.tensorrt, "gpu", lambda: "Orin (compute 8.7)")
     model.write_bytes(b"a")
     assert builds() == 0, "the first engine is still there"
+
+
+def test_tensorrt_runs_with_no_number_of_threads_whatever_was_asked_for(
+    runner: Any, built: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Engine:
+        def __init__(self, engine: bytes) -> None:
+            assert engine == b"engine"
+
+        def activate(self) -> None: ...
+
+        def get_input_metadata(self) -> list[str]:
+            return ["clip"]
+
+        def infer(self, given: dict[str, Any], check_inputs: bool) -> dict[str, Any]:
+            return {"logits": given["clip"].reshape(1, 3).astype("float32")}
+
+        def deactivate(self) -> None: ...
+
+    polygraphy = sys.modules["polygraphy"]
+    monkeypatch.setattr(polygraphy, "__version__", "0.49", raising=False)
+    backend = SimpleNamespace(TrtRunner=Engine, engine_from_bytes=bytes)
+    monkeypatch.setitem(sys.modules, "polygraphy.backend.trt", backend)
+    (tmp_path / "pack").write_bytes(b"abc")
+    words = "--protocol 1 --runtime tensorrt --model a.onnx --shape 1,1,1,3 --classes 3 --clips pack=1 --out ."
+    runner.main._run(runner.job.parse([*words.split(), "--threads", "4"]), runner.main.Events(io.StringIO()))
+    assert json.loads((tmp_path / "samples.json").read_text())["threads"] == 0
 
 
 def test_an_engine_whose_building_fails_leaves_nothing(

@@ -123,7 +123,7 @@ def _run(job: Namespace, events: Events) -> None:
             samples["environment_after"] = {**board.state(), **watch.found()}
             if memory is not None:
                 samples["memory_peak_bytes"] = (timing.memory_peak_bytes() or memory) - memory
-            samples["threads"] = job.threads
+            samples["threads"] = model.threads
             _write(job.out / SAMPLES, samples)
         for place, clip in clips_of(job.clips, job.shape, results.done.copy()):
             logits = model.run(clip)

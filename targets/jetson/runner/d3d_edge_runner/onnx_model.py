@@ -44,6 +44,7 @@ class Model:
         except Exception as error:  # its classes share no base but this
             raise RunnerError("model", f"ONNX Runtime cannot load the model: {str(error).splitlines()[0]}") from None
         self._input = self._session.get_inputs()[0].name
+        self.threads = threads
 
     def run(self, clip: Any) -> Any:
         """Logits float32 [classes] of `clip: uint8 [T, H, W, C] RGB`."""

@@ -51,7 +51,10 @@ def version() -> str:
 
 
 class Model:
-    """A loaded engine. TensorRT has no threads to set."""
+    """A loaded engine."""
+
+    threads = 0
+    """TensorRT has none to set, whatever is asked for."""
 
     def __init__(self, path: Path, threads: int) -> None:
         from polygraphy.backend.trt import TrtRunner, engine_from_bytes
