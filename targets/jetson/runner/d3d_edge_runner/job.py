@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 from pathlib import Path
-from typing import Any, Iterator, NamedTuple, Sequence
+from typing import Any, Iterator, NamedTuple, NoReturn, Sequence
 
 import numpy as np
 
@@ -27,13 +27,20 @@ class Pack(NamedTuple):
     clips: int
 
 
+class _Parser(argparse.ArgumentParser):
+    """Raises what is wrong with a command line: the host reads events, and not text for who sits at a terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        raise RunnerError("usage", message)
+
+
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The command line of the protocol.
 
     Raises:
-        RunnerError: the host speaks another version of it.
+        RunnerError: the host speaks another version of it, or an argument is wrong.
     """
-    parser = argparse.ArgumentParser(prog="d3d_edge_runner", description=__doc__)
+    parser = _Parser(prog="d3d_edge_runner", description=__doc__)
     parser.add_argument("--protocol", type=int, required=True, help="version of the protocol that the caller speaks")
     known, _ = parser.parse_known_args(words)
     if known.protocol != PROTOCOL:
@@ -53,7 +60,10 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--sustained-s", type=float, default=0.0, help="then run without a pause for so many seconds")
     parser.add_argument("--resume", action="store_true", help="keep what an interrupted run left in --out")
     parser.add_argument("--watch-stdin", action="store_true", help="end when standard input does: the host is gone")
-    return parser.parse_args(words)
+    job = parser.parse_args(words)
+    if sum(pack.clips for pack in job.clips) < 1:
+        parser.error("--clips FILE=COUNT is needed")
+    return job
 
 
 def _shape(text: str) -> tuple[int, ...]:
