@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from d3d_edge import resources
 from d3d_edge.report import Report
 from d3d_edge.transports import tool
 from tests.cli.conftest import D3DEdge, alone, once
@@ -23,6 +25,29 @@ def test_a_bench_program_that_is_not_built_is_said_before_anything_else(
     done = d3d_edge("validate", made / "bundles" / "android", "--data", clips, "--device", "adb")
     assert done.code == 7
     assert "not at nowhere (targets/android/bench/README.md says how to build it" in done.err
+
+
+EXECUTORCH = """
+file(WRITE "${CMAKE_BINARY_DIR}/kernels" "${EXECUTORCH_BUILD_KERNELS_OPTIMIZED} ${EXECUTORCH_BUILD_KERNELS_QUANTIZED}")
+add_library(executorch INTERFACE)
+foreach(name backends extensions kernels)
+  add_library(executorch_${name} INTERFACE)
+  add_library(executorch::${name} ALIAS executorch_${name})
+endforeach()
+"""
+"""Stands in for a checkout: the targets that the bench program links, and what it was asked to put into them."""
+
+
+def test_the_bench_program_is_built_with_the_kernels_that_export_counts_on(tmp_path: Path) -> None:
+    cmake = shutil.which("cmake") or pytest.skip("no CMake on this machine (Debian: apt install cmake g++)")
+    checkout = tmp_path / "executorch"
+    checkout.mkdir()
+    (checkout / "version.txt").write_text("1.4.1\n")
+    (checkout / "CMakeLists.txt").write_text(EXECUTORCH)
+    sources = resources.root("targets") / "android" / "bench"
+    command = [cmake, "-S", sources, "-B", tmp_path / "build", f"-DEXECUTORCH_SOURCE={checkout}"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert (tmp_path / "build" / "kernels").read_text() == "ON ON"
 
 
 @pytest.fixture(scope="module")
