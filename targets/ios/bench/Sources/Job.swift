@@ -101,6 +101,13 @@ func sha256(of url: URL) throws -> String? {
     return hash.finalize().map { String(format: "%02x", $0) }.joined()
 }
 
+/// The clip that a line of results is of; nil if it is none. The logits are not read: NaN among them is the host's to
+/// refuse, and JSONSerialization would refuse the whole line.
+private func placeOf(_ line: String) -> Int? {
+    let start = "{\"clip\": "
+    return line.hasPrefix(start) ? Int(line.dropFirst(start.count).prefix { $0 != "," }) : nil
+}
+
 /// results.jsonl: a line that says what ran, then a line for each clip.
 final class Results {
     private(set) var done: Set<Int> = []
@@ -115,8 +122,7 @@ final class Results {
         let same = lines.first == head
         if same {
             for line in lines.dropFirst() {
-                let found = try JSONSerialization.jsonObject(with: Data(line.utf8)) as? [String: Any]
-                if let place = found?["clip"] as? Int { done.insert(place) }
+                if let place = placeOf(line) { done.insert(place) }
             }
         } else {
             // Answers of another version of the system are not mixed with these, and neither are its times.
