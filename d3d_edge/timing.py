@@ -122,8 +122,12 @@ class Samples(Schema):
     end_to_end: EndToEnd | None = None
     sustained: Sustained | None = None
     memory_peak_bytes: int | None = Field(default=None, ge=0, le=MOST)
-    """Most resident memory that loading and running the model added to a process in which its runtime had run before;
-    measured in a process of its own, apart from all times."""
+    """What loading and running the model added to the memory of a process.
+
+    On this machine, the most resident memory, in a process of its own in which the runtime had run before, apart from
+    all times. A device measures it in the process that is timed, from before the model is loaded to after the last
+    timed run: a Jetson how far the most resident memory rose (VmHWM); Android and iOS how much more there is in the
+    end (PSS, and the footprint of the app), which is less than a peak in between."""
     threads: Count
     """Threads the runtime was told to use, or says that it uses (ExecuTorch on Android); 0: its own choice, or it
     cannot be told (TensorRT, Core ML)."""
