@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -72,7 +73,7 @@ class TestTheStudent:
         self, initialise: str, make: Make, begun: list[Job]
     ) -> None:
         made = make(f"student.initialise={initialise}")
-        (made.run.folder("student") / "done.json").unlink()
+        shutil.rmtree(made.run.folder("student"))
         with pytest.raises(Stop):
             distill._student(made.run, made.data, Silent())
         (job,) = begun
