@@ -23,6 +23,8 @@ from d3d_edge.video import cache
 from d3d_edge.video.cache import CachedClip
 from d3d_edge.video.datasets import Batch, ClipDataset
 
+_TRAINED_AND_TESTED: tuple[Split, ...] = ("train", "test")
+"""The splits in which every class needs a clip that can be read."""
 _NAMED = 10
 """Skipped clips, or classes, that are named."""
 _SHOWN = 3
@@ -66,8 +68,10 @@ class RunData:
         )
 
 
-def prepare(run: Run, cache_dir: Path, *, workers: int, strict: bool, progress: Progress) -> RunData:
-    """Decode every clip of a run and compute its flow, where the cache does not have them.
+def prepare(
+    run: Run, cache_dir: Path, *, workers: int, strict: bool, progress: Progress, only: Split | None = None
+) -> RunData:
+    """Decode every clip of a run, or of `only` one split, and compute its flow, where the cache does not have them.
 
     Clips that cannot be read are left out and recorded in the run; with `strict` the first is an error.
 
@@ -77,13 +81,14 @@ def prepare(run: Run, cache_dir: Path, *, workers: int, strict: bool, progress: 
         StorageError: the cache cannot be written.
     """
     _check_keep(run)
+    clips = run.data.of(only) if only else run.data.clips
     prepared = cache.prepare(
-        run.data.clips, run.recipe.clip, run.recipe.flow, cache_dir, workers=workers, strict=strict, progress=progress
+        clips, run.recipe.clip, run.recipe.flow, cache_dir, workers=workers, strict=strict, progress=progress
     )
     skipped = prepared.skipped
     note_skipped(skipped, progress)
     usable = run.data.without(clip.path for clip in skipped)
-    for split in ("train", "test"):
+    for split in (only,) if only else _TRAINED_AND_TESTED:
         if lost := sorted(set(run.data.labels) - {clip.label for clip in usable.of(split)}):
             had = {clip.label for clip in run.data.of(split)}
             if broken := [label for label in lost if label in had]:
@@ -94,9 +99,12 @@ def prepare(run: Run, cache_dir: Path, *, workers: int, strict: bool, progress: 
                     hint="mend or replace such clips, or change what the recipe asks of them",
                 )
     # Not before: without its disk a run would lack every clip from now on.
-    run.record_skipped(skipped)
+    asked = {clip.key for clip in clips}
+    others = tuple(clip for clip in run.skipped() if clip.path not in asked) if only else ()
+    run.record_skipped(others + skipped)
     data = RunData(run.recipe, run.data.labels, prepared.clips)
-    note_doubtful(data, progress)
+    if not only:
+        note_doubtful(data, progress)
     return data
 
 

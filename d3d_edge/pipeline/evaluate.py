@@ -75,9 +75,9 @@ def evaluate(
     """
     started = datetime.now(UTC)
     run.need("teacher", f"d3d-edge distill ... --out {run.path}")
-    data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
-    if not data.of(split):
+    if not run.data.of(split):
         raise DataError(f"{run.path} has no clips in the split {split}", hint="choose another --split")
+    data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress, only=split)
     networks = _networks(run)
     batches = _cached(data, split) if clips == 1 else _sampled(data, split, clips, workers, progress)
     logits, labels = _answers(networks, batches, data, split, clips, fusion)

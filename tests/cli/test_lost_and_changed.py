@@ -82,6 +82,20 @@ def test_training_is_not_thrown_away_for_a_clip_that_is_gone(
     assert "student (RGB): finished before" in done.err
 
 
+def test_evaluate_needs_no_training_clips(
+    d3d_edge: D3DEdge, made: Path, own_clips: Path, clips: Path, cache: Path, tmp_path: Path
+) -> None:
+    run = run_on(own_clips, clips, made, tmp_path)
+    rows = list(csv.DictReader((run / "data.csv").read_text().splitlines()))
+    for row in rows:
+        if row["split"] != "test":
+            Path(row["path"]).unlink()
+    words = ("evaluate", run, "--cache", cache, "--workers", 0, "--json")
+    there, gone = (json.loads(d3d_edge(*words).out) for run in (made / "run", run))
+    assert gone["systems"][0]["top1"] == there["systems"][0]["top1"]
+    assert gone["skipped"] == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["evaluate", "probe"])
 def test_weights_of_another_network(command: str, d3d_edge: D3DEdge, made: Path, cache: Path, tmp_path: Path) -> None:
@@ -222,7 +236,7 @@ def test_a_run_whose_clips_are_away_is_whole_when_they_are_back(
 ) -> None:
     run = run_on(own_clips, clips, made, tmp_path)
     own_clips.rename(tmp_path / "away")
-    refused(d3d_edge("evaluate", run, "--cache", cache, "--workers", 0), 8, "no readable train clip is left")
+    refused(d3d_edge("evaluate", run, "--cache", cache, "--workers", 0), 8, "no readable test clip is left")
     assert json.loads((run / "skipped.json").read_text()) == []
     (tmp_path / "away").rename(own_clips)
     assert d3d_edge("export", run, "--target", "host", "--out", tmp_path / "b", "--workers", 0).code == 0
