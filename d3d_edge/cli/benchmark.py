@@ -131,7 +131,7 @@ def _lines(row: Row, found: Latency) -> list[str]:
         change = "" if found.drift.change is None else f": {found.drift.change:+.1%}, p {found.drift.p_value:.2g}"
         lines.append(f"  {found.drift.minutes:.1f} minutes without a pause: {found.drift.verdict}{change}")
     if found.memory_peak_bytes is not None:
-        lines.append(f"  memory: {found.memory_peak_bytes / 1e6:.1f} MB at most")
+        lines.append(f"  memory that the model adds: {found.memory_peak_bytes / 1e6:.1f} MB")
     if found.busy:
         lines.append(f"  not to be trusted: {found.busy}")
     return lines
