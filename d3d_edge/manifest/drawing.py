@@ -73,10 +73,12 @@ def _across_classes(counts: _Counts, val_share: float, test_share: float, seed: 
 
 
 def _taken(counts: _Counts, share: float) -> list[str]:
-    """Groups with about that share of the clips of every class; at least one of more than one, if any may go.
+    """Groups with about that share of the clips of every class, and of each class one at least, if any may go.
 
     They are taken in the order given while that brings the shares nearer. None goes without which a class has no clip.
     """
+    if share == 0:
+        return []
     total = Counter[str]()
     for labels in counts.values():
         total.update(labels)
@@ -93,12 +95,18 @@ def _taken(counts: _Counts, share: float) -> list[str]:
     def may_go(group: str) -> bool:
         return all(taken[label] + count < total[label] for label, count in counts[group].items())
 
-    for group in counts if share else ():
+    def take(group: str) -> None:
+        taken.update(counts[group])
+        chosen.append(group)
+
+    for group in counts:
         if farther(group) < 0 and may_go(group):
-            taken.update(counts[group])
-            chosen.append(group)
-    if share and not chosen and len(counts) > 1:
-        chosen = sorted(filter(may_go, counts), key=farther)[:1]
+            take(group)
+    for label in sorted(total):
+        # Without its clips, none of them is among those chosen.
+        having = [group for group in counts if label in counts[group] and may_go(group)] if not taken[label] else []
+        if having:
+            take(min(having, key=farther))
     return chosen
 
 

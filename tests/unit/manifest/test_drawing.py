@@ -69,6 +69,20 @@ class TestSplit:
         assert bool(drawn.of("val")) == bool(val_share)
         assert {clip.label for clip in drawn.of("train")} == set(drawn.labels)
 
+    @given(groups=st.integers(2, 4), seed=st.integers())
+    def test_a_class_with_few_groups_beside_people_of_several_classes_is_tested(self, groups: int, seed: int) -> None:
+        clips = [
+            Clip(path=f"/{label}/{group}.mp4", label=f"class {label}", split="", group=f"{label} {group}")
+            for label in range(3)
+            for group in range(groups)
+        ]
+        clips += [clip.model_copy(update={"path": f"{clip.path}.mp4", "group": "a person"}) for clip in clips[:2]]
+        clips += [clip.model_copy(update={"path": f"/b{clip.path}", "group": "a person"}) for clip in clips[-1:]]
+        clips += [Clip(path="/c.mp4", label="class 1", split="", group="a person")]
+        drawn = with_split(Manifest(clips=tuple(clips)), val_share=0.1, test_share=0.2, seed=seed)
+        for split in ("train", "test"):
+            assert {clip.label for clip in drawn.of(split)} == set(drawn.labels)
+
     @given(manifest=manifests(with_splits=False), seed=st.integers())
     def test_a_drawn_split_depends_on_the_seed_and_not_on_the_order(self, manifest: Manifest, seed: int) -> None:
         def split_of(clips: tuple[Clip, ...]) -> dict[str, str]:
