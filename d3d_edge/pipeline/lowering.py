@@ -57,6 +57,8 @@ def write(
 
         def whole(folder: Path) -> None:
             (scratch / lowered.model).rename(folder / lowered.model)
+            # Before the bundle is there: nobody would look for what a kill leaves beside a whole one.
+            shutil.rmtree(scratch, ignore_errors=True)
             fill(folder)
             golden.write(folder, golden.Golden(clips, _logits(program, clips)))
 

@@ -12,6 +12,7 @@ import torch
 from d3d_edge import resources
 from d3d_edge.bundle import Bundle
 from d3d_edge.errors import LoweringError
+from d3d_edge.pipeline import golden
 from d3d_edge.quantize import pt2e
 from d3d_edge.quantize.origin import layer_of
 from d3d_edge.report import Report
@@ -152,3 +153,18 @@ def test_a_target_may_not_promise_what_its_runtime_does_not_do(made: Path, d3d_e
     )
     own.write_text(own.read_text().replace("name: android", "name: ../../elsewhere"))
     refused(d3d_edge(*words), 2, "target.yaml:", "name")
+
+
+def test_nothing_lies_beside_a_bundle_when_it_appears(
+    made: Path, d3d_edge: D3DEdge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a kill in that moment would leave it there, and what is whole is not exported again."""
+    write, beside = golden.write, list[str]()
+
+    def last_of_all(folder: Path, clips: golden.Golden) -> None:
+        write(folder, clips)
+        beside.extend(path.name for path in tmp_path.iterdir() if path.name.endswith(".lowering"))
+
+    monkeypatch.setattr(golden, "write", last_of_all)
+    assert d3d_edge("export", made / "run", "--target", "host", "--out", tmp_path, "--workers", 0).code == 0
+    assert beside == []
