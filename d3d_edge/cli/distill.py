@@ -57,9 +57,8 @@ def command(
     as began it. On several machines RUN and the cache must lie on a file system that all of them see.
 
     Each stage's folder has its curves: log.jsonl, a row an epoch (loss, clips a second, the share of the time in which
-    training waited for clips, and in some ten of them top-1 on val clips), and events for
-    `tensorboard --logdir RUN` where tensorboard is
-    installed (pip install 'd3d-edge[train]').
+    training waited for clips, and in some ten of them top-1 on val clips), and events for `tensorboard --logdir RUN`
+    where tensorboard is installed (pip install 'd3d-edge[train]').
     """
     loaded = recipes.load(recipe, settings)
     from d3d_edge.distill import distributed

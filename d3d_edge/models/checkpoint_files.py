@@ -26,8 +26,6 @@ TO_NPZ = (
 )
 """The command that makes an .npz of the TensorFlow checkpoint model.ckpt, whose files are model.ckpt.index and more."""
 
-_TENSORS_ALONE = "torch.save(torch.load(OLD, weights_only=False)['state_dict'], NEW)"
-
 _SHOWN = 4
 """Names shown in a message; the others are counted."""
 
@@ -62,17 +60,17 @@ def read(path: Path) -> dict[str, Tensor]:
         if foreign := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
             raise DataError(
                 f"{path} holds a {foreign[1]} beside its tensors, which is code and not read",
-                hint=f"if you trust it, save its tensors alone: {_TENSORS_ALONE}",
+                hint="if you trust it, torch.load it with weights_only=False and torch.save its tensors alone",
             ) from error
         raise DataError(
             f"{path} is damaged, or is neither .npz nor a state dict of tensors", hint="download or save it again"
         ) from error
     if isinstance(held, dict):
-        inside = [str(name) for name, value in held.items() if _is_state(value)]
+        held = {str(name): value for name, value in held.items()}
+        inside = [name for name, value in held.items() if _is_state(value)]
         if len(inside) > 1 and "state_dict" not in inside:
             raise DataError(f"{path} holds more than one network: {listed(inside)}", hint="save one of them only")
-        nested = {str(name): value for name, value in held.items()}
-        held = nested.get("state_dict", nested[inside[0]] if inside else held)
+        held = held.get("state_dict", held[inside[0]] if inside else held)
     if not _is_state(held):
         raise DataError(f"{path} holds no state dict", hint="torch.save(net.state_dict(), PATH) writes one")
     return {str(name): value for name, value in held.items()}

@@ -23,8 +23,6 @@ from d3d_edge.video import cache
 from d3d_edge.video.cache import CachedClip
 from d3d_edge.video.datasets import Batch, ClipDataset
 
-_TRAINED_AND_TESTED: tuple[Split, ...] = ("train", "test")
-"""The splits in which every class needs a clip that can be read."""
 _NAMED = 10
 """Skipped clips, or classes, that are named."""
 _SHOWN = 3
@@ -88,7 +86,8 @@ def prepare(
     skipped = prepared.skipped
     note_skipped(skipped, progress)
     usable = run.data.without(clip.path for clip in skipped)
-    for split in (only,) if only else _TRAINED_AND_TESTED:
+    splits: tuple[Split, ...] = (only,) if only else ("train", "test")
+    for split in splits:
         if lost := sorted(set(run.data.labels) - {clip.label for clip in usable.of(split)}):
             had = {clip.label for clip in run.data.of(split)}
             if broken := [label for label in lost if label in had]:

@@ -19,12 +19,15 @@ def _base(run: Run, data: RunData) -> str:
 def hold(run: Run, stage: Stage, mark: str) -> None:
     """Raises DataError if a stage was finished, or begun, with something else: it is neither thrown away nor gone on
     with. A disk that is away for now must not cost days of training."""
-    done = run.results(stage)
-    begun = Checkpoint.read(run.folder(stage)) if done is None else None
-    found = begun.fingerprint if begun else done["fingerprint"] if done else mark
+    if (done := run.results(stage)) is not None:
+        state, found = "finished", done["fingerprint"]
+    elif (begun := Checkpoint.read(run.folder(stage))) is not None:
+        state, found = "begun", begun.fingerprint
+    else:
+        return
     if found != mark:
         raise DataError(
-            f"{run.folder(stage)} was {'begun' if begun else 'finished'} with other clips or settings than there are "
+            f"{run.folder(stage)} was {state} with other clips or settings than there are "
             "now, or by another version of d3d-edge",
             hint="bring the clips back as they were, choose another --out, or delete the folder to train it again",
         )

@@ -30,13 +30,13 @@ def fold_batch_norms(graph: GraphModule) -> None:
         conv = norm.args[0]
         if conv.target not in CONVOLUTIONS or len(conv.users) != 1:
             continue
-        sharing = [
-            user for node in graph.graph.find_nodes(op="get_attr", target=conv.args[1].target) for user in node.users
-        ]
-        if len(sharing) > 1:
+        weight = conv.args[1].target
+        readers = [user for node in graph.graph.find_nodes(op="get_attr", target=weight) for user in node.users]
+        if len(readers) > 1:
             raise LoweringError(
-                f"{len(sharing)} convolutions read {conv.args[1].target}, and a batch norm follows one of them",
+                f"{len(readers)} convolutions read {weight}, and a batch norm follows one of them",
                 stage="fold batch norms",
+                layer=weight.rpartition(".")[0],
                 operator=str(conv.target),
                 hint="give every convolution weights of its own",
             )

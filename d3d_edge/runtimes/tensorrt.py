@@ -6,19 +6,14 @@ such a file is checked here: zero points 0, static shapes, four axes at most, an
 
 from __future__ import annotations
 
-import ast
-import logging
-import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
@@ -26,11 +21,9 @@ from d3d_edge.bundle import Bundle
 from d3d_edge.errors import BundleError, DataError, LoweringError, MissingDependency, RecipeError
 from d3d_edge.files import size_of
 from d3d_edge.quantize import placement
-from d3d_edge.quantize.origin import kept_float_layers, layer_of
-from d3d_edge.quantize.quiet import quiet
+from d3d_edge.quantize.origin import kept_float_layers
 from d3d_edge.runner import TensorSpec, Where
-from d3d_edge.runtimes import Lowered, held_to, settle, tensorrt_float16, tensorrt_rules
-from d3d_edge.runtimes.quick_onnx import patterns_tried_where_they_begin
+from d3d_edge.runtimes import Lowered, held_to, settle, tensorrt_float16, tensorrt_onnx, tensorrt_rules
 from d3d_edge.target import Precision, Target
 
 if TYPE_CHECKING:
@@ -106,7 +99,7 @@ class TensorRT:
                 f"{_FLOAT16_SCALES} on only, which int8+float16 needs",
                 hint=f"--set opset={OPSET}, or another precision",
             )
-        model = _to_onnx(program, opset)
+        model = tensorrt_onnx.to_onnx(program, opset, input_name=INPUT, output_name=OUTPUT)
         written = next(entry.version for entry in model.opset_import if not entry.domain)
         if written != opset:
             raise RecipeError(
@@ -220,7 +213,8 @@ def check(
         onnx.checker.check_model(model)
         inferred = infer_shapes(model, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, InferenceError) as error:
-        raise _error(f"the ONNX file is not valid: {str(error).splitlines()[0]}", "check") from error
+        message = f"the ONNX file is not valid: {str(error).splitlines()[0]}"
+        raise LoweringError(message, stage="check", runtime=tensorrt_onnx.version()) from error
     return settle(tensorrt_rules.faults(inferred, kept_float), allow_fallback=allow_fallback)
 
 
@@ -230,100 +224,6 @@ def _faults(program: ExportedProgram, precision: Precision) -> Iterator[Lowering
     yield from placement.weight_grids(program, "TensorRT")
     if precision in _FLOAT16:
         yield from placement.ranges_beyond_float16(program, "TensorRT in float16")
-
-
-def _to_onnx(program: ExportedProgram, opset: int) -> onnx.ModelProto:
-    from torch.onnx import OnnxExporterError
-
-    # The exporter notes that torchvision's operators are missing, which are not used; and its converter of operator
-    # sets where it failed, which is told in one line.
-    with (
-        quiet("torch.onnx"),
-        quiet("onnxscript", logging.CRITICAL),
-        patterns_tried_where_they_begin(),
-        _layers_in_scopes(program),
-    ):
-        try:
-            exported = torch.onnx.export(
-                program,
-                dynamo=True,
-                opset_version=opset,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                external_data=False,
-                verbose=False,
-            )
-        except OnnxExporterError as error:
-            raise _not_written(program, error) from error
-    if exported is None:
-        raise _error("the graph cannot be written as ONNX", "to ONNX")
-    model: onnx.ModelProto = exported.model_proto
-    _name_nodes(model)
-    # The exporter notes on each node where in the Python source it came from: machine paths, several times the weights.
-    del model.metadata_props[:]
-    del model.graph.metadata_props[:]
-    for part in (
-        *model.graph.node,
-        *model.graph.input,
-        *model.graph.output,
-        *model.graph.value_info,
-        *model.graph.initializer,
-    ):
-        del part.metadata_props[:]
-        part.doc_string = ""
-    return model
-
-
-def _not_written(program: ExportedProgram, error: Exception) -> LoweringError:
-    """The exporter's own first line says that it failed; its cause names the operator, and what that reads."""
-    reason = str(error.__cause__ or error).strip().splitlines()[0]
-    layer, operator = placement.blamed(program, reason)
-    if found := re.search(r"target=torch\.ops\.([\w.]+)\]\(args = \(%(\w+)", reason):
-        operator = found[1]
-        readers = [user for node in program.graph.nodes if node.name == found[2] for user in node.users]
-        layer = layer_of(readers[0]) if len(readers) == 1 else layer
-        reason = "the exporter does not know this operator"
-    return LoweringError(
-        f"the graph cannot be written as ONNX: {reason}",
-        stage="to ONNX",
-        layer=layer,
-        operator=operator,
-        runtime=_version(),
-        hint="write the layer with operators that ONNX has",
-    )
-
-
-@contextmanager
-def _layers_in_scopes(program: ExportedProgram) -> Iterator[None]:
-    """Give the exporter the layer of each operator where it looks for scopes; its own passes then carry them along."""
-    before = {}
-    for node in program.graph.nodes:
-        # A graph that was read from a file has an empty one.
-        if not node.meta.get("nn_module_stack") and (layer := layer_of(node)):
-            before[node] = dict(node.meta)
-            node.meta["nn_module_stack"] = {layer: (layer, "torch.nn.Module")}
-    try:
-        yield
-    finally:
-        for node, meta in before.items():
-            node.meta = meta
-
-
-def _name_nodes(model: onnx.ModelProto) -> None:
-    """Name each node layer/operator: TensorRT's profile shows these names, and so do refusals."""
-    for node in model.graph.node:
-        notes = {note.key: note.value for note in node.metadata_props}
-        scopes = ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]"))
-        layer = scopes[-2] if len(scopes) > 1 else ""
-        node.name = f"{layer}/{node.output[0]}" if layer else node.name
-
-
-def _error(message: str, stage: str) -> LoweringError:
-    return LoweringError(message, stage=stage, runtime=_version())
-
-
-def _version() -> str:
-    return f"onnx {metadata.version('onnx')}"
 
 
 RUNTIME = TensorRT()

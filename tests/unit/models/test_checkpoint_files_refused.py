@@ -77,7 +77,7 @@ class Code:
 @pytest.mark.parametrize(
     ("held", "message"),
     [
-        ({"weights": Code()}, r"holds a \S+ beside its tensors, which is code.*save its tensors alone"),
+        ({"weights": Code()}, r"holds a \S+ beside its tensors, which is code.*torch.save its tensors alone"),
         ([torch.zeros(1)], "holds no state dict"),
         ({"epoch": 3}, "holds no state dict"),
         ({"net": {"a": torch.zeros(1)}, "ema": {"a": torch.zeros(1)}}, "more than one network: ema, net"),

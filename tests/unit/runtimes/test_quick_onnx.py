@@ -11,7 +11,7 @@ import pytest
 from torch.export import ExportedProgram
 
 from d3d_edge import target
-from d3d_edge.runtimes import tensorrt
+from d3d_edge.runtimes import tensorrt, tensorrt_onnx
 from tests import networks
 
 
@@ -36,6 +36,6 @@ def test_fewer_patterns_are_tried_and_not_a_byte_is_another(
         counts.append(tried)
         files.append((tmp_path / name / tensorrt.MODEL).read_bytes())
         tried = 0
-        monkeypatch.setattr(tensorrt, "patterns_tried_where_they_begin", nullcontext)
+        monkeypatch.setattr(tensorrt_onnx, "patterns_tried_where_they_begin", nullcontext)
     assert 0 < counts[0] < counts[1]
     assert files[0] == files[1]
