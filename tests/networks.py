@@ -12,14 +12,19 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
+from d3d_edge import runtimes
+from d3d_edge.bundle import Description
 from d3d_edge.calibset import Observer
+from d3d_edge.clip import ClipSpec
 from d3d_edge.models.layers import SeparableConv, SpatialConv, StackedConv
 from d3d_edge.models.pools import MaxPool
 from d3d_edge.models.recogniser import OFFSET, SCALE
 from d3d_edge.models.views import clip_view
 from d3d_edge.quantize import pt2e
 from d3d_edge.quantize.origin import layer_of
-from d3d_edge.target import Scheme
+from d3d_edge.runner import TensorSpec
+from d3d_edge.runtimes import Lowered
+from d3d_edge.target import QUANTIZED, Precision, Scheme, Target
 
 FRAMES, SIDE, CLASSES = 4, 16, 5
 
@@ -112,6 +117,44 @@ def reopened(program: ExportedProgram) -> ExportedProgram:
 def quantized(scheme: Scheme = "symmetric") -> ExportedProgram:
     """The INT8 graph. Do not change it: all tests share it."""
     return reopened(pt2e.convert(prepared(scheme), clip()))
+
+
+def described(lowered: Lowered, program: ExportedProgram, target: Target, precision: Precision) -> Description:
+    """What the manifest of a bundle says of `program`, which takes square clips, and of its lowered file."""
+    takes, (_, classes) = pt2e.shapes(program)
+    clip = ClipSpec(
+        frames=takes[0],
+        sampling="uniform",
+        short_clips="refuse",
+        short_side=takes[1],
+        interpolation="area",
+        height=takes[1],
+        width=takes[1],
+        crop="center",
+        colour="rgb",
+        layout="THWC",
+        dtype="uint8",
+    )
+    return Description(
+        name="a network of the tests",
+        target=target.name,
+        runtime=target.runtime,
+        precision=precision,
+        scheme="symmetric" if precision in QUANTIZED else None,
+        model=lowered.model,
+        clip=clip,
+        clip_hash=clip.hash(),
+        labels=tuple(f"class {number}" for number in range(classes)),
+        input=TensorSpec(name="clip", dtype="uint8", shape=clip.shape),
+        output=TensorSpec(name="logits", dtype="float32", shape=(classes,)),
+        graph_sha256="0" * 64,
+        float_sha256="1" * 64,
+        logit_step=pt2e.logit_step(program),
+        calibration_hash=None,
+        data_hash="2" * 64,
+        tools=runtimes.get(target.runtime).tools(),
+        lowering=lowered.facts,
+    )
 
 
 def with_bias(layer: str, value: float) -> ExportedProgram:

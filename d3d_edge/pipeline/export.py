@@ -125,6 +125,8 @@ def export(
             bundle: Bundle = kept or next(made)
             done = "exported before" if kept else f"{bundle.model_size_bytes / 1e6:.2f} MB"
             progress.note(f"{bundle.manifest.target} {bundle.manifest.precision}: {done} -> {bundle.path}")
+            if unchecked := bundle.manifest.lowering.get(lowering.NOT_CHECKED):
+                progress.note(f"  its answers were not checked against the graph's: {unchecked}")
             bundles.append(bundle)
             task.advance(1, bundle.path.name)
     return tuple(bundles)

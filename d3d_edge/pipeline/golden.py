@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, Bundle
+from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, Bundle, Description
 from d3d_edge.errors import BundleError
+from d3d_edge.target import Precision
 
 
 class Golden(NamedTuple):
@@ -49,6 +50,26 @@ def write(folder: Path, golden: Golden) -> None:
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(buffer.getbuffer())
+
+
+_STEPS = 8
+"""Of the manifest's logit_step."""
+_SHARE: dict[Precision, float] = {"float32": 0.01, "float16": 0.05}
+_SHARE_INT8 = 0.25
+"""Of the logits' range. TensorRT multiplies float32 with 10 bits (TF32), and an iPhone sums float16 in float16."""
+_HELD = 1e-3
+"""Of the largest logit: how well float16 holds it."""
+
+
+def told_apart(difference: float, stored: NDArray[np.float32], made: Description) -> bool:
+    """Whether the `stored` logits and those of the file of a bundle, `made` so, are further apart than any rounding
+    brings them."""
+    allowed = max(
+        _STEPS * (made.logit_step or 0.0),
+        _SHARE.get(made.precision, _SHARE_INT8) * float(np.ptp(stored)),
+        _HELD * float(np.abs(stored).max()),
+    )
+    return not difference <= allowed  # Not a number is above no bound and below none.
 
 
 _AGAIN = "export the bundle again"

@@ -12,15 +12,20 @@ from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from d3d_edge import runtimes
-from d3d_edge.bundle import Bundle, Description
-from d3d_edge.errors import LoweringError, StorageError
+from d3d_edge.bundle import Bundle, BundleManifest, Description
+from d3d_edge.errors import BundleError, LoweringError, MissingDependency, StorageError
 from d3d_edge.files import beside
+from d3d_edge.harness.accuracy import largest_difference
 from d3d_edge.pipeline import golden
-from d3d_edge.runtimes import Lowered
+from d3d_edge.pipeline.golden import Golden
+from d3d_edge.runtimes import Lowered, settle
 from d3d_edge.target import Precision, Target
 
 DIED = LoweringError("a process that lowered a graph died", stage="lower", hint="out of memory? try --workers 1")
 """Of the processes that share this work."""
+
+NOT_CHECKED = "answers_not_checked"
+"""Why this machine did not run the file, in what a bundle's manifest says of lowering."""
 
 
 def one_thread() -> None:
@@ -45,7 +50,7 @@ def write(
     lowering told, and `fill` writes whatever else it holds into its folder.
 
     Raises:
-        LoweringError: the graph cannot be lowered, or would not run there.
+        LoweringError: the graph cannot be lowered, would not run there, or the file answers something else.
         StorageError: the bundle cannot be written.
     """
     scratch = beside(path, "lowering")
@@ -54,19 +59,51 @@ def write(
         lowered = runtimes.get(target.runtime).lower(
             program, scratch, target, precision=precision, allow_fallback=allow_fallback
         )
+        asked = Golden(clips, _logits(program, clips))
+        description = _held_to_graph(scratch, describe(lowered), asked, allow_fallback=allow_fallback)
 
         def whole(folder: Path) -> None:
             (scratch / lowered.model).rename(folder / lowered.model)
             # Before the bundle is there: nobody would look for what a kill leaves beside a whole one.
             shutil.rmtree(scratch, ignore_errors=True)
             fill(folder)
-            golden.write(folder, golden.Golden(clips, _logits(program, clips)))
+            golden.write(folder, asked)
 
-        return Bundle.write(path, describe(lowered), whole)
+        return Bundle.write(path, description, whole)
     except OSError as error:
         raise StorageError.of(path, error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _held_to_graph(folder: Path, made: Description, asked: Golden, *, allow_fallback: bool) -> Description:
+    """`made`, with how far the file in `folder` is from its graph on the first clip, where this machine can run it.
+
+    Raises:
+        LoweringError: further than rounding brings it, which no check of the file's operators can tell.
+    """
+    runtime = runtimes.get(made.runtime)
+    unwritten = Bundle(folder, BundleManifest(**dict(made), files={}))
+    try:
+        runtime.check_run()
+        with runtime.open(unwritten) as runner:
+            answer, by = runner.run(asked.clips[0]), runner.runtime
+    except (MissingDependency, BundleError) as error:
+        # Not for the file's sake: a package is missing, or an interpreter does not know all that the device does.
+        reason = error.message.replace(f"{folder}/", "")
+        return made.model_copy(update={"lowering": {**made.lowering, NOT_CHECKED: reason}})
+    difference = largest_difference(answer, asked.logits[0])
+    fault = LoweringError(
+        f"the file answers something else than the graph: logits differ by {difference:.3g} where they range over "
+        f"{np.ptp(asked.logits):.3g}",
+        stage="answers",
+        runtime=by,
+        hint="it computes one of the operators otherwise: write the layers with those of d3d_edge.models.layers",
+    )
+    wrong = golden.told_apart(difference, asked.logits, made)
+    noted = settle([fault] if wrong else [], allow_fallback=allow_fallback)
+    checked = {"answers_checked_by": by, "answers_difference": difference}
+    return made.model_copy(update={"lowering": {**made.lowering, **checked}, "fallbacks": (*made.fallbacks, *noted)})
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from d3d_edge.pipeline.data import note_skipped
 from d3d_edge.pipeline.devices import HERE, THIS_MACHINE, Devices, Fleet, check, fits
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.export import REFERENCES
-from d3d_edge.pipeline.golden import golden_of
+from d3d_edge.pipeline.golden import golden_of, told_apart
 from d3d_edge.pipeline.measured import Decoding, clips_of, named, root_of
 from d3d_edge.progress import Progress
 from d3d_edge.report import Report, ReportClip, Row
@@ -36,10 +36,6 @@ Role = Literal["float", "quantized", "bundle"]
 PLAN = stopwatch.Plan(runs=50, rounds=5, warmup_runs=5, budget_s=3.0)
 """Fewer times than `benchmark` takes: here they stand beside the accuracy."""
 _NAME: dict[Role, str] = {"float": "float student", "quantized": "quantized graph"}
-
-_GOLDEN_STEPS = 8
-_GOLDEN_SHARE = 0.25
-"""How far an answer may be from the stored one, in parts of the manifest's logit_step and of the logits' range."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +139,7 @@ def _other_answers(models: Sequence[_Model], rows: Sequence[Row]) -> Iterator[st
         if row.golden_difference_max is None:
             continue
         stored = golden_of(model.bundle).logits
-        rounding = _GOLDEN_STEPS * (model.bundle.manifest.logit_step or 0.0)
-        if row.golden_difference_max > max(rounding, _GOLDEN_SHARE * float(np.ptp(stored))):
+        if told_apart(row.golden_difference_max, stored, model.bundle.manifest):
             yield (
                 f"{row.name}: its logits of the clips stored in it differ by up to {row.golden_difference_max:.3g} "
                 "from those stored beside them, so an app that checks itself by these fails"

@@ -11,8 +11,7 @@ import torch
 from torch.export import ExportedProgram
 
 from d3d_edge import runtimes, target
-from d3d_edge.bundle import Bundle, Description
-from d3d_edge.clip import ClipSpec
+from d3d_edge.bundle import Bundle
 from d3d_edge.errors import BundleError, DataError
 from d3d_edge.files import files_below
 from d3d_edge.quantize import pt2e
@@ -62,44 +61,11 @@ def bundle(runtime: str, precision: target.Precision, tmp_path_factory: pytest.T
 def bundled(runtime: str, precision: target.Precision, program: ExportedProgram, work: Path) -> Bundle:
     found = target.load(TARGETS[runtime])
     lowered = runtimes.get(runtime).lower(program, work, found, precision=precision)
-    clip = ClipSpec(
-        frames=SHAPE[0],
-        sampling="uniform",
-        short_clips="refuse",
-        short_side=networks.SIDE,
-        interpolation="area",
-        height=networks.SIDE,
-        width=networks.SIDE,
-        crop="center",
-        colour="rgb",
-        layout="THWC",
-        dtype="uint8",
-    )
-    description = Description(
-        name="contract",
-        target=found.name,
-        runtime=found.runtime,
-        precision=precision,
-        scheme="symmetric" if precision in target.QUANTIZED else None,
-        model=lowered.model,
-        clip=clip,
-        clip_hash=clip.hash(),
-        labels=tuple("abcde"),
-        input=TensorSpec(name="clip", dtype="uint8", shape=clip.shape),
-        output=TensorSpec(name="logits", dtype="float32", shape=(networks.CLASSES,)),
-        graph_sha256="0" * 64,
-        float_sha256="1" * 64,
-        logit_step=pt2e.logit_step(program),
-        calibration_hash=None,
-        data_hash="2" * 64,
-        tools=runtimes.get(runtime).tools(),
-        lowering=lowered.facts,
-    )
 
     def fill(folder: Path) -> None:
         (work / lowered.model).rename(folder / lowered.model)
 
-    return Bundle.write(work / "bundle", description, fill)
+    return Bundle.write(work / "bundle", networks.described(lowered, program, found, precision), fill)
 
 
 @pytest.fixture

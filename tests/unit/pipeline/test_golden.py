@@ -11,7 +11,7 @@ import pytest
 
 from d3d_edge.bundle import Bundle
 from d3d_edge.errors import BundleError
-from d3d_edge.pipeline.golden import golden_of
+from d3d_edge.pipeline.golden import golden_of, told_apart
 
 CLIPS, LOGITS = np.zeros((2, 4, 8, 8, 3), np.uint8), np.zeros((2, 5), np.float32)
 
@@ -51,3 +51,31 @@ def test_both_are_read(tmp_path: Path) -> None:
 def test_anything_else_is_refused(arrays: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=said):
         golden_of(bundle(tmp_path, **arrays))
+
+
+RANGE_4, HUNDREDS = np.array([[2.0, -2.0]], np.float32), np.full((1, 2), 100.0, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("difference", "stored", "precision", "logit_step", "apart"),
+    [
+        (0.0, LOGITS, "float32", None, False),
+        (0.03, RANGE_4, "float32", None, False),
+        (0.05, RANGE_4, "float32", None, True),
+        (0.15, RANGE_4, "float16", None, False),
+        (0.25, RANGE_4, "float16", None, True),
+        (0.9, RANGE_4, "weights-int8", None, False),
+        (1.1, RANGE_4, "weights-int8", None, True),
+        (1.5, RANGE_4, "int8", 0.2, False),  # eight steps of 0.2
+        (1.7, RANGE_4, "int8", 0.2, True),
+        (0.09, HUNDREDS, "float16", None, False),  # float16's steps there are 1/16
+        (0.2, HUNDREDS, "float16", None, True),
+        (float("nan"), RANGE_4, "int8", 0.2, True),
+        (float("inf"), RANGE_4, "int8", 0.2, True),
+    ],
+)
+def test_answers_are_told_apart_where_no_rounding_brings_them(
+    difference: float, stored: Any, precision: str, logit_step: float | None, apart: bool
+) -> None:
+    made: Any = SimpleNamespace(precision=precision, logit_step=logit_step)
+    assert told_apart(difference, stored, made) is apart

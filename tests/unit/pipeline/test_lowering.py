@@ -1,0 +1,106 @@
+"""A bundle's file answers as its graph does on a clip, or there is no bundle."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.nn import functional as F
+
+from d3d_edge import runtimes, target
+from d3d_edge.bundle import Bundle
+from d3d_edge.errors import LoweringError, MissingDependency
+from d3d_edge.pipeline import lowering
+from d3d_edge.quantize import pt2e
+from d3d_edge.target import Precision
+from tests import networks
+
+pytestmark = pytest.mark.slow
+PACKAGES = {"android": "executorch", "ios": "coremltools", "jetson": "onnxruntime", "host": "torch"}
+LOWERED: list[tuple[str, Precision]] = [
+    ("android", "int8"),
+    ("android", "float32"),
+    ("ios", "int8"),
+    ("ios", "weights-int8"),
+    ("jetson", "int8"),
+    ("jetson", "int8+float16"),
+    ("host", "int8"),
+]
+
+
+class DividesBySomethingElse(nn.Module):
+    """A sum over nine values that is divided by two: PyTorch writes the ONNX operator that divides by nine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        pooled = F.avg_pool2d(
+            self.stem(clip.float().permute(0, 3, 1, 2)), 3, 1, count_include_pad=False, divisor_override=2
+        )
+        return pooled.mean((0, 2, 3))[None]
+
+
+def written(
+    program: ExportedProgram, name: str, precision: Precision, path: Path, clips: Tensor, **options: Any
+) -> Bundle:
+    found = target.load(name)
+
+    def describe(lowered: runtimes.Lowered) -> Any:
+        noted = {"fallbacks": lowered.fallbacks}
+        return networks.described(lowered, program, found, precision).model_copy(update=noted)
+
+    return lowering.write(program, found, path, clips.numpy()[None], precision=precision, describe=describe, **options)
+
+
+@pytest.fixture(scope="module")
+def wrong() -> Any:
+    """Lowers a network to an ONNX file that loads, runs, and answers something else."""
+    pytest.importorskip("onnxruntime")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        program = pt2e.export_float(DividesBySomethingElse(), networks.clip())
+    return partial(written, program, "jetson", "float32", clips=networks.clip())
+
+
+@pytest.mark.parametrize(("name", "precision"), LOWERED, ids=lambda value: str(value))
+def test_a_bundle_says_how_near_its_file_is_and_by_what_it_was_run(
+    name: str, precision: Precision, tmp_path: Path
+) -> None:
+    pytest.importorskip(PACKAGES[name])
+    program = networks.quantized() if precision in target.QUANTIZED else networks.float_program()
+    bundle = written(program, name, precision, tmp_path / "bundle", networks.clip())
+    facts = Bundle.open(bundle.path).manifest.lowering
+    logits = np.load(bundle.path / "golden" / "logits.npy")
+    assert 0 <= float(facts["answers_difference"]) < 0.25 * np.ptp(logits)
+    with runtimes.get(bundle.manifest.runtime).open(bundle) as runner:
+        assert facts["answers_checked_by"] == runner.runtime
+
+
+def test_a_file_that_answers_something_else_is_refused(wrong: Any, tmp_path: Path) -> None:
+    with pytest.raises(LoweringError, match=r"answers something else than the graph.*stage answers, onnxruntime"):
+        wrong(path=tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_with_a_fallback_allowed_it_is_written_and_noted(wrong: Any, tmp_path: Path) -> None:
+    bundle = wrong(path=tmp_path / "bundle", allow_fallback=True)
+    (note,) = Bundle.open(bundle.path).manifest.fallbacks
+    assert "answers something else" in note
+
+
+def test_where_nothing_can_run_the_file_the_bundle_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise MissingDependency.of("onnxruntime", "jetson", "running it")
+
+    monkeypatch.setattr(runtimes.get("tensorrt"), "check_run", missing)
+    bundle = written(networks.float_program(), "jetson", "float32", tmp_path / "bundle", networks.clip())
+    assert "onnxruntime" in str(bundle.manifest.lowering["answers_not_checked"])
+    assert "answers_checked_by" not in bundle.manifest.lowering
