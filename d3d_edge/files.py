@@ -90,17 +90,20 @@ def _place_of(path: Path) -> Path:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a new folder beside `path` to fill; it takes `path`'s place only if the block ends without an error.
 
+    A link to a folder stays one: what it leads to is replaced.
+
     Raises:
         StorageError: the file system refused. A folder that was at `path` is as it was before.
     """
-    partial = beside(path, "partial")
+    place = Path(os.path.realpath(path)) if path.is_symlink() else path
+    partial = beside(place, "partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
         yield partial
         for file in files_below(partial):
             _sync(file)
-        while not _put(partial, path):
+        while not _put(partial, place):
             pass
     except OSError as error:
         raise StorageError.of(path, error) from error
@@ -193,6 +196,11 @@ def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in files_below(path)) if path.is_dir() else path.stat().st_size
 
 
+_FOLDER = 0x10
+"""The bit of an archive's part that calls it a folder: PyTorch would read none of its bytes, and take what was in the
+memory for them."""
+
+
 def is_whole_archive(path: Path) -> bool:
     """Whether `path` is a zip archive with all that was written to it."""
     return zipfile.is_zipfile(path) and damaged_part(path) is None
@@ -207,7 +215,8 @@ def damaged_part(path: Path) -> str | None:
         return None
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip()
+            folder = next((part.filename for part in archive.infolist() if part.external_attr & _FOLDER), None)
+            return folder or archive.testzip()
     except _NO_ARCHIVE:
         return "the list of its parts"
 

@@ -6,11 +6,13 @@ import errno
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -147,6 +149,17 @@ def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["a", "b", "there"]
 
 
+def test_a_link_to_a_folder_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    for text in ("one", "other"):
+        with files.atomic_folder(tmp_path / "link") as folder:
+            (folder / "a.txt").write_text(text)
+        assert (tmp_path / "there" / "a.txt").read_text() == text
+    assert (tmp_path / "link").is_symlink()
+    assert names_in(tmp_path) == ["link", "there"]
+
+
 @pytest.mark.parametrize("write", [files.check_writable, lambda path: files.write_text(path, "text")])
 @pytest.mark.parametrize("kind", ["device", "pipe", "pipe without a name", "folder", "loop"])
 def test_what_is_no_file_is_never_replaced(tmp_path: Path, kind: str, write: Callable[[Path], None]) -> None:
@@ -239,6 +252,19 @@ def test_files_and_sizes_below_a_folder(tmp_path: Path) -> None:
     assert files.files_below(tmp_path) == [tmp_path / "a", tmp_path / "b" / "c" / "two"]
     assert files.size_of(tmp_path) == 5
     assert files.size_of(tmp_path / "a") == 3
+
+
+def test_an_archive_whose_part_says_that_it_is_a_folder_is_damaged(tmp_path: Path) -> None:
+    """PyTorch would read none of its bytes, without a word; it is one bit, which no checksum covers."""
+    torch.save({"weights": torch.ones(9)}, tmp_path / "w.pt")
+    assert files.is_whole_archive(tmp_path / "w.pt")
+    raw = bytearray((tmp_path / "w.pt").read_bytes())
+    with zipfile.ZipFile(tmp_path / "w.pt") as archive:
+        place = raw.index(b"w/data/0", archive.start_dir)
+    raw[place - 8] |= 0x10  # the external attributes, in front of the place of the part and its name
+    (tmp_path / "w.pt").write_bytes(raw)
+    assert files.damaged_part(tmp_path / "w.pt") == "w/data/0"
+    assert not files.is_whole_archive(tmp_path / "w.pt")
 
 
 def test_the_hash_of_a_file_is_sha256_of_its_bytes(tmp_path: Path) -> None:
