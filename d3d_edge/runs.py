@@ -4,6 +4,7 @@ RUN/
   recipe.yaml     the resolved recipe
   data.csv        every clip with its label and split
   skipped.json    clips that could not be read, and why
+  weights.json    hashes of the published weights that stages began with
   report.json     what was measured last
   evaluation.json the systems of the paper on the same clips, from `evaluate`
   sensitivity.json, sensitivity.png
@@ -51,9 +52,7 @@ class Run:
             DataError: `path` is something else.
             StorageError: it cannot be written.
         """
-        is_run = (path / "recipe.yaml").is_file() and (path / "data.csv").is_file()
-        if is_run and any(entry.is_dir() for entry in path.iterdir()):
-            run = cls.open(path)
+        if run := cls.begun(path):
             for what, same in (("another recipe", run.recipe == wanted), ("other data", run.data == data)):
                 if not same:
                     raise RecipeError(
@@ -61,22 +60,33 @@ class Run:
                         hint="choose another --out, or delete the folder to begin again",
                     )
             return run
-        if path.exists() and not is_run and (not path.is_dir() or any(p for p in path.iterdir() if not _ours(p))):
+        empty = path.is_dir() and all(_ours(entry) for entry in path.iterdir())
+        if path.exists() and not empty and not _is_run(path):
             raise DataError(f"{path} exists and is not a run", hint="choose another --out")
         manifest.write(data, path / "data.csv")
         write_text(path / "recipe.yaml", wanted.yaml())
         return cls(path, wanted, data)
 
     @classmethod
+    def begun(cls, path: Path) -> Run | None:
+        """The run at `path`, if it has a stage; None where there is no run, or one without.
+
+        Raises:
+            RecipeError, DataError: its recipe or its list of clips is damaged.
+        """
+        return cls.open(path) if _is_run(path) and any(entry.is_dir() for entry in path.iterdir()) else None
+
+    @classmethod
     def open(cls, path: Path) -> Run:
         """The run at `path`.
 
         Raises:
-            DataError: there is no run.
+            RecipeError: its recipe is damaged.
+            DataError: there is no run, or its list of clips is damaged.
         """
-        if not (path / "recipe.yaml").is_file() or not (path / "data.csv").is_file():
+        if not _is_run(path):
             raise DataError(f"{path} is not a run", hint="d3d-edge distill RECIPE --data DIR --out RUN makes one")
-        return cls(path, recipe.load(str(path / "recipe.yaml")), manifest.load(path / "data.csv"))
+        return cls(path, recipe.stored(path / "recipe.yaml"), manifest.load(path / "data.csv"))
 
     @property
     def quantize_hash(self) -> str:
@@ -144,6 +154,10 @@ class Run:
             return tuple(SkippedClip.model_validate(clip) for clip in found)
         except (OSError, ValueError, TypeError) as error:
             raise DataError(f"{path} is damaged", hint="delete it; the next command that decodes writes it") from error
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "recipe.yaml").is_file() and (path / "data.csv").is_file()
 
 
 def _ours(path: Path) -> bool:

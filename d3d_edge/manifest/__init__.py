@@ -8,12 +8,12 @@ from pathlib import Path
 from d3d_edge.errors import DataError
 from d3d_edge.manifest import kinetics, official
 from d3d_edge.manifest.clips import VIDEO_SUFFIXES, Clip, Manifest, Split
-from d3d_edge.manifest.drawing import with_split
+from d3d_edge.manifest.drawing import drawn, with_split
 from d3d_edge.manifest.folders import from_folders
 from d3d_edge.manifest.table import EXPECTED, from_csv, write
 from d3d_edge.schema import Schema
 
-__all__ = ["VIDEO_SUFFIXES", "Clip", "Manifest", "Source", "Split", "load", "with_split", "write"]
+__all__ = ["VIDEO_SUFFIXES", "Clip", "Manifest", "Source", "Split", "drawn", "load", "with_split", "write"]
 
 
 class Source(Schema):

@@ -13,16 +13,12 @@ _Counts = dict[str, Counter[str]]
 
 
 def with_split(manifest: Manifest, *, val_share: float, test_share: float, seed: int) -> Manifest:
-    """`manifest` with a split drawn where it has none: by group, stratified by class, decided by `seed`.
-
-    A group is never split. Where each has clips of one class, every class with at least two groups is in train and
-    test. Where groups have clips of several, as people do who act out all classes, shares are those of the clips.
+    """`manifest` with a split to train and test on, drawn where it has none (`drawn`).
 
     Raises:
         DataError: there is nothing to train on or nothing to test on, or a class is never trained on.
     """
-    if not any(clip.split for clip in manifest.clips):
-        manifest = _draw(manifest, val_share, test_share, seed)
+    manifest = drawn(manifest, val_share=val_share, test_share=test_share, seed=seed)
     trained = {clip.label for clip in manifest.of("train")}
     if not trained or not manifest.of("test"):
         raise DataError(f"the split has no {'train' if not trained else 'test'} clips", hint="add clips or a split")
@@ -32,15 +28,21 @@ def with_split(manifest: Manifest, *, val_share: float, test_share: float, seed:
     return manifest
 
 
-def _draw(manifest: Manifest, val_share: float, test_share: float, seed: int) -> Manifest:
+def drawn(manifest: Manifest, *, val_share: float, test_share: float, seed: int) -> Manifest:
+    """`manifest` with a split drawn where it has none: by group, stratified by class, decided by `seed`.
+
+    A group is never split. Where each has clips of one class, every class with at least two groups is in train and
+    test. Where groups have clips of several, as people do who act out all classes, shares are those of the clips.
+    """
+    if any(clip.split for clip in manifest.clips):
+        return manifest
     members: dict[str, list[Clip]] = defaultdict(list)
     for clip in manifest.clips:
         members[clip.group].append(clip)
     counts = {group: Counter(clip.label for clip in clips) for group, clips in members.items()}
     draw = _by_class if all(len(labels) == 1 for labels in counts.values()) else _across_classes
     split_of = draw(counts, val_share, test_share, seed)
-    drawn = (clip.model_copy(update={"split": split_of[clip.group]}) for clip in manifest.clips)
-    return Manifest(clips=tuple(drawn))
+    return Manifest(clips=tuple(clip.model_copy(update={"split": split_of[clip.group]}) for clip in manifest.clips))
 
 
 def _by_class(counts: _Counts, val_share: float, test_share: float, seed: int) -> dict[str, Split]:

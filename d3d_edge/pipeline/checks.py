@@ -15,10 +15,13 @@ from d3d_edge.models.recogniser import Recogniser
 from d3d_edge.pipeline import weights
 from d3d_edge.quantize import pt2e
 from d3d_edge.recipe import NetworkSpec, Recipe, TrainSpec
+from d3d_edge.runs import Run
 
 
-def check(recipe: Recipe) -> dict[weights.Stage, str]:
+def check(recipe: Recipe, run: Run | None = None) -> dict[weights.Stage, str]:
     """The hash of each file of published weights that `recipe` names, once its networks are found to fit all it says.
+
+    A run that has begun a stage needs the stage's file no more.
 
     Raises:
         RecipeError: the calibration plan holds a mistake, a clip is too small for a network or for batches of one,
@@ -38,7 +41,7 @@ def check(recipe: Recipe) -> dict[weights.Stage, str]:
     if not isinstance(names, str) and names:
         student = build.network(recipe.student.network, 2, in_channels=3)
         pt2e.check_names(Recogniser(student), torch.zeros(recipe.clip.shape, dtype=torch.uint8), names)
-    return weights.check(recipe)
+    return weights.check(recipe, run)
 
 
 def check_batches(recipe: Recipe, clips: int) -> None:

@@ -79,7 +79,7 @@ def distill(
     started = datetime.now(UTC)
     if resume and not (out / "recipe.yaml").is_file():
         raise DataError(f"{out} is not a run, so there is nothing to resume", hint="leave out --resume to begin")
-    hashes = checks.check(recipe)
+    hashes = checks.check(recipe, Run.begun(out))
     source = Run.open(teacher) if teacher else None
     split = recipe.split
     clips = manifest.with_split(
@@ -169,7 +169,7 @@ def _teacher(run: Run, data: RunData, progress: Progress) -> Row:
     spec = run.recipe.teacher
     torch.manual_seed(run.recipe.seed)
     net = network(spec.network, len(data.labels), in_channels=2)
-    weights.start(net, run, "teacher", progress)
+    weights.start(net, run, "teacher", "teacher", progress)
     channels_last(net)
     minimised = loss.cross_entropy(spec.train.label_smoothing)
     job = _job("teacher (flow)", net, flow_stream(net), data, spec.train, minimised)
@@ -179,7 +179,7 @@ def _teacher(run: Run, data: RunData, progress: Progress) -> Row:
 def _student(run: Run, data: RunData, progress: Progress) -> Row:
     spec, train = run.recipe.distill, run.recipe.student.train
     torch.manual_seed(run.recipe.seed + 1)
-    net = _rgb_network(run, data, run.recipe.student.initialise, progress)
+    net = _rgb_network(run, data, "student", run.recipe.student.initialise, progress)
     model: nn.Module = net
     stream = rgb_stream(net, features=bool(spec.features_weight))
     if spec.features_weight:
@@ -195,21 +195,26 @@ def _student(run: Run, data: RunData, progress: Progress) -> Row:
 def _baseline(run: Run, data: RunData, name: str, progress: Progress) -> Row:
     spec = run.recipe.baselines[name]
     torch.manual_seed(run.recipe.seed + 2)
-    net = _rgb_network(run, data, spec.initialise, progress)
+    net = _rgb_network(run, data, name, spec.initialise, progress)
     train = spec.train or run.recipe.student.train
     minimised = loss.cross_entropy(train.label_smoothing)
     job = _job(f"{name} (RGB)", net, rgb_stream(net), data, train, minimised, still=spec.frames == "one")
     return _stage(run, name, name.replace("_", " "), "baseline", job, data, marks.baseline(run, data, name), progress)
 
 
-def _rgb_network(run: Run, data: RunData, initialise: Literal["scratch", "teacher"], progress: Progress) -> S3DG:
-    """The student's network before training. Only the first convolution of a teacher sees another input."""
+def _rgb_network(
+    run: Run, data: RunData, stage: Stage, initialise: Literal["scratch", "teacher"], progress: Progress
+) -> S3DG:
+    """The network of a stage that sees frames, before training: the student's.
+
+    Only the first convolution of a teacher sees another input.
+    """
     net = network(run.recipe.student.network, len(data.labels), in_channels=3)
     if initialise == "teacher":
         taught = load_teacher(run).state_dict()
         net.load_state_dict({k: v for k, v in taught.items() if not k.startswith("Conv2d_1a")}, strict=False)
     else:
-        weights.start(net, run, "student", progress)
+        weights.start(net, run, "student", stage, progress)
     return channels_last(net)
 
 

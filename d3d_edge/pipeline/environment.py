@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -16,20 +17,26 @@ _BASE = ("torch", "torchao", "numpy")
 
 
 def environment(started: datetime, runtime_names: Iterable[str]) -> Environment:
-    """This machine, and the versions of d3d-edge, torch and the packages of the named runtimes."""
+    """This machine, and the versions of d3d-edge, torch and those packages of the named runtimes that are installed."""
+    versions = tools(())
+    for name in sorted(set(runtime_names)):
+        runtime = runtimes.get(name)
+        for given in (runtime.tools, runtime.run_tools):
+            with suppress(ImportError):
+                versions |= given()
     return Environment(
         machine=platform.machine(),
         processor=_processor(),
         cpus=cpus(),
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
-        tools=tools(runtime_names),
+        tools=versions,
         started=started.isoformat(timespec="seconds"),
     )
 
 
 def tools(runtime_names: Iterable[str]) -> dict[str, str]:
-    """Versions by package name; a package that is not installed is left out."""
+    """Versions of d3d-edge, torch, and the packages that the named runtimes lower with, which are installed."""
     versions = {"d3d-edge": __version__}
     for package in _BASE:
         versions[package] = importlib.metadata.version(package)

@@ -29,10 +29,10 @@ def clips_of(
     notes: tuple[str, ...] = ()
     if split == "all":
         clips = found.clips
-        notes = ("every clip was measured, those trained on included",)
+        notes = ("every clip was measured, whatever its split: in the data of training, those trained on too",)
     else:
         ways = rules.split
-        found = manifest.with_split(found, val_share=ways.val_share, test_share=ways.test_share, seed=ways.seed)
+        found = manifest.drawn(found, val_share=ways.val_share, test_share=ways.test_share, seed=ways.seed)
         clips = tuple(clip for clip in found.clips if clip.split == split)
         if found.data_hash() != trained_on:
             notes = ("these are not the clips and splits of training; some may have been trained on",)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from d3d_edge import recipe, runtimes
 from d3d_edge.bundle import RECIPE, Bundle, by_place
 from d3d_edge.errors import BundleError, DataError, MissingDependency
+from d3d_edge.files import check_writable
 from d3d_edge.harness import accuracy, gates, latency, stopwatch
 from d3d_edge.harness.accuracy import Logits
 from d3d_edge.manifest import Source
@@ -81,8 +82,9 @@ def validate(
     """
     started = datetime.now(UTC)
     models = _models(paths, devices)
+    check_writable(report_path)
     made = models[0].bundle.manifest
-    rules = recipe.load(str(models[0].bundle.path / RECIPE))
+    rules = recipe.stored(models[0].bundle.path / RECIPE)
     clips, notes = clips_of(made.labels, made.data_hash, rules, data, split)
     decoding = Decoding(clips, models[0].bundle, strict)
     with ExitStack() as stack:

@@ -1,7 +1,7 @@
 """Published weights that a run's networks start from: checked before any work, recorded in the run, and loaded.
 
-The hash of a file, not its path, is part of what decides a stage. It is recorded in the run, so that a finished run
-needs the file no more.
+The hash of a file, not its path, is part of what decides a stage. It is recorded in the run, so that a stage that was
+begun needs the file no more.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from d3d_edge.distill.checkpoint import Checkpoint
 from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.files import sha256_of_file, write_json
 from d3d_edge.models import checkpoints
@@ -25,17 +26,22 @@ Stage = Literal["teacher", "student"]
 _SEES: dict[Stage, tuple[str, int]] = {"teacher": ("flow", 2), "student": ("RGB", 3)}
 
 
-def check(recipe: Recipe) -> dict[Stage, str]:
+def check(recipe: Recipe, run: Run | None = None) -> dict[Stage, str]:
     """The hash of each file of weights that `recipe` names, every one read and held against its network.
+
+    Where the file of a stage that the run has begun is gone, it is the recorded one.
 
     Raises:
         RecipeError: a checkpoint is of a network other than the recipe's; the hint sets the recipe right.
         DataError: a file is missing, damaged, or of no known format.
     """
     hashes = {}
+    recorded = _recorded(run) if run else {}
     for stage in _SEES:
         path = _path(recipe, stage)
-        if path:
+        if path and run and not path.is_file() and stage in recorded and Checkpoint.kept(run.folder(stage)):
+            hashes[stage] = recorded[stage]
+        elif path:
             _hold_against(checkpoints.load(path), getattr(recipe, stage).network, stage)
             hashes[stage] = sha256_of_file(path)
     return hashes
@@ -81,14 +87,16 @@ def _recorded(run: Run) -> dict[str, str]:
         return {}
 
 
-def start(net: S3DG, run: Run, stage: Stage, progress: Progress) -> None:
-    """Put the weights that the recipe names for `stage`, if any, into `net`, for frames as they are normalised here.
+def start(net: S3DG, run: Run, of: Stage, stage: str, progress: Progress) -> None:
+    """Put the weights that the recipe names for the teacher or the student into `net`, for frames as normalised here.
+
+    Where `stage`, which is to be trained from them, was begun, its checkpoint has what became of them.
 
     Raises:
         DataError: as `checkpoints.load_into`.
     """
-    path = _path(run.recipe, stage)
-    if path is None:
+    path = _path(run.recipe, of)
+    if path is None or Checkpoint.kept(run.folder(stage)):
         return
     loaded = checkpoints.load_into(net, path, own_frames=True)
     kept = "with its classifier" if loaded.classifier_kept else "the classifier starts from scratch"

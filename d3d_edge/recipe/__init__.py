@@ -4,7 +4,7 @@ Two keys at the top are not settings themselves: `extends` names a recipe, and `
 What is said later wins: preset, the extended recipe, the recipe, `--set`.
 """
 
-from d3d_edge.recipe.reading import find, load
+from d3d_edge.recipe.reading import find, load, stored
 from d3d_edge.recipe.spec import ExportSpec, GateSpec, QATDistillSpec, QATSpec, QuantizeSpec, Recipe, SplitSpec
 from d3d_edge.recipe.training import (
     AugmentSpec,
@@ -33,4 +33,5 @@ __all__ = [
     "TrainSpec",
     "find",
     "load",
+    "stored",
 ]

@@ -38,16 +38,30 @@ def load(name_or_path: str, settings: Iterable[str] = ()) -> Recipe:
         RecipeError: it cannot be read, extends more than one level deep, or holds a mistake.
     """
     path = find(name_or_path)
-    data, lines = _extended(path)
-    settings = tuple(settings)
-    source = str(path) + (" with --set" if settings else "")
-    recipe = build(Recipe, presets.apply(assign(data, settings), source), source, lines)
+    recipe = _read(path, tuple(settings))
     _check_names(recipe, path)
     return _with_absolute_files(recipe, path)
 
 
+def stored(path: Path) -> Recipe:
+    """The resolved recipe of a run or a bundle. The files it names may have stayed on another machine.
+
+    Raises:
+        RecipeError: it cannot be read, or holds a mistake.
+    """
+    return _with_absolute_files(_read(find(str(path)), ()), path)
+
+
+def _read(path: Path, settings: tuple[str, ...]) -> Recipe:
+    data, lines = _extended(path)
+    source = str(path) + (" with --set" if settings else "")
+    recipe = build(Recipe, presets.apply(assign(data, settings), source), source, lines)
+    _check_stages(recipe, path)
+    return recipe
+
+
 def _with_absolute_files(recipe: Recipe, path: Path) -> Recipe:
-    """The recipe with a calibration plan and weights given as files made absolute: a run is opened from any folder.
+    """The recipe with the plan, weights and targets given as files made absolute: a run is opened from any folder.
 
     A file that is not there stays as it is: a run whose weights are gone can still be exported.
     """
@@ -56,8 +70,10 @@ def _with_absolute_files(recipe: Recipe, path: Path) -> Recipe:
         candidates = (path.parent / name, Path(name)) if name else ()
         return next((str(file.resolve()) for file in candidates if os.path.isfile(file)), name)
 
+    folders = (os.path.abspath(one) if _is_target(one) else one for one in recipe.export.targets)
     return recipe.model_copy(
         update={
+            "export": recipe.export.model_copy(update={"targets": tuple(folders)}),
             "teacher": recipe.teacher.model_copy(update={"weights": absolute(recipe.teacher.weights)}),
             "student": recipe.student.model_copy(update={"weights": absolute(recipe.student.weights)}),
             "quantize": recipe.quantize.model_copy(update={"calibration": absolute(recipe.quantize.calibration)}),
@@ -78,7 +94,7 @@ def _extended(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
 
 
 def _check_stages(recipe: Recipe, path: Path) -> None:
-    """Names of baselines, which become folders, and what the teacher is made of."""
+    """Names of baselines, which become folders, what the teacher is made of, and where networks start."""
     for name in recipe.baselines:
         if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in STAGES:
             raise RecipeError(
@@ -94,17 +110,6 @@ def _check_stages(recipe: Recipe, path: Path) -> None:
             )
         if recipe.distill.features_weight:
             raise RecipeError(f"{path}: distill.features_weight needs the flow teacher: two streams share no features")
-
-
-def _check_names(recipe: Recipe, path: Path) -> None:
-    """Names of targets and plans that ship with the package, checked before hours of training."""
-    for target in recipe.export.targets:
-        if not os.path.isfile(Path(target) / "target.yaml"):
-            resources.find("targets", target)
-    _check_stages(recipe, path)
-    plan = Path(recipe.quantize.calibration)
-    if not os.path.isfile(plan) and not os.path.isfile(path.parent / plan):
-        resources.find("calibration", recipe.quantize.calibration)
     if recipe.student.initialise == "teacher" and recipe.student.weights:
         raise RecipeError(
             f"{path}: student.initialise is 'teacher', and student.weights is given: a student has one start",
@@ -119,3 +124,18 @@ def _check_names(recipe: Recipe, path: Path) -> None:
                 f"{path}: {name}.initialise is 'teacher', but student.network and teacher.network differ",
                 hint="make the networks equal, or start the student from scratch",
             )
+
+
+def _check_names(recipe: Recipe, path: Path) -> None:
+    """Names of targets and plans that ship with the package, checked before hours of training."""
+    for target in recipe.export.targets:
+        if not _is_target(target):
+            resources.find("targets", target)
+    plan = Path(recipe.quantize.calibration)
+    if not os.path.isfile(plan) and not os.path.isfile(path.parent / plan):
+        resources.find("calibration", recipe.quantize.calibration)
+
+
+def _is_target(name: str) -> bool:
+    """Whether `name` is the folder of a target, not the name of one that ships with the package."""
+    return os.path.isfile(Path(name) / "target.yaml")

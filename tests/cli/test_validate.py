@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
 import pytest
 
+from d3d_edge import runtimes
 from d3d_edge.bundle import GOLDEN_LOGITS, Bundle, Description
+from d3d_edge.errors import MissingDependency
 from d3d_edge.report import Report
 from d3d_edge.runner import Where
 from tests.cli.conftest import STEPS, TARGETS, D3DEdge, Result, alone, refused
@@ -123,6 +127,45 @@ def test_a_file_that_does_not_load_is_a_row_if_that_was_allowed(
     (row,) = [row for row in Report.read(tmp_path / "report.json").rows if row.role == "bundle"]
     assert (str(row.where), row.top1) == ("not run", None)
     assert "cannot load" in row.note
+
+
+def test_a_split_that_was_never_trained_on_is_measured_alone(
+    bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    """Data to measure on needs nothing to train on."""
+    rows = [f"{next(folder.glob('*.mp4'))},{folder.name},test" for folder in sorted(clips.iterdir()) if folder.is_dir()]
+    listed = tmp_path / "test.csv"
+    listed.write_text("\n".join(["path,label,split", *rows]))
+    result = d3d_edge("validate", bundle_copy, "--data", listed, "--out", tmp_path)
+    assert result.code == 0, result.err
+    assert Report.read(tmp_path / "report.json").rows[0].clips == len(rows)
+
+
+def test_where_the_report_cannot_be_written_nothing_is_measured(
+    bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("d3d_edge.harness.accuracy.logits_of", None)
+    (tmp_path / "file").write_text("")
+    result = d3d_edge("validate", bundle_copy, "--data", clips, "--out", tmp_path / "file")
+    refused(result, 9, "cannot write")
+    lost = tmp_path / "typed" / "wrong"
+    refused(d3d_edge("validate", lost, "--data", clips), 6, "is not a bundle")
+    assert not lost.parent.exists()
+
+
+def test_a_runtime_that_is_not_installed_leaves_a_row_and_the_report(
+    bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensorrt = type(runtimes.get("tensorrt"))
+    package = MissingDependency.of("onnxruntime", "jetson", "running it")
+    monkeypatch.setattr(tensorrt, "check_run", Mock(side_effect=package))
+    for tools in ("tools", "run_tools"):
+        monkeypatch.setattr(tensorrt, tools, Mock(side_effect=PackageNotFoundError("onnxruntime")))
+    result = d3d_edge("validate", bundle_copy, "--data", clips, "--out", tmp_path)
+    assert result.code == 0, result.err
+    report = Report.read(tmp_path / "report.json")
+    assert [str(row.where) for row in report.rows if row.role == "bundle"] == ["not run"]
+    assert {"torch", "d3d-edge"} <= set(report.environment.tools)
 
 
 def test_a_missed_gate_still_writes_the_report_and_exits_4(

@@ -268,3 +268,25 @@ def test_two_streams_share_no_features(path: Path) -> None:
 def test_a_recipe_is_a_value(recipe_data: dict[str, Any]) -> None:
     assert Recipe(**recipe_data) == Recipe(**recipe_data)
     assert Recipe(**recipe_data).hash() == Recipe(**recipe_data).hash()
+
+
+def test_a_recipe_that_was_stored_needs_none_of_the_files_it_names(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run or a bundle is opened from any folder, also where its plan and the folder of its target are no more."""
+    (tmp_path / "watch").mkdir()
+    target, plan = tmp_path / "watch" / "target.yaml", tmp_path / "own.yaml"
+    target.write_text(resources.find("targets", "host").read_text())
+    plan.write_text(resources.find("calibration", "balanced").read_text())
+    monkeypatch.chdir(tmp_path)
+    loaded = recipe.load(str(path), ["export.targets=[watch, host]", "quantize.calibration=own.yaml"])
+    assert loaded.export.targets == (str(target.parent), "host")
+    resolved = tmp_path / "recipe.yaml"
+    resolved.write_text(loaded.yaml(), encoding="utf-8")
+    monkeypatch.chdir("/")
+    assert recipe.stored(resolved) == recipe.load(str(resolved)) == loaded
+    target.unlink()
+    plan.unlink()
+    assert recipe.stored(resolved) == loaded
+    with pytest.raises(RecipeError, match="no target named"):
+        recipe.load(str(resolved))
