@@ -81,7 +81,7 @@ def group() -> None:
     d3d-edge distill compact --data clips/ --out run      train on a folder per class
     d3d-edge quantize run
     d3d-edge export run --target all --out bundles
-    d3d-edge validate bundles/* --data clips/
+    d3d-edge validate bundles/*/ --data clips/
 
     Exit codes: 0 done, 1 internal error, 2 recipe or command line, 3 missing package, 4 gate missed, 5 not lowered,
     6 bad bundle, 7 device, 8 data, 9 cannot write, 130 interrupted, 143 ended by SIGTERM, 129 by SIGHUP.

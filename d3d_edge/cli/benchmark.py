@@ -107,6 +107,9 @@ def _print(report: Report, out: Path | None) -> None:
     console.print(table)
     for line in (line for row, found in timed for line in _lines(row, found)):
         console.print(line)
+    for row in report.rows:
+        if not row.latency:
+            console.print(f"{row.name} was not timed: {row.note}")
     machine = report.environment
     console.print(f"milliseconds, {_conditions(report)}; p99 needs 100 runs; MB: the model file")
     if any(not row.device for row in report.rows):

@@ -25,7 +25,7 @@ class _BarTask:
 
 
 class _LineTask:
-    """Where there is no terminal: a line at the start, at each quarter and at the end."""
+    """Where there is no terminal: a line at each quarter."""
 
     def __init__(self, console: Console, description: str, total: int, done: int) -> None:
         self._console, self._description, self._total, self._done = console, description, total, done

@@ -66,11 +66,11 @@ def mean_class(logits: Logits, labels: NDArray[np.int64]) -> float:
     return float(np.mean([topk(logits[labels == label], labels[labels == label], 1) for label in np.unique(labels)]))
 
 
-def wilson(right: int, clips: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of the share `right` of `clips`, without continuity correction."""
+def wilson(right: int, clips: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of the share `right` of `clips`, without continuity correction."""
     from scipy.stats import binomtest  # takes half a second, and only evaluation needs it
 
-    interval = binomtest(right, clips).proportion_ci(confidence, method="wilson")
+    interval = binomtest(right, clips).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 

@@ -98,9 +98,8 @@ def _without(rows: Iterable[Row], known: list[Row]) -> tuple[str, ...]:
 
 def _difference(before: Report, after: Report, row: Row, other: Row) -> str:
     """What else than the model differs between two timed rows, or spoils their times."""
-    machines = (row.machine or before.environment, other.machine or after.environment)
     found = []
-    if machines[0].processor != machines[1].processor or row.where != other.where:
+    if _machine(before, row) != _machine(after, other) or row.where != other.where:
         found.append("not measured by the same machine and means")
     if row.runtime != other.runtime:
         found.append(f"{row.runtime} before, {other.runtime} after")
@@ -109,6 +108,11 @@ def _difference(before: Report, after: Report, row: Row, other: Row) -> str:
     if any(one.latency and one.latency.busy for one in (row, other)):
         found.append("timed on a busy machine")
     return "; ".join(found)
+
+
+def _machine(report: Report, row: Row) -> str:
+    """What ran a row: a device by its name, whoever asked it."""
+    return row.device or report.environment.processor
 
 
 def _latency(before: Report, after: Report, row: Row, other: Row) -> list[Change]:

@@ -26,6 +26,7 @@ from d3d_edge.runner import Where
 from d3d_edge.video.preprocess import load_clip
 
 END_TO_END_RUNS = 20
+UNTIMED = "an interpreter reads these files on this machine, and its time says nothing"
 
 
 def benchmark(
@@ -47,7 +48,8 @@ def benchmark(
     Raises:
         BundleError: a bundle is damaged.
         MissingDependency: a runtime's package is not installed.
-        RecipeError: a device is none, or can run none of the bundles; or a `video` is for a device.
+        RecipeError: a device is none, or can run none of the bundles; a `video` is for a device; or nothing runs any
+            of the bundles but an interpreter.
         DeviceError: a device failed.
         DataError: `video` cannot be read, or is too short for a bundle.
     """
@@ -69,6 +71,11 @@ def benchmark(
                     row = _row(name + devices.suffix(device), bundle)
                     fields = fleet.run(device, bundle, plan, progress, sustained_s=60 * sustained_minutes)[0]
                     rows[row.name] = row.model_copy(update=fields)
+    if not any(row.samples for row in rows.values()):
+        raise RecipeError(
+            f"nothing to time: {UNTIMED}",
+            hint="--device names a device that runs them; d3d-edge validate checks their answers here",
+        )
     first = next(iter(bundles.values())).manifest
     return Report(
         title=f"benchmark of {first.name}",
@@ -102,9 +109,12 @@ def _here(
     with_memory: bool,
     progress: Progress,
 ) -> dict[str, Row]:
-    """The rows of this machine."""
+    """The rows of this machine. Those of files that an interpreter reads here have no times."""
     openers = {name: _opener(bundle, threads) for name, bundle in bundles.items()}
     rows = {name: _loaded(_row(name, bundle), bundle, openers[name]) for name, bundle in bundles.items()}
+    untimed = {name for name, row in rows.items() if row.where == Where.REFERENCE_INTERPRETER}
+    bundles = {name: bundle for name, bundle in bundles.items() if name not in untimed}
+    openers = {name: openers[name] for name in bundles}
     clips = {name: golden_of(bundle).clips[0] for name, bundle in bundles.items()}
     with progress.task("benchmark", len(bundles) * min(plan.rounds, plan.runs)) as task:
         samples = stopwatch.take(openers, clips, plan, threads=threads, on_round=task.advance)
@@ -122,7 +132,10 @@ def _here(
         for name, bundle in bundles.items():
             peak = memory.peak_bytes(bundle.path, threads)
             samples[name] = samples[name].model_copy(update={"memory_peak_bytes": peak})
-    return {name: with_times(row, samples[name]) for name, row in rows.items()}
+    return {
+        name: row.model_copy(update={"note": UNTIMED}) if name in untimed else with_times(row, samples[name])
+        for name, row in rows.items()
+    }
 
 
 def _opener(bundle: Bundle, threads: int) -> Opener:

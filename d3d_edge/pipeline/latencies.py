@@ -11,14 +11,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from d3d_edge import runtimes, transports
 from d3d_edge.errors import RecipeError
 from d3d_edge.files import sha256_of_value, write_json
 from d3d_edge.harness.stopwatch import Plan
 from d3d_edge.pipeline import models, students
-from d3d_edge.pipeline.benchmark import benchmark
+from d3d_edge.pipeline.benchmark import UNTIMED, benchmark
 from d3d_edge.pipeline.devices import HERE, Devices, check
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.presets import PRESETS, Shape
@@ -99,20 +97,24 @@ def measure(
     again: bool,
     progress: Progress,
 ) -> Latencies:
-    """The times of `shapes` on the machine `on`: `host`, or a device as `--device` takes it.
+    """The times of `shapes` on the machine `on`: `host` (or `local`), or a device as `--device` takes it.
 
     What was measured before is not measured `again` unless that is asked for; other shapes stay as they are.
 
     Raises:
-        RecipeError: `on` is no device or has no runtime for the target; or a shape names a layer that does not exist.
+        RecipeError: `on` is no device or has no runtime for the target; or a shape has no clip, or names a layer that
+            does not exist.
         MissingDependency: the package that lowers, or that runs, is not installed.
         LoweringError: a network cannot be lowered.
         DeviceError: the device failed.
         StorageError: the cache cannot be written.
     """
+    on = HOST if on == HERE else on
     machine = environment(datetime.now(UTC), [target.runtime])
     path = cache_dir / "students" / f"latencies-{_key(target, on, threads, machine)}.json"
     wanted = tuple(dict.fromkeys(shapes))
+    for shape in wanted:
+        students.clip_of(shape)
     kept = _read(path)
     known = {row.shape: row for row in kept.rows} if kept else {}
     missing = [shape for shape in wanted if again or shape not in known]
@@ -161,10 +163,7 @@ def _check(on: str, shape: Shape, target: Target, folder: Path, progress: Progre
     if on == HOST:
         with runtime.open(bundle) as runner:
             if runner.where == Where.REFERENCE_INTERPRETER:
-                raise RecipeError(
-                    f"this machine reads the files of {target.name} by an interpreter, whose time says nothing",
-                    hint="name a device with --on, or another --target",
-                )
+                raise RecipeError(f"{target.name}: {UNTIMED}", hint="name a device with --on, or another --target")
 
 
 def _key(target: Target, on: str, threads: int, machine: Environment) -> str:
@@ -174,7 +173,7 @@ def _key(target: Target, on: str, threads: int, machine: Environment) -> str:
 
 
 def _read(path: Path) -> Latencies | None:
-    with suppress(OSError, ValidationError):
+    with suppress(OSError, ValueError):  # pydantic's errors are ValueErrors
         return Latencies.model_validate_json(path.read_text(encoding="utf-8"))
     return None
 

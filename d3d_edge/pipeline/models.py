@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from d3d_edge.models import count
+from d3d_edge.models import build, count
 from d3d_edge.models.build import network
 from d3d_edge.presets import PRESETS, Shape
 from d3d_edge.recipe import NetworkSpec, Recipe
@@ -73,8 +73,10 @@ def of_recipe(recipe: Recipe, classes: int) -> Models:
     """Teacher and student of a recipe.
 
     Raises:
-        RecipeError: a network names a layer that does not exist.
+        RecipeError: a network names a layer that does not exist, or the clip is too small for it.
     """
+    for spec in (recipe.teacher.network, recipe.student.network):
+        build.check(spec, recipe.clip)
     shape = (recipe.clip.frames, recipe.clip.height, recipe.clip.width)
     teacher = _model("teacher", f"the flow teacher of {recipe.name}", recipe.teacher.network, "flow", shape, classes)
     student = _model("student", f"the RGB student of {recipe.name}", recipe.student.network, "RGB", shape, classes)

@@ -24,6 +24,7 @@ from d3d_edge.quantize import pt2e
 from d3d_edge.recipe import NetworkSpec
 from d3d_edge.runner import TensorSpec
 from d3d_edge.runtimes import Lowered
+from d3d_edge.schema import build
 from d3d_edge.target import Target
 from d3d_edge.workers import mapper
 
@@ -62,20 +63,25 @@ def bundles(
 
 
 def clip_of(shape: Shape) -> ClipSpec:
-    """The clip of a shape."""
-    return ClipSpec(
-        frames=shape.frames,
-        sampling="uniform",
-        short_clips="refuse",
-        short_side=shape.short_side,
-        interpolation="area",
-        height=shape.side,
-        width=shape.side,
-        crop="center",
-        colour="rgb",
-        layout="THWC",
-        dtype="uint8",
-    )
+    """The clip of a shape.
+
+    Raises:
+        RecipeError: it is larger than a clip may be.
+    """
+    settings = {
+        "frames": shape.frames,
+        "sampling": "uniform",
+        "short_clips": "refuse",
+        "short_side": shape.short_side,
+        "interpolation": "area",
+        "height": shape.side,
+        "width": shape.side,
+        "crop": "center",
+        "colour": "rgb",
+        "layout": "THWC",
+        "dtype": "uint8",
+    }
+    return build(ClipSpec, settings, f"clips of {shape}")
 
 
 def _place(folder: Path, shape: Shape, target: Target) -> Path:

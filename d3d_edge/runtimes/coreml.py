@@ -14,7 +14,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -26,8 +26,8 @@ from d3d_edge.bundle import Bundle
 from d3d_edge.errors import BundleError, DataError, RecipeError
 from d3d_edge.files import size_of
 from d3d_edge.quantize.origin import layer_of
-from d3d_edge.runner import Where
-from d3d_edge.runtimes import Lowered, coreml_checks, coreml_conversion, settle
+from d3d_edge.runner import TensorSpec, Where
+from d3d_edge.runtimes import Lowered, coreml_checks, coreml_conversion, held_to, settle
 from d3d_edge.runtimes.coreml_conversion import INPUT, OUTPUT
 from d3d_edge.runtimes.mil import READ_ERRORS, MilProgram, coremltools, quiet
 from d3d_edge.target import Precision, Target
@@ -38,8 +38,14 @@ _OPTION = "minimum_deployment_target"
 _DEPLOYMENT_TARGETS = ("iOS17", "iOS18")
 """iOS 17 is the first with `quantize` and `dequantize` (coremltools, ops/defs/iOS17/quantization_ops.py)."""
 
-Predict = Callable[[NDArray[Any]], NDArray[Any]]
-"""From a clip [T, H, W, C] to logits [1, classes]."""
+
+class _Loaded(NamedTuple):
+    """A package, ready to run."""
+
+    predict: Callable[[NDArray[Any]], NDArray[Any]]
+    """From a clip [T, H, W, C] to logits [1, classes]."""
+    takes: tuple[int, ...]
+    gives: tuple[int, ...]
 
 
 class CoreML:
@@ -113,27 +119,28 @@ class CoreML:
 
         Raises:
             MissingDependency: coremltools is missing.
-            BundleError: the package is damaged, does not take the bundle's clips, or holds an unknown operator.
+            BundleError: the package is damaged, is not of what the manifest says, or holds an unknown operator.
         """
         ct = coremltools()
         if platform.system() == "Darwin":
             runtime = f"Core ML (macOS {platform.mac_ver()[0]})"
-            return CoreMLRunner(bundle, _by_core_ml(ct, bundle), Where.HOST_RUNTIME, runtime, threads=0)
-        predict = _by_interpreter(bundle)
+            return held_to(bundle, CoreMLRunner(_by_core_ml(ct, bundle), Where.HOST_RUNTIME, runtime))
+        loaded = _by_interpreter(bundle)
         if threads:
             torch.set_num_threads(threads)
         runtime = f"MIL interpreter, d3d-edge {__version__} over torch {torch.__version__}"
-        return CoreMLRunner(bundle, predict, Where.REFERENCE_INTERPRETER, runtime, torch.get_num_threads())
+        return held_to(bundle, CoreMLRunner(loaded, Where.REFERENCE_INTERPRETER, runtime))
 
 
 class CoreMLRunner:
     """A loaded package; see `d3d_edge.runner.Runner`."""
 
-    def __init__(self, bundle: Bundle, predict: Predict, where: Where, runtime: str, threads: int) -> None:
-        self.where, self.runtime, self.threads = where, runtime, threads
-        self.inputs = (bundle.manifest.input,)
-        self.outputs = (bundle.manifest.output,)
-        self._predict: Predict | None = predict
+    def __init__(self, loaded: _Loaded, where: Where, runtime: str) -> None:
+        self.where, self.runtime = where, runtime
+        # Of what `run` takes and gives: the package's own are float16, of the same values.
+        self.inputs: tuple[TensorSpec, ...] = (TensorSpec(name=INPUT, dtype="uint8", shape=loaded.takes),)
+        self.outputs: tuple[TensorSpec, ...] = (TensorSpec(name=OUTPUT, dtype="float32", shape=loaded.gives[1:]),)
+        self._loaded: _Loaded | None = loaded
 
     def run(self, clip: NDArray[Any]) -> NDArray[Any]:
         """Logits float32 [classes] of `clip: uint8 [T, H, W, C] RGB`.
@@ -142,15 +149,15 @@ class CoreMLRunner:
             DataError: the clip has another shape or type, or the runner is closed.
         """
         self.inputs[0].check(clip)
-        if self._predict is None:
+        if self._loaded is None:
             raise DataError("the model is closed")
-        return self._predict(clip).astype(np.float32).reshape(-1)
+        return self._loaded.predict(clip).astype(np.float32).reshape(-1)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._predict = None
+        self._loaded = None
 
 
 def _deployment_target(ct: ModuleType, target: Target) -> Any:
@@ -163,20 +170,17 @@ def _deployment_target(ct: ModuleType, target: Target) -> Any:
     return getattr(ct.target, str(name))
 
 
-def _by_interpreter(bundle: Bundle) -> Predict:
+def _by_interpreter(bundle: Bundle) -> _Loaded:
     program = MilProgram.load(bundle.model_path)
     (source,), (result,) = program.inputs, program.outputs
-    if source.shape != bundle.manifest.input.shape:
-        shapes = f"{list(source.shape)}, the manifest says {list(bundle.manifest.input.shape)}"
-        raise BundleError(f"{bundle.model_path} takes {shapes}", hint="export the bundle again")
 
     def predict(clip: NDArray[Any]) -> NDArray[Any]:
         return program.run({source.name: clip})[result.name]
 
-    return predict
+    return _Loaded(predict, source.shape, result.shape)
 
 
-def _by_core_ml(ct: ModuleType, bundle: Bundle) -> Predict:
+def _by_core_ml(ct: ModuleType, bundle: Bundle) -> _Loaded:
     try:
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)  # coremltools only warns where Core ML refuses a package.
@@ -192,7 +196,9 @@ def _by_core_ml(ct: ModuleType, bundle: Bundle) -> Predict:
         logits: NDArray[Any] = model.predict({INPUT: clip.astype(np.float32)})[OUTPUT]
         return logits
 
-    return predict
+    described = model.get_spec().description
+    takes, gives = (tuple(one.type.multiArrayType.shape) for one in (described.input[0], described.output[0]))
+    return _Loaded(predict, takes, gives)
 
 
 RUNTIME = CoreML()

@@ -74,7 +74,6 @@ class EagerRunner:
 
     def __init__(self, program: ExportedProgram) -> None:
         self.runtime = f"torch {torch.__version__}"
-        self.threads = torch.get_num_threads()
         names = program.graph_signature
         values = {node.name: node.meta["val"] for node in program.graph.nodes if "val" in node.meta}
         clip, logits = values[names.user_inputs[0]], values[names.user_outputs[0]]

@@ -10,7 +10,7 @@ import pytest
 from d3d_edge.report import Report
 from d3d_edge.runner import Where
 from d3d_edge.timing import Conditions
-from tests.cli.conftest import D3DEdge
+from tests.cli.conftest import D3DEdge, refused
 
 
 def test_benchmark(made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
@@ -61,6 +61,16 @@ def test_a_benchmark_for_people(made: Path, d3d_edge: D3DEdge) -> None:
     assert result.code == 0, result.err
     assert result.out.count("host runtime") == result.out.count("too short to tell") == 2
     assert max(map(len, result.out.split("android by")[0].splitlines())) <= 80
+
+
+def test_what_an_interpreter_reads_has_no_times(made: Path, d3d_edge: D3DEdge) -> None:
+    ios, android = (made / "bundles" / name for name in ("ios", "android"))
+    refused(d3d_edge("benchmark", ios), 2, "nothing to time: an interpreter reads these files", "--device")
+    result = d3d_edge("benchmark", ios, android, "--runs", 2)
+    assert result.code == 0, result.err
+    assert "ios was not timed: an interpreter reads these files on this machine" in result.out
+    both = Report.model_validate_json(d3d_edge("benchmark", ios, android, "--runs", 2, "--json").out)
+    assert [row.latency is None for row in both.rows] == [True, False]
 
 
 def test_report_compare(made: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:

@@ -36,6 +36,13 @@ def test_the_networks_of_a_recipe(d3d_edge: D3DEdge, recipe_file: Path) -> None:
     assert student["activation_float32_bytes"] == 4 * student["activation_int8_bytes"]
 
 
+def test_a_clip_too_small_for_the_network_is_refused(d3d_edge: D3DEdge) -> None:
+    changes = [f"clip.{name}=8" for name in ("height", "width")]
+    changes += [f"{of}.network.padding=symmetric" for of in ("teacher", "student")]
+    result = d3d_edge("models", "--recipe", "compact", *(word for one in changes for word in ("--set", one)))
+    assert (result.code, "a clip of 16x8x8 is too small" in result.err) == (2, True), result.err
+
+
 def test_bad_words(d3d_edge: D3DEdge) -> None:
     unknown = d3d_edge("models", "--recipe", "compact", "--set", "preset=bse")
     assert (unknown.code, "did you mean 'base'?" in unknown.err) == (2, True)

@@ -193,3 +193,8 @@ def test_a_model_that_is_not_of_what_the_manifest_says_is_refused(runtime: str, 
     longer = TensorSpec(name="clip", dtype="uint8", shape=(SHAPE[0] + 1, *SHAPE[1:]))
     with pytest.raises(BundleError, match=rf"takes .*{SHAPE[0]}, .* the manifest says .*{SHAPE[0] + 1}, "):
         runtimes.get(runtime).open(Bundle(bundle.path, bundle.manifest.model_copy(update={"input": longer})), threads=1)
+    more = TensorSpec(name="logits", dtype="float32", shape=(networks.CLASSES + 1,))
+    with pytest.raises(
+        BundleError, match=rf"gives .*{networks.CLASSES}\], the manifest says .*{networks.CLASSES + 1}\]"
+    ):
+        runtimes.get(runtime).open(Bundle(bundle.path, bundle.manifest.model_copy(update={"output": more})), threads=1)

@@ -130,6 +130,15 @@ def test_what_else_differs_is_noted(more: dict[str, Any], note: str) -> None:
     assert note in one(report(row(taken=samples(0))), report(row(**{"taken": samples(1), **more}))).note
 
 
+def test_a_device_is_the_same_whoever_asks_it() -> None:
+    rows = [row(taken=samples(seed), where=Where.DEVICE, device="ssh:nano") for seed in (0, 1)]
+    before, after = map(report, rows)
+    laptop = after.environment.model_copy(update={"processor": "another"})
+    assert not one(before, after.model_copy(update={"environment": laptop})).note
+    other = report(rows[1].model_copy(update={"device": "ssh:orin"}))
+    assert "same machine" in one(before, other).note
+
+
 @pytest.mark.parametrize(
     ("before", "after", "points", "verdict"),
     [

@@ -107,12 +107,28 @@ def test_an_interpreter_gives_no_times(tmp_path: Path, monkeypatch: pytest.Monke
 
         def __exit__(self, *_: object) -> None: ...
 
-    runtime = SimpleNamespace(check_run=lambda: None, open=lambda _: Interpreter(), tools=lambda: {})
+    none: dict[str, Any] = {"check_run": lambda: None, "tools": dict, "run_tools": dict}
+    runtime = SimpleNamespace(open=lambda _: Interpreter(), **none)
     monkeypatch.setattr(runtimes, "get", lambda _: runtime)
     monkeypatch.setattr(students, "bundles", lambda *_, **__: {TINY: None})
     monkeypatch.setattr(latencies, "check", lambda *_: None)
-    with pytest.raises(RecipeError, match="ios by an interpreter, whose time says nothing"):
-        asked(tmp_path, TINY, kind="ios")
+    for this_machine in ("host", "local"):
+        with pytest.raises(RecipeError, match="ios: an interpreter reads these files on this machine"):
+            asked(tmp_path, TINY, kind="ios", on=this_machine)
+
+
+@pytest.mark.usefixtures("nothing_made")
+def test_a_shape_without_a_clip_is_refused_before_any_is_lowered(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"clips of 64x3584x3584 .*: a clip of"):
+        asked(tmp_path, TINY, Shape.of(64, 3584, 0.25))
+
+
+@pytest.mark.parametrize("left", [b"\xff\xfe", b"{}", b""])
+def test_what_was_measured_and_cannot_be_read_is_measured_again(left: bytes, tmp_path: Path) -> None:
+    asked(tmp_path, TINY)
+    (kept,) = (tmp_path / "students").glob("latencies-*.json")
+    kept.write_bytes(left)
+    assert asked(tmp_path, TINY).rows[0].shape == TINY
 
 
 def timed(shape: Shape, ms: float, gmac: float, name: str = "") -> Timed:

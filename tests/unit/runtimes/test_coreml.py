@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -219,6 +220,13 @@ class FakeModel:
         self.__proxy__: object = None if "newer" in path else self
         if "refused" in path:
             warnings.warn("You will not be able to run predict()", RuntimeWarning, stacklevel=1)
+
+    def get_spec(self) -> Any:
+        def described(*shape: int) -> Any:
+            return SimpleNamespace(type=SimpleNamespace(multiArrayType=SimpleNamespace(shape=shape)))
+
+        taken, given = described(8, 32, 32, 3), described(1, CLASSES)
+        return SimpleNamespace(description=SimpleNamespace(input=[taken], output=[given]))
 
     def predict(self, inputs: dict[str, Any]) -> dict[str, Any]:
         ((name, clip),) = inputs.items()
