@@ -5,7 +5,7 @@ BUNDLE/
   model.*          what the runtime loads; its name carries no meaning, the manifest names it
   labels.txt       class names, one a line, in the order of the logits
   recipe.yaml      the resolved recipe
-  golden/          clips.npy uint8 [K, T, H, W, C] and logits.npy float32 [K, classes] of the quantized graph
+  golden/          clips.npy uint8 [K, T, H, W, C] and logits.npy float32 [K, classes] of the graph that was lowered
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ class Bundle:
         try:
             data = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
         except OSError as error:
-            raise BundleError(f"{path} is not a bundle: no readable {_MANIFEST}", hint="d3d-edge export") from error
+            hint = "bundles are folders: bundles/*/ leaves files out" if path.is_file() else "d3d-edge export"
+            raise BundleError(f"{path} is not a bundle: no readable {_MANIFEST}", hint=hint) from error
         except (ValueError, RecursionError) as error:
             raise BundleError(f"{path / _MANIFEST} is not JSON", hint="export the bundle again") from error
         version = data.get("format_version") if isinstance(data, dict) else None
@@ -130,6 +131,11 @@ class Bundle:
             raise BundleError(f"{path / _MANIFEST}: {where}: {first['msg']}", hint="export the bundle again") from error
         _verify(path, manifest)
         return cls(path, manifest)
+
+    @classmethod
+    def unwritten(cls, folder: Path, description: Description) -> Bundle:
+        """What would be a bundle of the model in `folder`: a runtime opens it, and nothing has been checked or kept."""
+        return cls(folder, BundleManifest(**dict(description), files={}))
 
     @classmethod
     def write(cls, path: Path, description: Description, fill: Callable[[Path], None]) -> Bundle:

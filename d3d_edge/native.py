@@ -14,7 +14,7 @@ from contextlib import contextmanager, redirect_stderr
 def notes() -> Iterator[list[str]]:
     """Yield a list of the lines that the block writes to standard error, filled when it is left.
 
-    What other threads write meanwhile is taken with it: for short blocks.
+    What other threads write meanwhile is taken with it: for blocks in which none has anything to say.
     """
     sys.stderr.flush()
     lines: list[str] = []

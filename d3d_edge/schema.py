@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
@@ -234,12 +234,15 @@ def _dotted(location: Location) -> str:
 
 
 def _fields_at(cls: type[Schema], location: Location) -> list[str]:
-    """Field names of the schema that `location` leads to, through optional and nested schemas."""
-    for part in location:
-        field = cls.model_fields.get(str(part))
+    """Keys of the schema that `location` leads to, through optional and nested schemas and those under free names."""
+    parts = iter(location)
+    for part in parts:
+        field = next((one for name, one in cls.model_fields.items() if (one.alias or name) == part), None)
         candidates = (field.annotation, *get_args(field.annotation)) if field else ()
         nested = [c for c in candidates if isinstance(c, type) and issubclass(c, Schema)]
         if not nested:
             return []
         cls = nested[0]
-    return sorted(cls.model_fields)
+        if field and get_origin(field.annotation) is dict:
+            next(parts, None)  # the name
+    return sorted(field.alias or name for name, field in cls.model_fields.items())

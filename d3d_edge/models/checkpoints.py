@@ -74,7 +74,7 @@ class Imported:
     """Otherwise the class counts differ, and the classifier is left as it was."""
 
 
-def load(path: Path, format: Format | Literal["auto"] = "auto", classes: int | None = None) -> Published:
+def load(path: Path, classes: int | None = None) -> Published:
     """The checkpoint at `path`; its classifier is left out if it has other than `classes` classes.
 
     Raises:
@@ -82,8 +82,7 @@ def load(path: Path, format: Format | Literal["auto"] = "auto", classes: int | N
             format (all names are counted, the first few shown), or a tensor holds what no weight can be.
     """
     found = read(path)
-    if format == "auto":
-        format = _format_of(found, path)
+    format = _format_of(found, path)
     found = _bare(found, format, path)
     made, options = _plan(found, format)
     needed = {name for source in made.values() for name in source.names}
@@ -110,9 +109,7 @@ def load(path: Path, format: Format | Literal["auto"] = "auto", classes: int | N
     return published if classes in (None, total) else _without_classifier(published)
 
 
-def load_into(
-    net: S3DG, path: Path, format: Format | Literal["auto"] = "auto", *, own_frames: bool = False
-) -> Imported:
+def load_into(net: S3DG, path: Path, *, own_frames: bool = False) -> Imported:
     """Put the checkpoint at `path` into `net`. Another class count keeps `net`'s classifier as it is.
 
     own_frames    `net` is to take frames as `Recogniser` normalises them, not as the checkpoint's authors did. The
@@ -123,7 +120,7 @@ def load_into(
         DataError: as `load`, or `net` is not the network of the checkpoint.
     """
     own = {key: value.shape for key, value in net.state_dict().items() if not _LEFT_BY_TRAINING.search(key)}
-    published = load(path, format, classes=own[f"{CLASSIFIER}.bias"].numel())
+    published = load(path, classes=own[f"{CLASSIFIER}.bias"].numel())
     padding = cast(MaxPool, net.MaxPool_2a_3x3).padding
     if padding != published.options["padding"]:
         raise DataError(

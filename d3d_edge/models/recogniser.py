@@ -1,7 +1,5 @@
 """What is deployed: a network that takes the bytes of decoded frames. It resizes and crops nothing."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -14,10 +12,7 @@ computes in, so every runtime quantizes the same numbers."""
 
 
 class Recogniser(nn.Module):
-    """`net` behind its own normalisation, x * scale + offset, for a fixed number of clips.
-
-    `scale` and `offset` are one number, or one per channel. For a mean
-    and a standard deviation of values in [0, 1] they are 1 / (255 * std) and -mean / std.
+    """`net` behind its own normalisation, x * SCALE + OFFSET, for a fixed number of clips.
 
     Keep the weights in PyTorch's default memory format: XNNPACK lowering refuses channels-last weights. The
     activations are channels-last because the input is.
@@ -26,23 +21,13 @@ class Recogniser(nn.Module):
     scale: Tensor
     offset: Tensor
 
-    def __init__(
-        self,
-        net: S3DG,
-        clips: int = 1,
-        *,
-        scale: float | Sequence[float] = SCALE,
-        offset: float | Sequence[float] = OFFSET,
-    ) -> None:
+    def __init__(self, net: S3DG, clips: int = 1) -> None:
         super().__init__()
         self.net = net
         self.clips = clips
-        for name, value in (("scale", scale), ("offset", offset)):
-            constant = torch.tensor(value, dtype=torch.float32).reshape(1, 1, 1, -1)
-            if constant.shape[3] not in (1, net.in_channels):
-                raise ValueError(f"{name} has {constant.shape[3]} values for {net.in_channels} channels")
+        for name, value in (("scale", SCALE), ("offset", OFFSET)):
             # Not in the state dict: a recogniser's weights are its network's, and nothing else.
-            self.register_buffer(name, constant, persistent=False)
+            self.register_buffer(name, torch.full((1, 1, 1, 1), value), persistent=False)
 
     def forward(self, clip: Tensor) -> Tensor:
         """Uint8 [N*T, H, W, C], for N = `clips`, to logits, float [N, classes]."""

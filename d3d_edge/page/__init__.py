@@ -35,6 +35,7 @@ def render(material: Material, pictures: Mapping[str, str] | None = None) -> str
         head=views.Head(material),
         pictures=pictures or {},
         charts=charts,
+        LISTED=views.LISTED,
         style=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
         version=__version__,
     )

@@ -26,7 +26,7 @@ MEANING = {
     "time would say nothing",
     Where.NOT_RUN: "no figures; why is said below",
 }
-_LISTED = 200
+LISTED = 200
 """Changed clips that are listed of one model; of the others the number is said."""
 
 
@@ -179,13 +179,14 @@ class ReportView:
                     verdict=verdict,
                 )
             )
-        return sorted(found, key=lambda one: ("lost", "gained", "both wrong").index(one.verdict))[:_LISTED]
+        return sorted(found, key=lambda one: ("lost", "gained", "both wrong").index(one.verdict))
 
 
 def changed_keys(material: Material) -> list[str]:
     """Keys of the clips whose answer changed somewhere, each once, in the order they are shown."""
     views = [ReportView(report) for report in material.reports]
-    return list(dict.fromkeys(one.key for view in views for rows in view.answered for one in view.changed(rows[0])))
+    shown = (view.changed(rows[0])[:LISTED] for view in views for rows in view.answered)
+    return list(dict.fromkeys(one.key for changed in shown for one in changed))
 
 
 class Head:

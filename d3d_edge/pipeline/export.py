@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -98,12 +99,16 @@ def export(
     be slow on a target or not run there is noted in the bundle instead of refused.
 
     Raises:
-        RecipeError: a target does not take the precision.
+        RecipeError: a target does not take the precision, or two have one name.
         MissingDependency: a runtime's package is not installed.
         LoweringError: the graph cannot be lowered, or would not run there.
         StorageError: a bundle cannot be written.
     """
     sweep(out)
+    targets = tuple(targets)
+    for name, many in Counter(found.name for found in targets).items():
+        if many > 1:
+            raise RecipeError(f"{many} of the targets are called {name}", hint="change name in one's target.yaml")
     wanted = [Wanted(found, _folder(found.name, precision), precision, allow_fallback) for found in targets]
     for one in wanted:
         _check(run, one.target, precision)
@@ -114,13 +119,12 @@ def export(
         Source.of(run, kind)
     there = [_kept(run, out, one) for one in wanted]
     missing = [one for one, kept in zip(wanted, there, strict=True) if kept is None]
-    work = partial(_export, run, out, _golden(run))
     bundles: list[Bundle] = []
     with (
         progress.task("export", len(wanted)) as task,
         mapper(min(workers, len(missing)), prepare=lowering.one_thread, died=lowering.DIED) as mapped,
     ):
-        made = iter(mapped(work, missing))
+        made = iter(mapped(partial(_export, run, out, _golden(run)), missing)) if missing else iter(())
         for kept in there:
             bundle: Bundle = kept or next(made)
             done = "exported before" if kept else f"{bundle.model_size_bytes / 1e6:.2f} MB"

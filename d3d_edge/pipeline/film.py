@@ -41,7 +41,7 @@ class Film:
             self._overlay = Overlay(*frame.image.shape[:2])
             size = (self._overlay.width, self._overlay.height)
             self._write = self._stack.enter_context(encode.writer(self._path, self._rate_hz, *size))
-        due = round(frame.time_s * self._rate_hz) + 1
+        due = max(1, round(frame.time_s * self._rate_hz) + 1)  # the first may be a little early
         if due <= self._written:
             return
         seconds = int(frame.time_s)

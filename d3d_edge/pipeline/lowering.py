@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from d3d_edge import runtimes
-from d3d_edge.bundle import Bundle, BundleManifest, Description
+from d3d_edge.bundle import Bundle, Description
 from d3d_edge.errors import BundleError, LoweringError, MissingDependency, StorageError
 from d3d_edge.files import beside
 from d3d_edge.harness.accuracy import largest_difference
@@ -83,10 +83,9 @@ def _held_to_graph(folder: Path, made: Description, asked: Golden, *, allow_fall
         LoweringError: further than rounding brings it, which no check of the file's operators can tell.
     """
     runtime = runtimes.get(made.runtime)
-    unwritten = Bundle(folder, BundleManifest(**dict(made), files={}))
     try:
         runtime.check_run()
-        with runtime.open(unwritten) as runner:
+        with runtime.open(Bundle.unwritten(folder, made)) as runner:
             answer, by = runner.run(asked.clips[0]), runner.runtime
     except (MissingDependency, BundleError) as error:
         # Not for the file's sake: a package is missing, or an interpreter does not know all that the device does.

@@ -19,7 +19,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from d3d_edge import runtimes, target
-from d3d_edge.bundle import Bundle, BundleManifest
+from d3d_edge.bundle import Bundle
 from d3d_edge.calibset import CalibrationPlan
 from d3d_edge.errors import GateFailed, LoweringError, MissingDependency
 from d3d_edge.harness import accuracy
@@ -105,7 +105,7 @@ def automatic(
     a mixed graph are found anew by the plan.
 
     Raises:
-        GateFailed: the gate does not hold even with all groups but one in float.
+        GateFailed: the gate does not hold even with a single group, and its pools, in INT8.
     """
     bound = run.recipe.gates.top1_drop_points_max
     held_out = HeldOut.of(run, data, drawn)
@@ -126,8 +126,10 @@ def automatic(
         rounded = [group for group in switched.groups if group not in order[:count]]
         return held_out.drop_points(switched.logits(rounded, held_out.clips())) <= bound
 
-    count = fewest(len(order) - 1, holds)
-    while count is not None and count < len(order):
+    # A pool follows what it pools: with all the others in float, nothing would be INT8.
+    most = max(place for place, group in enumerate(order) if group.kind != "pool")
+    count = fewest(most, holds)
+    while count is not None and count <= most:
         names = _in_order(switched, order[:count])
         program = pt2e.convert(calibrated(names), calibration.sample(run))
         drop = held_out.drop_of(program)
@@ -202,8 +204,8 @@ def _latency(run: Run, programs: dict[str, ExportedProgram], progress: Progress)
                 return {"latency": f"not measured: one of the graphs cannot be lowered: {error.message}"}
             source = Source(folder / lowered.model, sha256="", calibration_hash=None)
             described = describe(run, Wanted(found, name, "int8"), source, program, lowered)
-            manifest = BundleManifest(**dict(described), files={})
-            opened[name] = kept_open(partial(runtime.open, Bundle(folder, manifest), threads=1), stack)
+            bundle = Bundle.unwritten(folder, described)
+            opened[name] = kept_open(partial(runtime.open, bundle, threads=1), stack)
             task.advance(1, name)
         samples = take(opened, dict.fromkeys(opened, clip), _PLAN, threads=1)
     where = f"{found.name}, {Where.HOST_RUNTIME}, 1 thread"

@@ -27,6 +27,7 @@ from d3d_edge.pipeline import decoding
 from d3d_edge.pipeline.data import RunData, prepare
 from d3d_edge.pipeline.decoding import READ, Fields, Network, Probed
 from d3d_edge.pipeline.environment import environment
+from d3d_edge.pipeline.motion import ORDERS
 from d3d_edge.pipeline.streams import top1
 from d3d_edge.progress import Progress
 from d3d_edge.recipe import TrainSpec
@@ -36,7 +37,7 @@ from d3d_edge.schema import Schema
 from d3d_edge.video.arrays import write_picture
 from d3d_edge.video.datasets import Batch, ClipDataset
 from d3d_edge.video.flow_figure import Shown, figure
-from d3d_edge.video.reorder import Order, ReorderedDataset
+from d3d_edge.video.reorder import ReorderedDataset
 
 FIGURE_NAME = "flow.png"
 NAMES: dict[Probed, str] = {"spatial": "RGB stream", "student": "D3D student", "teacher": "flow stream"}
@@ -196,8 +197,7 @@ def _top1(run: Run, data: RunData, network: Network, progress: Progress) -> dict
     """Top-1 on the test clips as they are, backwards, and shuffled."""
     flow = run.recipe.flow if network.source == "teacher" else None
     datasets: dict[str, ClipDataset] = {"top1": data.dataset("test")}
-    orders: tuple[Order, ...] = ("reversed", "shuffled")
-    for order in orders:
+    for order in ORDERS:
         datasets[f"top1_{order}"] = ReorderedDataset(
             data.of("test"), data.labels, run.recipe.clip, seed=run.recipe.seed, order=order, flow=flow
         )

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from d3d_edge import runtimes
 from d3d_edge.bundle import Bundle
 from d3d_edge.errors import DataError, DeviceError, RecipeError
+from d3d_edge.files import check_writable
 from d3d_edge.pipeline.film import Film, named, of_file
 from d3d_edge.pipeline.predict import best, probabilities
 from d3d_edge.pipeline.watched import Ended, Moment, Watched
@@ -123,6 +124,8 @@ def _check_outputs(wanted: Wanted) -> None:
     for what, path in (("overlay", wanted.overlay), ("timeline", wanted.timeline)):
         if path and (is_ := taken.setdefault(os.path.realpath(path), f"the {what}")) != f"the {what}":
             raise RecipeError(f"the {what} {path} is {is_}", hint="another name")
+    for path in filter(None, (wanted.overlay, wanted.timeline)):
+        check_writable(path)
 
 
 class _Watcher:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
+from d3d_edge.quantize.placement import constants
 from d3d_edge.runtimes.xnnpack_graph import with_graph
 
 _aten, _quantized = torch.ops.aten, torch.ops.quantized_decomposed
@@ -40,7 +41,7 @@ def with_bytes_quantized(program: ExportedProgram) -> ExportedProgram:
         if is_cast and not _rounded_as_they_are(node):
             node.target = _DEQUANTIZE
             node.args = (node.args[0], 1.0, 0, 0, 255, torch.uint8)
-            _normalise(graph.graph, node, _constants(program))
+            _normalise(graph.graph, node, constants(program))
     return with_graph(program, graph)
 
 
@@ -99,13 +100,6 @@ def _number(node: Node, other: Node, constants: dict[str, Tensor]) -> float | No
         return float(given)
     value = constants.get(given.name) if isinstance(given, Node) and given is not other else None
     return float(value) if value is not None and value.numel() == 1 else None
-
-
-def _constants(program: ExportedProgram) -> dict[str, Tensor]:
-    """Tensors of a program, by the names of their nodes."""
-    signature, tensors = program.graph_signature, {**program.state_dict, **program.constants}
-    names = {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
-    return {node: tensors[name] for node, name in names.items() if name in tensors}
 
 
 @contextmanager

@@ -56,7 +56,10 @@ class Source:
             return f"camera {self.address}"
         if self.kind == "file":
             return self.address
-        parts = urlsplit(self.address)
+        try:
+            parts = urlsplit(self.address)
+        except ValueError:  # brackets that are none of an address; OpenCV says the rest
+            return f"{self.address.partition('://')[0]}://..."
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 

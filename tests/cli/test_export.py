@@ -12,6 +12,7 @@ import torch
 from d3d_edge import resources
 from d3d_edge.bundle import Bundle
 from d3d_edge.errors import LoweringError
+from d3d_edge.pipeline import export as exporting
 from d3d_edge.pipeline import golden
 from d3d_edge.quantize import pt2e
 from d3d_edge.quantize.origin import layer_of
@@ -131,6 +132,24 @@ def test_a_graph_in_the_place_of_the_other_is_refused(
     shutil.copyfile(run / swapped / "graph.pt2", run / other / "graph.pt2")
     words = ("export", run, "--target", target, "--out", tmp_path / "bundles", "--workers", 0)
     refused(d3d_edge(*words, *(("--precision", "float32") if target == "host" else ())), 5, said)
+
+
+def test_what_was_exported_needs_no_clips_any_more(
+    made: Path, d3d_edge: D3DEdge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "load_clip", lambda *_, **__: pytest.fail("a clip is decoded"))
+    out = with_references(made, tmp_path / "bundles")
+    shutil.copytree(made / "bundles" / "jetson", out / "jetson")
+    result = d3d_edge("export", made / "run", "--target", "jetson", "--out", out, "--workers", 0)
+    assert result.code == 0, result.err
+    assert result.err.count("exported before") == 3
+
+
+def test_two_targets_of_one_name_are_refused(made: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(resources.find("targets", "host").parent, tmp_path / "mine"))
+    words = ("export", made / "run", "--target", "host", "--target", copied, "--out", tmp_path / "bundles")
+    refused(d3d_edge(*words), 2, "2 of the targets are called host")
+    assert not (tmp_path / "bundles").exists()
 
 
 def test_a_graph_of_other_classes_is_refused(made: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:

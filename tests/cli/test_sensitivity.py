@@ -11,10 +11,11 @@ import cv2
 import pytest
 
 from d3d_edge import resources
+from d3d_edge.pipeline import mixed
 from d3d_edge.pipeline.mixed import HeldOut
 from d3d_edge.quantize import pt2e
 from d3d_edge.quantize.sensitivity import Switched
-from tests.cli.conftest import D3DEdge
+from tests.cli.conftest import D3DEdge, refused
 
 
 @pytest.fixture
@@ -76,10 +77,9 @@ def test_ranges_that_never_move_are_those_of_the_plan(run: Path, cache: Path, d3
     assert result.code == 0, result.err
 
 
-def test_a_gate_that_int8_misses_is_met_with_some_groups_in_float(
-    run: Path, cache: Path, d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A network this small answers by chance, so the points that it loses are told it, call by call."""
+@pytest.fixture
+def auto(run: Path) -> Path:
+    """The run, whose recipe leaves to the gate what stays in float."""
     recipe = (run / "recipe.yaml").read_text()
     qat = recipe[recipe.index("  qat:\n") : recipe.index("  keep_float: none")]
     # Without training, and without a target whose runtime takes long to lower to.
@@ -89,6 +89,27 @@ def test_a_gate_that_int8_misses_is_met_with_some_groups_in_float(
     (run / "plan.yaml").write_text(plan)
     changed = changed.replace("calibration: balanced", f"calibration: {run / 'plan.yaml'}")
     (run / "recipe.yaml").write_text(changed.replace("  - android\n", ""))
+    return run
+
+
+def test_a_gate_that_no_mix_meets_is_missed(
+    auto: Path, cache: Path, d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the pools cost least, which can be INT8 only beside something that they pool."""
+    monkeypatch.setattr(HeldOut, "drop_points", lambda held_out, logits: 1000.0)
+    monkeypatch.setattr(mixed, "fewest", lambda most, holds: most)
+    monkeypatch.setattr(
+        mixed, "ranked", lambda switched, *_: sorted(switched.groups, key=lambda group: group.kind == "pool")
+    )
+    result = d3d_edge("quantize", auto, "--cache", cache, "--workers", 0)
+    refused(result, 4, "no mix of INT8 and float loses at most")
+
+
+def test_a_gate_that_int8_misses_is_met_with_some_groups_in_float(
+    auto: Path, cache: Path, d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network this small answers by chance, so the points that it loses are told it, call by call."""
+    run = auto
     # All INT8, with 1 and with 2 groups in float; then with 4, with 3, and the graph made of these.
     points = iter([1000.0] * 3 + [0.0] * 3)
     monkeypatch.setattr(HeldOut, "drop_points", lambda held_out, logits: next(points))

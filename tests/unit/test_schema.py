@@ -35,6 +35,12 @@ class Outer(Schema):
     switch: bool = False
 
 
+class Nested(Schema):
+    named: dict[str, Inner] = Field(default_factory=dict)
+    maybe: Inner | None = None
+    source: int = Field(default=0, alias="from")
+
+
 class Texts(Schema):
     value: Any
 
@@ -154,6 +160,20 @@ def test_all_mistakes_are_told_at_once_each_with_its_line(tmp_path: Path) -> Non
         "file.yaml:4: inner.depth: input should be a valid integer, unable to parse string as an integer",
         "file.yaml:6: maybe.width: input should be greater than 0",
     ]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"source": 1}, "unknown key 'source'; known: from, maybe, named"),
+        ({"named": {"one": {"width": 1, "dpeth": 2}}}, "unknown key 'named.one.dpeth'; did you mean 'depth'?"),
+        ({"maybe": {"width": 1, "dpeth": 2}}, "unknown key 'maybe.dpeth'; did you mean 'depth'?"),
+    ],
+)
+def test_an_unknown_key_is_told_with_those_that_are_known(data: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        build(Nested, data, "here")
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize("number", ["inner: {width: 1, depth: true}", "inner: {width: true}", "maybe: {width: false}"])

@@ -267,31 +267,16 @@ def test_no_tensor_of_the_exported_graph_has_five_axes(clips: int, training: boo
     assert not any("reshape" in str(node.target) or "contiguous" in str(node.target) for node in graph.nodes)
 
 
-@pytest.mark.parametrize(
-    ("options", "mean", "std"),
-    [({}, [0.5] * 3, [128 / 255] * 3), (None, [0.43, 0.39, 0.37], [0.23, 0.22, 0.21])],
-    ids=["default", "mean and std"],
-)
-def test_recogniser_normalises_bytes(options: dict[str, Any] | None, mean: list[float], std: list[float]) -> None:
+def test_recogniser_normalises_bytes() -> None:
     net = S3DG(5, width=0.25).eval()
-    if options is None:
-        options = {
-            "scale": [1 / (255 * s) for s in std],
-            "offset": [-m / s for m, s in zip(mean, std, strict=True)],
-        }
     frames = torch.randint(0, 256, (16, 32, 32, 3), dtype=torch.uint8)
-    x = (frames / 255 - torch.tensor(mean)) / torch.tensor(std)
+    x = (frames - 127.5) / 128
     with torch.no_grad():
         expected = net(x.permute(0, 3, 1, 2), 2)
-        actual = Recogniser(net, 2, **options)(frames)
+        actual = Recogniser(net, 2)(frames)
     assert torch.allclose(actual, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_recogniser_adds_nothing_to_the_weights() -> None:
     net = S3DG(5, width=0.25)
     assert set(Recogniser(net).state_dict()) == {f"net.{name}" for name in net.state_dict()}
-
-
-def test_recogniser_refuses_constants_of_another_width() -> None:
-    with pytest.raises(ValueError, match="offset has 2 values for 3 channels"):
-        Recogniser(S3DG(5, width=0.25), offset=[0.0, 0.0])

@@ -12,7 +12,7 @@ import pytest
 
 from d3d_edge import page
 from d3d_edge.bundle import Bundle, Description
-from d3d_edge.page import charts
+from d3d_edge.page import charts, views
 from d3d_edge.page.material import Material, gather
 from d3d_edge.page.views import MEANING, Head, ReportView, changed_keys
 from d3d_edge.page.words import gate_name, gate_value, milliseconds, points
@@ -181,6 +181,14 @@ def test_changed_answers_come_with_what_was_lost_first() -> None:
         (samples.NASTY, samples.LABELS[2], samples.NASTY, "gained"),
     ]
     assert changed_keys(Material(reports=[samples.report()])) == [clip.key for clip in changed]
+
+
+def test_of_many_changed_answers_some_are_listed_and_all_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "LISTED", 2)
+    text = drawn(samples.report()).text
+    assert "3 answers changed" in text
+    assert "and 1 more, in report.json" in text
+    assert len(changed_keys(Material(reports=[samples.report()]))) == 2
 
 
 def test_many_classes_are_several_pictures_none_longer_than_a_page() -> None:

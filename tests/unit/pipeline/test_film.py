@@ -51,6 +51,13 @@ def test_times_stay_true_when_frames_come_late_or_thick(tmp_path: Path) -> None:
     assert [which(frame, "0:00") for frame in frames] == [0, 0, 1, 1, 1, 1]
 
 
+def test_a_first_frame_that_comes_early_is_written_once(tmp_path: Path) -> None:
+    with Film(tmp_path / "out.avi", 10) as film:
+        for number, time_s in enumerate([-0.09, 0.1]):
+            film.add(TimedFrame(number, time_s, grey(64)), ANSWERS[0])
+    assert len(written(tmp_path / "out.avi")) == 2
+
+
 def test_without_a_frame_nothing_is_written(tmp_path: Path) -> None:
     with Film(tmp_path / "out.avi", 10):
         pass

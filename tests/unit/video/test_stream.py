@@ -40,6 +40,7 @@ def served(tmp_path: Path) -> Iterator[str]:
         ("./0", "file", False, "./0"),
         ("rtsp://me:secret@10.0.0.5:554/live?key=secret", "stream", True, "rtsp://10.0.0.5:554/live"),
         ("file:///clips/a.mp4", "stream", True, "file:///clips/a.mp4"),
+        ("rtsp://me:secret@[10.0.0.5/live", "stream", True, "rtsp://..."),
     ],
 )
 def test_what_a_source_is(text: str, kind: str, live: bool, name: str) -> None:
