@@ -205,10 +205,7 @@ def _baseline(run: Run, data: RunData, name: str, progress: Progress) -> Row:
 def _rgb_network(
     run: Run, data: RunData, stage: Stage, initialise: Literal["scratch", "teacher"], progress: Progress
 ) -> S3DG:
-    """The network of a stage that sees frames, before training: the student's.
-
-    Only the first convolution of a teacher sees another input.
-    """
+    """The student's network before `stage`. Only the first convolution of a teacher sees another input."""
     net = network(run.recipe.student.network, len(data.labels), in_channels=3)
     if initialise == "teacher":
         taught = load_teacher(run).state_dict()
