@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 from d3d_edge.errors import DataError
 from d3d_edge.manifest import kinetics, official
-from d3d_edge.manifest.clips import VIDEO_SUFFIXES, Clip, Manifest, Split
+from d3d_edge.manifest.clips import VIDEO_SUFFIXES, Clip, Manifest, Split, walked
 from d3d_edge.manifest.drawing import drawn, with_split
-from d3d_edge.manifest.folders import from_folders
+from d3d_edge.manifest.folders import from_folders, is_video
 from d3d_edge.manifest.table import EXPECTED, from_csv, write
 from d3d_edge.schema import Schema
 
-__all__ = ["VIDEO_SUFFIXES", "Clip", "Manifest", "Source", "Split", "drawn", "load", "with_split", "write"]
+__all__ = [
+    "VIDEO_SUFFIXES",
+    "Clip",
+    "Manifest",
+    "Source",
+    "Split",
+    "drawn",
+    "left_aside",
+    "load",
+    "with_split",
+    "write",
+]
+
+
+_NAMED = 5
+"""Suffixes that are named."""
+_LIST = "manifest.csv"
+"""In a folder, it says which clips there are."""
 
 
 class Source(Schema):
@@ -58,12 +76,30 @@ def load(data: Path | Source) -> Manifest:
     return manifest
 
 
+def left_aside(data: Path | Source, found: Manifest) -> str:
+    """What somebody may take for clips of `data` and is none of those `found`: a line for people, or nothing."""
+    path = data.path if isinstance(data, Source) else data
+    if not path.is_dir() or official.kind_of(path) or kinetics.lists_in(path):
+        return ""
+    if (path / _LIST).is_file():
+        listed = {os.path.realpath(clip.path) for clip in found.clips}
+        others = [file for file in walked(path) if is_video(file) and os.path.realpath(file) not in listed]
+        return f"videos in {path} that {_LIST} does not list: {len(others)}, e.g. {others[0]}" if others else ""
+    suffixes: Counter[str] = Counter()
+    for file in walked(path):
+        parts = file.relative_to(path).parts
+        if len(parts) > 1 and not is_video(file) and not any(part.startswith(".") for part in parts):
+            suffixes[file.suffix.lower() or "none"] += 1
+    counted = ", ".join(f"{suffix} ({many})" for suffix, many in suffixes.most_common(_NAMED))
+    return f"files in {path} that are no clips by their suffix: {suffixes.total()}, {counted}" if suffixes else ""
+
+
 def _clips(source: Source) -> list[Clip]:
     path = source.path
     if not os.path.exists(path):  # Path.is_dir() raises where a name is too long
         raise DataError(f"there is no {path}", hint=f"--data takes a folder per class, or a CSV {EXPECTED}")
-    if path.is_dir() and (path / "manifest.csv").is_file():
-        path = path / "manifest.csv"
+    if path.is_dir() and (path / _LIST).is_file():
+        path = path / _LIST
     if source.videos is not None and not source.videos.is_dir():
         raise DataError(f"there is no folder {source.videos}", hint="--videos takes the folder of the videos")
     if path.is_dir():

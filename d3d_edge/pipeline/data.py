@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from d3d_edge import manifest
 from d3d_edge.distill import distributed
 from d3d_edge.errors import DataError, RecipeError
-from d3d_edge.manifest import Clip, Manifest, Split
+from d3d_edge.manifest import Clip, Manifest, Source, Split
 from d3d_edge.progress import Progress
 from d3d_edge.recipe import Recipe, TrainSpec
 from d3d_edge.report import SkippedClip
@@ -105,6 +106,12 @@ def prepare(
     if not only:
         note_doubtful(data, progress)
     return data
+
+
+def note_left_aside(data: Path | Source, found: Manifest, progress: Progress) -> None:
+    """Say what else lies in the folder of the clips that were `found`."""
+    if text := manifest.left_aside(data, found):
+        progress.note(text)
 
 
 def note_doubtful(data: RunData, progress: Progress) -> None:

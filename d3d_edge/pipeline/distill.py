@@ -26,7 +26,7 @@ from d3d_edge.models.build import network
 from d3d_edge.models.recogniser import Recogniser
 from d3d_edge.models.s3dg import S3DG
 from d3d_edge.pipeline import checks, marks, weights
-from d3d_edge.pipeline.data import RunData, batch_size, epochs, prepare
+from d3d_edge.pipeline.data import RunData, batch_size, epochs, note_left_aside, prepare
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.streams import (
     Stream,
@@ -82,9 +82,9 @@ def distill(
     hashes = checks.check(recipe, Run.begun(out))
     source = Run.open(teacher) if teacher else None
     split = recipe.split
-    clips = manifest.with_split(
-        manifest.load(data), val_share=split.val_share, test_share=split.test_share, seed=split.seed
-    )
+    found = manifest.load(data)
+    clips = manifest.with_split(found, val_share=split.val_share, test_share=split.test_share, seed=split.seed)
+    note_left_aside(data, found, progress)
     run = distributed.from_main(lambda: Run.start(out, recipe, clips))
     distributed.from_main(lambda: weights.record(run, hashes))
     log.note_what_is_missing(progress)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from d3d_edge import manifest
 from d3d_edge.errors import DataError, StorageError
 from d3d_edge.manifest import Clip, Source
-from d3d_edge.pipeline.data import note_skipped
+from d3d_edge.pipeline.data import note_left_aside, note_skipped
 from d3d_edge.progress import Progress
 from d3d_edge.recipe import Recipe
 from d3d_edge.report import SkippedClip
@@ -93,7 +93,9 @@ def prepare(
         StorageError: the cache will not fit on its disk, or cannot be written.
         MissingDependency: the engine's package is not installed.
     """
-    clips = manifest.load(data).clips
+    found = manifest.load(data)
+    note_left_aside(data, found, progress)
+    clips = found.clips
     expected = estimate(clips, recipe, cache_dir, form)
     if expected is None:
         progress.note("the size of the cache cannot be estimated: no clip of the sample can be read")

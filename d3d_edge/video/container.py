@@ -22,6 +22,11 @@ if "OPENCV_LOG_LEVEL" not in os.environ:
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 """What an MP4 or MOV begins with, behind four bytes."""
 _MATROSKA = b"\x1aE\xdf\xa3"
+_ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_LIVE = 1
+"""What a WMV and its properties begin with, and the flag of one whose end was unknown when it was written (ASF
+specification, 3.1 and 3.2)."""
 _SOUND_S = 0.5
 
 
@@ -53,6 +58,8 @@ def opened(path: Path) -> Iterator[cv2.VideoCapture]:
     try:
         if not capture.isOpened():
             raise DataError(_why_not_opened(path))
+        if (declared_bytes := _asf_bytes(path)) > (size_bytes := os.path.getsize(path)):
+            raise DataError(f"{path} is truncated: {size_bytes} of {declared_bytes} bytes are there")
         capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
         yield capture
     finally:
@@ -80,6 +87,19 @@ def _why_not_opened(path: Path) -> str:
     if start[:4] == b"RIFF" and declared_bytes > size_bytes:
         return f"{path} is truncated: {size_bytes} of {declared_bytes} bytes are there"
     return f"{path} is not a video that FFmpeg can decode"
+
+
+def _asf_bytes(path: Path) -> int:
+    """The bytes that a WMV says it has, of which FFmpeg reads as many as there are; 0 for anything else."""
+    with path.open("rb") as file:
+        if file.read(len(_ASF)) != _ASF:
+            return 0
+        header = file.read(64 * 1024)
+    place = header.find(_ASF_PROPERTIES)
+    live = header[place + 88 : place + 92]
+    if place < 0 or int.from_bytes(live, "little") & _ASF_LIVE:
+        return 0
+    return int.from_bytes(header[place + 40 : place + 48], "little")
 
 
 def _has_index(path: Path, size_bytes: int) -> bool:

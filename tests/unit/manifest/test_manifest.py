@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from d3d_edge.errors import DataError
-from d3d_edge.manifest import Clip, Manifest, Source, load, with_split, write
+from d3d_edge.manifest import Clip, Manifest, Source, left_aside, load, with_split, write
 from tests.unit.manifest.samples import manifests
 
 
@@ -38,6 +38,22 @@ class TestFolders:
         ]
         assert {clip.split for clip in loaded.clips} == {""}
         assert len({clip.group for clip in loaded.clips}) == 4, "without more knowledge each clip is its own group"
+
+    def test_files_that_are_no_videos_by_their_suffix_are_told(self, tmp_path: Path) -> None:
+        videos(tmp_path, "wave/b.mp4", "clap/a.mp4", "readme.txt", "clap/._a.mp4", ".git/x/config", "clap/.x/y.jpg")
+        assert left_aside(tmp_path, load(tmp_path)) == ""
+        videos(tmp_path, "wave/deep/c.DIVX", "wave/c.divx", "wave/notes", "clap/a.srt")
+        told = left_aside(Source(path=tmp_path), load(tmp_path))
+        assert told.endswith("that are no clips by their suffix: 4, .divx (2), .srt (1), none (1)")
+
+    def test_videos_that_a_list_in_their_folder_leaves_out_are_told(self, tmp_path: Path) -> None:
+        videos(tmp_path, "wave/b.mp4", "clap/a.mp4", "clap/a.txt")
+        (tmp_path / "manifest.csv").write_text("path,label\nwave/b.mp4,wave\nclap/a.mp4,clap\n")
+        assert left_aside(tmp_path, load(tmp_path)) == ""
+        videos(tmp_path, "clap/new.mp4")
+        assert left_aside(tmp_path, load(tmp_path)).endswith(f"does not list: 1, e.g. {tmp_path / 'clap/new.mp4'}")
+        # Somebody who names the list means the list.
+        assert left_aside(tmp_path / "manifest.csv", load(tmp_path / "manifest.csv")) == ""
 
     def test_folders_named_after_splits_are_the_split(self, tmp_path: Path) -> None:
         videos(tmp_path, "train/a/1.mp4", "train/b/1.mp4", "Validation/a/2.mp4", "test/b/2.mp4", ".git/a/1.mp4")

@@ -117,7 +117,8 @@ def test_mp4_that_ends_early_is_called_truncated(write_video: VideoWriter, share
 
 
 @pytest.mark.parametrize(
-    ("name", "fourcc"), [("a.avi", "XVID"), ("a.avi", "MJPG"), ("a.mkv", "mp4v"), ("a.webm", "VP80")]
+    ("name", "fourcc"),
+    [("a.avi", "XVID"), ("a.avi", "MJPG"), ("a.mkv", "mp4v"), ("a.webm", "VP80"), ("a.wmv", "WMV2")],
 )
 def test_other_containers_that_end_early(write_video: VideoWriter, name: str, fourcc: str) -> None:
     path = write_video(name, frames=moving(), fourcc=fourcc)
