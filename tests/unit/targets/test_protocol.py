@@ -48,9 +48,9 @@ def test_a_runner_says_that_it_is_alive_however_long_it_measures(
     ("words", "message"),
     [
         (["--bogus", "3"], "unrecognized arguments: --bogus 3"),
-        (["--shape", "8,56,x,3"], "argument --shape: invalid _shape value: '8,56,x,3'"),
+        (["--shape", "8,56,x,3"], "argument --shape: invalid shape value: '8,56,x,3'"),
         (["--runs", "x"], "argument --runs: invalid int value: 'x'"),
-        (["--clips", "pack"], "argument --clips: invalid _pack value: 'pack'"),
+        (["--clips", "pack"], "argument --clips: invalid pack value: 'pack'"),
         ([], "--clips FILE=COUNT is needed"),
         (["--clips", "pack=0"], "--clips FILE=COUNT is needed"),
     ],

@@ -46,11 +46,11 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if known.protocol != PROTOCOL:
         raise RunnerError("protocol", f"this runner speaks protocol {PROTOCOL}, not {known.protocol}")
     parser.add_argument("--model", type=Path, required=True, help="the ONNX file")
-    parser.add_argument("--shape", type=_shape, required=True, help="T,H,W,C of a clip")
+    parser.add_argument("--shape", type=shape, required=True, help="T,H,W,C of a clip")
     parser.add_argument("--classes", type=int, required=True, help="number of logits")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: results.jsonl, samples.json")
     parser.add_argument("--run", default="", metavar="ID", help="written to --out: whose results are there")
-    parser.add_argument("--clips", type=_pack, action="append", default=[], metavar="FILE=COUNT", help="packed clips")
+    parser.add_argument("--clips", type=pack, action="append", default=[], metavar="FILE=COUNT", help="packed clips")
     parser.add_argument("--runtime", choices=["auto", "tensorrt", "onnxruntime"], default="auto")
     parser.add_argument("--threads", type=int, default=0, help="0: the runtime's own choice")
     parser.add_argument("--warmup", type=int, default=5, help="runs before the timed ones")
@@ -66,11 +66,13 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     return job
 
 
-def _shape(text: str) -> tuple[int, ...]:
+def shape(text: str) -> tuple[int, ...]:
+    """The numbers of 'T,H,W,C'. Where there are none, the parser says this function's name."""
     return tuple(int(part) for part in text.split(","))
 
 
-def _pack(text: str) -> Pack:
+def pack(text: str) -> Pack:
+    """The pack of 'FILE=COUNT'."""
     path, _, clips = text.rpartition("=")
     return Pack(Path(path), int(clips))
 
