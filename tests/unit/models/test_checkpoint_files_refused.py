@@ -15,11 +15,6 @@ from d3d_edge.errors import DataError
 from d3d_edge.models import checkpoints
 
 
-def test_a_format_that_is_not_the_files(kylemin_file: Path) -> None:
-    with pytest.raises(DataError, match=r"\(torchvision\): classifier\.1\.bias, .* more missing; base\.0.* unknown"):
-        checkpoints.load(kylemin_file, "torchvision")
-
-
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
