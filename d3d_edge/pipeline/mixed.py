@@ -126,8 +126,7 @@ def automatic(
         rounded = [group for group in switched.groups if group not in order[:count]]
         return held_out.drop_points(switched.logits(rounded, held_out.clips())) <= bound
 
-    # A pool follows what it pools: with all the others in float, nothing would be INT8.
-    most = max(place for place, group in enumerate(order) if group.kind != "pool")
+    most = most_in_float(order)
     count = fewest(most, holds)
     while count is not None and count <= most:
         names = _in_order(switched, order[:count])
@@ -142,6 +141,11 @@ def automatic(
         f"{held_out.split} clips",
         hint="raise gates.top1_drop_points_max, or train longer",
     )
+
+
+def most_in_float(order: Sequence[Group]) -> int:
+    """How many of the first of `order` can be float: a pool follows what it pools, and is never INT8 alone."""
+    return max(place for place, group in enumerate(order) if group.kind != "pool")
 
 
 def fewest(most: int, holds: Callable[[int], bool]) -> int | None:

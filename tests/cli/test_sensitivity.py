@@ -95,12 +95,8 @@ def auto(run: Path) -> Path:
 def test_a_gate_that_no_mix_meets_is_missed(
     auto: Path, cache: Path, d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the pools cost least, which can be INT8 only beside something that they pool."""
     monkeypatch.setattr(HeldOut, "drop_points", lambda held_out, logits: 1000.0)
-    monkeypatch.setattr(mixed, "fewest", lambda most, holds: most)
-    monkeypatch.setattr(
-        mixed, "ranked", lambda switched, *_: sorted(switched.groups, key=lambda group: group.kind == "pool")
-    )
+    monkeypatch.setattr(mixed, "ranked", lambda switched, *_: switched.groups)
     result = d3d_edge("quantize", auto, "--cache", cache, "--workers", 0)
     refused(result, 4, "no mix of INT8 and float loses at most")
 

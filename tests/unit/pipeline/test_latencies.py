@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,12 +124,14 @@ def test_a_shape_without_a_clip_is_refused_before_any_is_lowered(tmp_path: Path)
         asked(tmp_path, TINY, Shape.of(64, 3584, 0.25))
 
 
+@pytest.mark.usefixtures("nothing_made")
 @pytest.mark.parametrize("left", [b"\xff\xfe", b"{}", b""])
-def test_what_was_measured_and_cannot_be_read_is_measured_again(left: bytes, tmp_path: Path) -> None:
-    asked(tmp_path, TINY)
-    (kept,) = (tmp_path / "students").glob("latencies-*.json")
-    kept.write_bytes(left)
-    assert asked(tmp_path, TINY).rows[0].shape == TINY
+def test_what_was_measured_and_cannot_be_read_is_measured_again(left: bytes, cache: Path, tmp_path: Path) -> None:
+    again = Path(shutil.copytree(cache, tmp_path / "cache"))
+    for kept in (again / "students").glob("latencies-*.json"):
+        kept.write_bytes(left)
+    with pytest.raises(AssertionError, match="a network is lowered"):
+        asked(again, TINY)
 
 
 def timed(shape: Shape, ms: float, gmac: float, name: str = "") -> Timed:

@@ -22,7 +22,7 @@ from d3d_edge.target import Precision
 from tests import networks
 
 pytestmark = pytest.mark.slow
-PACKAGES = {"android": "executorch", "ios": "coremltools", "jetson": "onnxruntime", "host": "torch"}
+PACKAGES = {"android": "executorch", "ios": "coremltools", "jetson": "onnxruntime"}
 LOWERED: list[tuple[str, Precision]] = [
     ("android", "int8"),
     ("android", "float32"),
@@ -30,7 +30,6 @@ LOWERED: list[tuple[str, Precision]] = [
     ("ios", "weights-int8"),
     ("jetson", "int8"),
     ("jetson", "int8+float16"),
-    ("host", "int8"),
 ]
 
 

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from d3d_edge import recipe
+from d3d_edge.errors import RecipeError
 from d3d_edge.pipeline import mixed
-from d3d_edge.pipeline.mixed import fewest
+from d3d_edge.pipeline.mixed import fewest, most_in_float
 from d3d_edge.progress import Silent
+from d3d_edge.quantize.groups import Group, Kind, kept_in_float
 from tests import networks
 
 
@@ -26,6 +28,23 @@ def test_the_fewest_are_found_with_few_trials(most: int, needed: int) -> None:
     assert fewest(most, holds) == (needed if needed <= most else None)
     assert len(tried) <= 2 * most.bit_length() + 1
     assert all(1 <= count <= most for count in tried)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "most"),
+    [
+        (("stem", "pool", "head"), 2),
+        (("stem", "head", "pool", "pool"), 1),
+        (("head", "pool"), 0),
+        (("pool", "head"), 1),
+    ],
+)
+def test_something_that_is_no_pool_is_left_in_int8(kinds: tuple[Kind, ...], most: int) -> None:
+    order = [Group(f"{place}", kind) for place, kind in enumerate(kinds)]
+    assert most_in_float(order) == most
+    kept_in_float(order, [group.name for group in order[:most]])
+    with pytest.raises(RecipeError, match="leaves nothing in INT8"):
+        kept_in_float(order, [group.name for group in order[: most + 1]])
 
 
 def test_a_graph_that_cannot_be_lowered_costs_bytes_and_no_known_time() -> None:
