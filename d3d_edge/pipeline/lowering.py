@@ -89,9 +89,10 @@ def _held_to_graph(folder: Path, made: Description, asked: Golden, *, allow_fall
         runtime.check_run()
         with runtime.open(Bundle.unwritten(folder, made)) as runner:
             answer, by = runner.run(asked.clips[0]), runner.runtime
-    except (MissingDependency, BundleError) as error:
-        # Not for the file's sake: a package is missing, or an interpreter does not know all that the device does.
-        reason = error.message.replace(f"{folder}/", "")
+    except (MissingDependency, BundleError, RuntimeError) as error:
+        # A package is missing, an interpreter does not know all that the device does, or the file does not run, which
+        # was refused, or allowed, when it was lowered.
+        reason = str(error).splitlines()[0].replace(f"{folder}/", "")
         return made.model_copy(update={"lowering": {**made.lowering, NOT_CHECKED: reason}})
     difference = largest_difference(answer, asked.logits[0])
     fault = LoweringError(
@@ -103,7 +104,9 @@ def _held_to_graph(folder: Path, made: Description, asked: Golden, *, allow_fall
     )
     wrong = golden.told_apart(difference, asked.logits, made)
     noted = settle([fault] if wrong else [], allow_fallback=allow_fallback)
-    checked = {"answers_checked_by": by, "answers_difference": difference}
+    checked: dict[str, str | float] = {"answers_checked_by": by}
+    if np.isfinite(difference):
+        checked["answers_difference"] = difference
     return made.model_copy(update={"lowering": {**made.lowering, **checked}, "fallbacks": (*made.fallbacks, *noted)})
 
 

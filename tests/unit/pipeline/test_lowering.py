@@ -47,6 +47,18 @@ class DividesBySomethingElse(nn.Module):
         return pooled.mean((0, 2, 3))[None]
 
 
+class Shuffles(nn.Module):
+    """A network that ExecuTorch lowers, and does not run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        x = F.pixel_shuffle(self.stem(clip.float().permute(0, 3, 1, 2)), 2)
+        return x.mean((0, 1, 3))[None]
+
+
 def written(
     program: ExportedProgram, name: str, precision: Precision, path: Path, clips: Tensor, **options: Any
 ) -> Bundle:
@@ -93,6 +105,24 @@ def test_with_a_fallback_allowed_it_is_written_and_noted(wrong: Any, tmp_path: P
     bundle = wrong(path=tmp_path / "bundle", allow_fallback=True)
     (note,) = Bundle.open(bundle.path).manifest.fallbacks
     assert "answers something else" in note
+
+
+def test_a_file_that_does_not_run_is_written_where_that_is_allowed(tmp_path: Path) -> None:
+    """XNNPACK's kernels take the file, and refuse what they are given."""
+    pytest.importorskip("executorch")
+    program = pt2e.export_float(Shuffles(), networks.clip())
+    bundle = written(program, "android", "float32", tmp_path / "bundle", networks.clip(), allow_fallback=True)
+    assert "does not run" in bundle.manifest.fallbacks[0]
+    assert bundle.manifest.lowering["answers_not_checked"]
+
+
+def test_answers_that_are_no_numbers_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lowering, "largest_difference", lambda *_: float("nan"))
+    pytest.importorskip("onnxruntime")
+    program = networks.float_program()
+    bundle = written(program, "jetson", "float32", tmp_path / "bundle", networks.clip(), allow_fallback=True)
+    (note,) = Bundle.open(bundle.path).manifest.fallbacks
+    assert "differ by nan" in note
 
 
 def test_where_nothing_can_run_the_file_the_bundle_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
