@@ -111,6 +111,9 @@ def run(job: Job, folder: Path, fingerprint: str, progress: Progress) -> list[di
         raise RecipeError(f"{job.title}: keep is 'best', but there are no val clips to choose by", hint="keep: last")
     job.model.to(distributed.device())
     state = _begin(job, folder, fingerprint, progress)
+    if spec.accumulate > job.batches_per_epoch:
+        there = job.batches_per_epoch
+        progress.note(f"{job.title}: accumulate is {spec.accumulate}, and all {there} batches of an epoch are one step")
     every = max(1, spec.epochs // _EVALUATIONS)
     total, done = spec.epochs * job.batches_per_epoch, state.epoch * job.batches_per_epoch
     with Log(folder, state.epoch * job.steps_per_epoch) as log, progress.task(job.title, total, done) as task:

@@ -17,6 +17,7 @@ from d3d_edge.distill.checkpoint import Checkpoint
 from d3d_edge.distill.loop import Job
 from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.progress import Silent
+from tests.notes import Notes
 from tests.unit.distill.jobs import CUDA, SPEC, VARIANTS, Killed, assert_equal, job, variant
 
 
@@ -67,24 +68,14 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert (tmp_path / "last.pt").stat().st_mtime_ns == before
 
 
-class Notes(Silent):
-    """Keeps the lines that are told."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.told.append(message)
-
-
 def test_a_checkpoint_of_something_else_is_not_gone_on_with_and_that_is_told(tmp_path: Path) -> None:
     progress = Notes()
     loop.run(job(), tmp_path, "mark", progress)
     loop.run(job(), tmp_path, "mark", progress)
-    assert progress.told == []
+    assert progress.notes == []
     other = job(seed=1)
     loop.run(other, tmp_path, "another mark", progress)
-    (told,) = progress.told
+    (told,) = progress.notes
     assert told.startswith(
         f"test: begins again, since the checkpoint in {tmp_path} is of other data or settings, or of"
     )

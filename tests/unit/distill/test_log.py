@@ -9,19 +9,9 @@ from pathlib import Path
 import pytest
 
 from d3d_edge.distill.log import Log, note_what_is_missing
-from d3d_edge.progress import Silent
+from tests.notes import Notes
 
 ROWS = [{"epoch": 1.0, "loss": 2.5, "top1": 0.25}, {"epoch": 2.0, "loss": 1.5}]
-
-
-class Notes(Silent):
-    """Keeps what is noted."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 def events(folder: Path) -> dict[str, list[tuple[int, float]]]:

@@ -19,6 +19,7 @@ from d3d_edge.errors import DataError, MissingDependency
 from d3d_edge.progress import Silent
 from d3d_edge.recipe import TrainSpec
 from d3d_edge.video.datasets import Batch
+from tests.notes import Notes
 from tests.unit.distill.jobs import SPEC, Killed, assert_equal, batches, job, variant
 
 
@@ -103,7 +104,9 @@ def test_accumulated_batches_are_one_larger_batch(tmp_path: Path) -> None:
 def test_more_batches_to_accumulate_than_there_are_is_one_step_an_epoch(tmp_path: Path) -> None:
     spec = SPEC.model_copy(update={"accumulate": 100})
     assert job(spec).steps_per_epoch == 1
-    loop.run(job(spec), tmp_path, "mark", Silent())
+    progress = Notes()
+    loop.run(job(spec), tmp_path, "mark", progress)
+    assert progress.notes == ["test: accumulate is 100, and all 3 batches of an epoch are one step"]
     checkpoint = Checkpoint.read(tmp_path)
     assert checkpoint is not None
     assert checkpoint.schedule["_step_count"] == 7

@@ -16,16 +16,7 @@ from d3d_edge.report import SkippedClip
 from d3d_edge.runs import Run
 from d3d_edge.video import cache
 from d3d_edge.video.cache import CachedClip, Prepared
-
-
-class Notes(Silent):
-    """Keeps what is noted."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
+from tests.notes import Notes
 
 
 @pytest.mark.parametrize(
