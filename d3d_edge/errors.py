@@ -6,6 +6,7 @@ D3DEdgeError              1   base class; never raised itself
 |-- GateFailed            4   the report is written, and a bound of the recipe is not met
 |-- LoweringError         5   a graph cannot be lowered to a runtime, or would not run there
 |-- BundleError           6   a bundle is damaged, incomplete or of another format
+|   `-- NotKnownHere      6   what runs it on this machine does not know all that the device does
 |-- DeviceError           7   a device or transport failed
 |-- DataError             8   a video, manifest, run folder or data set cannot be used
 `-- StorageError          9   a file could not be written (disk full, no permission)
@@ -84,6 +85,10 @@ class BundleError(D3DEdgeError):
     """A bundle is damaged, incomplete or of a format this version does not read."""
 
     exit_code = 6
+
+
+class NotKnownHere(BundleError):
+    """What runs the file on this machine, in the device's place, does not know all that the device does."""
 
 
 class DeviceError(D3DEdgeError):

@@ -103,8 +103,8 @@ class Run:
         """What a finished stage recorded; None if it is not finished, or was made from something else."""
         try:
             done = json.loads((self.folder(stage) / _DONE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None  # One that may not be read is no reason to train again.
         if not isinstance(done, dict) or "fingerprint" not in done:
             return None
         return done if fingerprint in (None, done["fingerprint"]) else None

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from d3d_edge import __version__
-from d3d_edge.errors import D3DEdgeError, DataError, StorageError
+from d3d_edge.errors import D3DEdgeError, DataError, MissingDependency, StorageError
 from d3d_edge.processors import cpus, visible
 
 # Literal, with the one-line help, so that `--help` imports no command and no torch.
@@ -156,6 +156,12 @@ def main(argv: list[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get("D3D_EDGE_DEBUG"):
             raise
+        if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("d3d_edge"):
+            # One that every installation has, or a part of it.
+            hint = "pip install --force-reinstall d3d-edge"
+            _fail(f"the package {error.name} is not installed ({hint})", MissingDependency.exit_code)
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            _fail("too many files are open (fewer --workers, or ulimit -n)", DataError.exit_code)
         if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
             # Files are written by functions that raise a StorageError, so this is what standard output goes to.
             _drop_output()

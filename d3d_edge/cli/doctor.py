@@ -57,6 +57,11 @@ def _check() -> bool:
             _line(package, False, f"{purpose}: {error}; pip install --force-reinstall d3d-edge")
         else:
             _line(package, True, f"{found.__version__}, {purpose}")
+    for tool, purpose in _DEVICE_TOOLS.items():
+        path = shutil.which(tool)
+        _line(tool, path is not None, path or purpose)
+    if not whole:
+        return False  # what comes now needs them
     for name in resources.names("targets"):
         runtime = runtimes.get(target.load(name).runtime)
         uses = (("export", runtime.check_lower, runtime.tools), ("run here", runtime.check_run, runtime.run_tools))
@@ -67,9 +72,6 @@ def _check() -> bool:
                 _line(f"{name}: {verb}", False, str(error))
             else:
                 _line(f"{name}: {verb}", True, ", ".join(f"{k} {v}" for k, v in tools().items()))
-    for tool, purpose in _DEVICE_TOOLS.items():
-        path = shutil.which(tool)
-        _line(tool, path is not None, path or purpose)
     from d3d_edge.pipeline.devices import android_bench
 
     try:

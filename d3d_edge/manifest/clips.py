@@ -98,9 +98,13 @@ def place_of(key: str) -> tuple[str, float | None, float | None]:
 
 
 def walked(folder: Path) -> Iterator[Path]:
-    """The files below `folder`, sorted folder by folder; links are followed, and no folder is walked twice."""
+    """The files below `folder`, sorted folder by folder; links are followed, and no folder is walked twice.
+
+    Raises:
+        OSError: a folder may not be read, whose clips would be missed.
+    """
     seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=_raised, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:
             folders.clear()
@@ -108,6 +112,10 @@ def walked(folder: Path) -> Iterator[Path]:
         seen.add(real)
         folders.sort()
         yield from (Path(place, name) for name in sorted(names))
+
+
+def _raised(error: OSError) -> None:
+    raise error
 
 
 class Manifest(Schema):

@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 
 from d3d_edge import runtimes
 from d3d_edge.bundle import Bundle, Description
-from d3d_edge.errors import BundleError, LoweringError, MissingDependency, StorageError
+from d3d_edge.errors import BundleError, LoweringError, MissingDependency, NotKnownHere, StorageError
 from d3d_edge.files import beside
 from d3d_edge.harness.accuracy import largest_difference
 from d3d_edge.pipeline import golden
@@ -60,7 +60,7 @@ def write(
             program, scratch, target, precision=precision, allow_fallback=allow_fallback
         )
         asked = Golden(clips, _logits(program, clips))
-        description = _held_to_graph(scratch, describe(lowered), asked, allow_fallback=allow_fallback)
+        description = _held_to_graph(scratch, describe(lowered), program, asked, allow_fallback=allow_fallback)
 
         def whole(folder: Path) -> None:
             (scratch / lowered.model).rename(folder / lowered.model)
@@ -76,38 +76,46 @@ def write(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _held_to_graph(folder: Path, made: Description, asked: Golden, *, allow_fallback: bool) -> Description:
-    """`made`, with how far the file in `folder` is from its graph on the first clip, where this machine can run it.
+def _held_to_graph(
+    folder: Path, made: Description, program: ExportedProgram, asked: Golden, *, allow_fallback: bool
+) -> Description:
+    """`made`, with how far the file in `folder` is from `program` on the clips, where this machine can run it.
 
     Raises:
-        LoweringError: further than rounding brings it, which no check of the file's operators can tell.
+        LoweringError: it does not run, or is further than rounding brings it, which no check of its operators tells.
     """
     if made.runtime == "eager":
         return made  # its file is the graph
     runtime = runtimes.get(made.runtime)
+    if len(asked.clips) == 1:  # of one clip alone, nobody knows what clips change
+        clips = np.concatenate([asked.clips, 255 - asked.clips])
+        asked = Golden(clips, _logits(program, clips))
+    facts: dict[str, int | float | str | bool] = dict(made.lowering)
+    fault = None
     try:
         runtime.check_run()
         with runtime.open(Bundle.unwritten(folder, made)) as runner:
-            answer, by = runner.run(asked.clips[0]), runner.runtime
-    except (MissingDependency, BundleError, RuntimeError) as error:
-        # A package is missing, an interpreter does not know all that the device does, or the file does not run, which
-        # was refused, or allowed, when it was lowered.
-        reason = str(error).splitlines()[0].replace(f"{folder}/", "")
-        return made.model_copy(update={"lowering": {**made.lowering, NOT_CHECKED: reason}})
-    difference = largest_difference(answer, asked.logits[0])
-    fault = LoweringError(
-        f"the file answers something else than the graph: logits differ by {difference:.3g} where they range over "
-        f"{np.ptp(asked.logits):.3g}",
-        stage="answers",
-        runtime=by,
-        hint="it computes one of the operators otherwise: write the layers with those of d3d_edge.models.layers",
-    )
-    wrong = golden.told_apart(difference, asked.logits, made)
-    noted = settle([fault] if wrong else [], allow_fallback=allow_fallback)
-    checked: dict[str, str | float] = {"answers_checked_by": by}
-    if np.isfinite(difference):
-        checked["answers_difference"] = difference
-    return made.model_copy(update={"lowering": {**made.lowering, **checked}, "fallbacks": (*made.fallbacks, *noted)})
+            answers, facts["answers_checked_by"] = np.stack([runner.run(clip) for clip in asked.clips]), runner.runtime
+    except (MissingDependency, NotKnownHere) as error:
+        facts[NOT_CHECKED] = error.message.replace(f"{folder}/", "")
+    except (BundleError, RuntimeError) as error:
+        reason = str(getattr(error, "message", error)).splitlines()[0].replace(f"{folder}/", "")
+        facts[NOT_CHECKED] = reason
+        fault = LoweringError(f"the file does not run: {reason}", stage="answers")
+    else:
+        difference = largest_difference(answers, asked.logits)
+        if np.isfinite(difference):
+            facts["answers_difference"] = difference
+        if golden.told_apart(difference, asked.logits, made):
+            fault = LoweringError(
+                "the file answers something else than the graph: logits that clips change by up to "
+                f"{np.ptp(asked.logits, axis=0).max():.3g} differ by {difference:.3g}",
+                stage="answers",
+                runtime=runner.runtime,
+                hint="an operator was written as another: use the layers of d3d_edge.models.layers",
+            )
+    noted = settle([fault] if fault else [], allow_fallback=allow_fallback)
+    return made.model_copy(update={"lowering": facts, "fallbacks": (*made.fallbacks, *noted)})
 
 
 @torch.no_grad()

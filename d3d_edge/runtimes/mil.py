@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from d3d_edge.errors import BundleError, MissingDependency
+from d3d_edge.errors import BundleError, MissingDependency, NotKnownHere
 from d3d_edge.runtimes.mil_ops import ONLY, OPERATORS, Operator
 
 READ_ERRORS = (AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
@@ -211,7 +211,7 @@ def _names(source: str | tuple[str, ...]) -> tuple[str, ...]:
 def _step(op: Any, float16: bool) -> _Step:
     compute = OPERATORS.get(op.op_type)
     if compute is None:
-        raise BundleError(
+        raise NotKnownHere(
             f"the reference interpreter does not know the operator {op.op_type} ({op.name})",
             hint="run the bundle on macOS or on a device",
         )
@@ -221,7 +221,9 @@ def _step(op: Any, float16: bool) -> _Step:
             continue
         allowed = ONLY.get((op.op_type, name))
         if allowed is not None and value.val not in allowed:
-            raise BundleError(f"the reference interpreter does not know {name}={value.val} of {op.op_type} ({op.name})")
+            raise NotKnownHere(
+                f"the reference interpreter does not know {name}={value.val} of {op.op_type} ({op.name})"
+            )
         arguments[name] = tuple(one.name for one in value) if isinstance(value, (list, tuple)) else value.name
     return _Step(compute, arguments, tuple((var.name, _held(_dtype(var), float16)) for var in op.outputs), ())
 
@@ -239,7 +241,7 @@ def _dtype(var: Any) -> torch.dtype:
 
     name = types.builtin_to_string(var.dtype)
     if name not in _TORCH_TYPES:
-        raise BundleError(f"the reference interpreter does not know the type {name} of {var.name}")
+        raise NotKnownHere(f"the reference interpreter does not know the type {name} of {var.name}")
     return _TORCH_TYPES[name]
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from d3d_edge.bundle import Bundle
-from d3d_edge.errors import BundleError, DataError, LoweringError, MissingDependency, RecipeError
+from d3d_edge.errors import BundleError, DataError, LoweringError, MissingDependency, NotKnownHere, RecipeError
 from d3d_edge.files import size_of
 from d3d_edge.quantize import placement
 from d3d_edge.quantize.origin import kept_float_layers
@@ -150,18 +150,21 @@ class OnnxRunner:
         # What the file says, computed in float between the rounded values. ONNX Runtime's INT8 kernels round products
         # and means otherwise: several steps of the logits away from the graph, and not as TensorRT rounds either.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
+        self._failures = (errors.Fail, errors.InvalidArgument, errors.RuntimeException)
         unreadable = (
             UnicodeDecodeError,  # an error that quotes a damaged file
-            errors.Fail,
             errors.InvalidProtobuf,
             errors.InvalidGraph,
-            errors.InvalidArgument,
             errors.NoSuchFile,
-            errors.NotImplemented,
-            errors.RuntimeException,
+            *self._failures,
         )
         try:
             self._session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except errors.NotImplemented as error:
+            reason = str(error).splitlines()[0]
+            raise NotKnownHere(
+                f"ONNX Runtime does not know all of {path}: {reason}", hint="run it on a Jetson"
+            ) from error
         except unreadable as error:
             raise BundleError(
                 f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}", hint="export the bundle again"
@@ -176,11 +179,17 @@ class OnnxRunner:
 
         Raises:
             DataError: the clip has another shape or type, or the runner is closed.
+            BundleError: the file loads, and does not run.
         """
         self.inputs[0].check(clip)
         if self._session is None:
             raise DataError("the model is closed")
-        logits: NDArray[Any] = self._session.run(None, {INPUT: np.ascontiguousarray(clip)})[0][0]
+        try:
+            logits: NDArray[Any] = self._session.run(None, {INPUT: np.ascontiguousarray(clip)})[0][0]
+        except self._failures as error:
+            raise BundleError(
+                f"ONNX Runtime cannot run the file: {str(error).splitlines()[0]}", hint="export the bundle again"
+            ) from error
         return logits
 
     def __enter__(self) -> Self:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from d3d_edge.bundle import Bundle
 from d3d_edge.evaluation import Evaluation
 from d3d_edge.report import Report
-from tests.cli.conftest import TARGETS, D3DEdge, Result, with_references
+from tests.cli.conftest import TARGETS, D3DEdge, Result, refused, with_references
 
 NO_BASELINE = "baselines.spatial=null"
 
@@ -67,6 +70,25 @@ def test_doctor_names_what_is_ready_and_what_is_missing(d3d_edge: D3DEdge, monke
     shown = d3d_edge("doctor").out
     assert "missing  adb" in shown
     assert "missing  bench program      for Android devices: the program that runs ExecuTorch" in shown
+
+
+def test_doctor_says_what_every_command_needs_and_is_not_there(
+    d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    result = d3d_edge("doctor")
+    assert (result.code, result.err) == (3, "")
+    assert "missing  cv2" in result.out
+    assert "ready    torch" in result.out
+
+
+def test_a_package_that_every_installation_has_is_named_where_it_is_gone(
+    d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("d3d_edge.recipe.load", Mock(side_effect=ModuleNotFoundError("no", name="PIL")))
+    refused(d3d_edge("recipes", "ls"), 3, "the package PIL is not installed (pip install --force-reinstall d3d-edge)")
+    monkeypatch.setattr("d3d_edge.recipe.load", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+    refused(d3d_edge("recipes", "ls"), 8, "too many files are open (fewer --workers, or ulimit -n)")
 
 
 def test_a_run_holds_its_recipe_data_and_stages(made: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -94,6 +95,16 @@ def test_a_stage_made_from_something_else_is_not_finished(tmp_path: Path, data: 
     assert run.results("student", "mark") is not None
     assert run.results("student", "another mark") is None
     assert run.need("student", "do this first") == {"fingerprint": "mark"}
+
+
+def test_a_stage_that_may_not_be_read_is_not_called_unfinished(
+    tmp_path: Path, data: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run.start(tmp_path / "run", RECIPE, data)
+    run.finish("student", "mark")
+    monkeypatch.setattr(Path, "read_text", Mock(side_effect=PermissionError("Permission denied")))
+    with pytest.raises(PermissionError):
+        run.need("student", "train it again")
 
 
 def test_skipped_clips_are_kept(tmp_path: Path, data: Manifest) -> None:

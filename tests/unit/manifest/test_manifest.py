@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,22 @@ class TestFolders:
         assert left_aside(tmp_path, load(tmp_path)).endswith(f"does not list: 1, e.g. {tmp_path / 'clap/new.mp4'}")
         # Somebody who names the list means the list.
         assert left_aside(tmp_path / "manifest.csv", load(tmp_path / "manifest.csv")) == ""
+
+    def test_a_folder_below_a_class_that_may_not_be_read_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its clips would be missed without a word."""
+        videos(tmp_path, "wave/b.mp4", "wave/deep/c.mp4", "clap/a.mp4")
+        scandir = os.scandir
+
+        def refusing(path: str) -> object:
+            if os.fspath(path).endswith("deep"):
+                raise PermissionError(errno.EACCES, "Permission denied", path)
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refusing)
+        with pytest.raises(PermissionError, match="deep"):
+            load(tmp_path)
 
     def test_folders_named_after_splits_are_the_split(self, tmp_path: Path) -> None:
         videos(tmp_path, "train/a/1.mp4", "train/b/1.mp4", "Validation/a/2.mp4", "test/b/2.mp4", ".git/a/1.mp4")

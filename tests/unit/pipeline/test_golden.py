@@ -54,6 +54,7 @@ def test_anything_else_is_refused(arrays: dict[str, Any], said: str, tmp_path: P
 
 
 RANGE_4, HUNDREDS = np.array([[2.0, -2.0]], np.float32), np.full((1, 2), 100.0, np.float32)
+ONE_FAR_OFF = np.array([[2.0, -1.0, -20.0], [-2.0, 1.0, -20.5]], np.float32)
 
 
 @pytest.mark.parametrize(
@@ -62,14 +63,18 @@ RANGE_4, HUNDREDS = np.array([[2.0, -2.0]], np.float32), np.full((1, 2), 100.0, 
         (0.0, LOGITS, "float32", None, False),
         (0.03, RANGE_4, "float32", None, False),
         (0.05, RANGE_4, "float32", None, True),
+        (0.9, ONE_FAR_OFF, "int8", 0.01, False),
+        (1.1, ONE_FAR_OFF, "int8", 0.01, True),  # the clips change a logit by 4, not by 22.5
         (0.15, RANGE_4, "float16", None, False),
         (0.25, RANGE_4, "float16", None, True),
         (0.9, RANGE_4, "weights-int8", None, False),
         (1.1, RANGE_4, "weights-int8", None, True),
-        (1.5, RANGE_4, "int8", 0.2, False),  # eight steps of 0.2
-        (1.7, RANGE_4, "int8", 0.2, True),
-        (0.09, HUNDREDS, "float16", None, False),  # float16's steps there are 1/16
-        (0.2, HUNDREDS, "float16", None, True),
+        (1.5, RANGE_4, "int8", 0.1, False),  # sixteen steps of 0.1
+        (1.7, RANGE_4, "int8", 0.1, True),
+        (0.15, HUNDREDS, "float16", None, False),  # float16's steps there are 1/16
+        (0.3, HUNDREDS, "float16", None, True),
+        (1.9, HUNDREDS, "weights-int8", None, False),
+        (2.1, HUNDREDS, "weights-int8", None, True),
         (float("nan"), RANGE_4, "int8", 0.2, True),
         (float("inf"), RANGE_4, "int8", 0.2, True),
     ],

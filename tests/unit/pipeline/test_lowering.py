@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -123,6 +125,47 @@ def test_answers_that_are_no_numbers_are_noted(tmp_path: Path, monkeypatch: pyte
     bundle = written(program, "jetson", "float32", tmp_path / "bundle", networks.clip(), allow_fallback=True)
     (note,) = Bundle.open(bundle.path).manifest.fallbacks
     assert "differ by nan" in note
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:1000]),
+        lambda path: path.write_bytes(b"no model"),
+        lambda path: onnx.save(of_other_classes(onnx.load(path)), path),
+    ],
+    ids=["truncated", "no model", "of other classes"],
+)
+def test_a_file_that_does_not_load_is_refused(
+    plant: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the cause: the file that was written is opened as an app will open it."""
+    tensorrt = runtimes.get("tensorrt")
+    lower = tensorrt.lower
+
+    def planted(program: ExportedProgram, folder: Path, *words: Any, **more: Any) -> runtimes.Lowered:
+        lowered = lower(program, folder, *words, **more)
+        plant(folder / lowered.model)
+        return lowered
+
+    monkeypatch.setattr(tensorrt, "lower", planted)
+    arguments = (networks.float_program(), "jetson", "float32", tmp_path / "bundle", networks.clip())
+    with pytest.raises(LoweringError, match=r"the file does not run: .*model\.onnx.*\[stage answers\]") as caught:
+        written(*arguments)
+    assert str(tmp_path) not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    allowed = written(*arguments, allow_fallback=True)
+    assert "does not run" in allowed.manifest.fallbacks[0]
+
+
+def of_other_classes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model`, which gives its logits twice, side by side."""
+    (logits,) = model.graph.output
+    last = next(node for node in model.graph.node if logits.name in node.output)
+    last.output[:] = ["once"]
+    model.graph.node.append(onnx.helper.make_node("Concat", ["once", "once"], [logits.name], axis=1))
+    logits.type.tensor_type.shape.dim[1].dim_value *= 2
+    return model
 
 
 def test_where_nothing_can_run_the_file_the_bundle_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
