@@ -9,6 +9,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def read(path: Path) -> dict[str, Tensor]:
     if not os.path.isfile(path):  # not Path.is_file, which raises for a name of more than 255 bytes
         raise DataError(f"there is no checkpoint {path}")
     try:
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             # Opened here, since numpy leaves a file open that it cannot read.
             with path.open("rb") as file, np.load(file, allow_pickle=False) as variables:
                 return {name: torch.from_numpy(_in_own_order(variables[name])) for name in variables.files}
@@ -62,6 +63,10 @@ def read(path: Path) -> dict[str, Tensor]:
                 f"{path} holds a {foreign[1]} beside its tensors, which is code and not read",
                 hint="if you trust it, torch.load it with weights_only=False and torch.save its tensors alone",
             ) from error
+        if kind := _of_another_kind(path, error):
+            raise DataError(
+                f"{path} is {kind}, which is not read", hint="load its tensors and torch.save them as they come"
+            ) from error
         raise DataError(
             f"{path} is damaged, or is neither .npz nor a state dict of tensors", hint="download or save it again"
         ) from error
@@ -74,6 +79,17 @@ def read(path: Path) -> dict[str, Tensor]:
     if not _is_state(held):
         raise DataError(f"{path} holds no state dict", hint="torch.save(net.state_dict(), PATH) writes one")
     return {str(name): value for name, value in held.items()}
+
+
+def _of_another_kind(path: Path, error: Exception) -> str:
+    """What a file is that PyTorch does not read this way, though it is whole; nothing where that is not known."""
+    if "Unsupported operand 149" in str(error):  # FRAME, with which protocols 4 and 5 begin
+        return "saved with pickle protocol 4 or 5"
+    with suppress(OSError), path.open("rb") as file:
+        start = file.read(9)
+        if start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
+            return "a file of safetensors"
+    return ""
 
 
 def _is_state(held: Any) -> bool:

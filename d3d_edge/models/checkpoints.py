@@ -42,8 +42,12 @@ _FRAMES: dict[Format, tuple[tuple[float, ...], tuple[float, ...]]] = {
 """Mean and standard deviation of bytes / 255 that RGB frames were normalised with. torchvision: the transform of its
 S3D weights (VideoClassification). The others: [-1, 1], by kylemin's `main.py` and the author of d3dhelper."""
 
-_LEFT_BY_TRAINING = re.compile(r"(\.num_batches_tracked|(^|/)global_step|/Momentum)$")
-"""Of no use here, and passed over."""
+_LEFT_BY_TRAINING = re.compile(
+    r"(\.num_batches_tracked|(^|\.)n_averaged|(^|/)(global_step|beta[12]_power)|/(Momentum|Adam(_1)?|RMSProp(_1)?|Adagrad))$"
+)
+"""Of no use here, and passed over: counters, and what optimisers keep of each variable."""
+_WRAPPED = r"((module|_orig_mod|model|net|network|backbone|encoder)\.)*"
+"""What parallel, compiled and other training puts before a network's own names."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +147,8 @@ def load_into(net: S3DG, path: Path, *, own_frames: bool = False) -> Imported:
 
 def _format_of(found: Iterable[str], path: Path) -> Format:
     marks: dict[Format, str] = {
-        "torchvision": r"(module\.)?features\.",
-        "kylemin": r"(module\.)?base\.",
+        "torchvision": rf"{_WRAPPED}features\.",
+        "kylemin": rf"{_WRAPPED}base\.",
         "slim": rf"(.*/)?{SLIM_SCOPE}/",
     }
     for format, mark in marks.items():
@@ -159,12 +163,12 @@ def _bare(found: dict[str, Tensor], format: Format, path: Path) -> dict[str, Ten
     """`found` without what training left in it, and without what stands before the format's own names."""
     found = {name: value for name, value in found.items() if not _LEFT_BY_TRAINING.search(name)}
     if format != "slim":
-        twice = [name for name in found if f"module.{name}" in found]
-        if twice:
-            raise DataError(
-                f"{path} holds more than one network: {twice[0]} and module.{twice[0]}", hint="save one of them only"
-            )
-        return {name.removeprefix("module."): value for name, value in found.items()}
+        first: dict[str, str] = {}
+        for name in found:
+            first.setdefault(re.sub(f"^{_WRAPPED}", "", name), name)
+            if (other := first[re.sub(f"^{_WRAPPED}", "", name)]) != name:
+                raise DataError(f"{path} holds more than one network: {other} and {name}", hint="save one of them only")
+        return {bare: found[name] for bare, name in first.items()}
     before = {name.partition(f"{SLIM_SCOPE}/")[0] for name in found if f"{SLIM_SCOPE}/" in name}
     if len(before) > 1:
         raise DataError(

@@ -13,6 +13,7 @@ import torch
 
 from d3d_edge.errors import DataError
 from d3d_edge.models import checkpoints
+from tests.unit.models import published
 
 
 def truncate(path: Path) -> None:
@@ -85,6 +86,20 @@ def test_a_file_of_something_else(held: object, message: str, tmp_path: Path) ->
     torch.save(held, tmp_path / "weights.pt")
     with pytest.raises(DataError, match=message):
         checkpoints.load(tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_another_pickle_protocol_is_no_damage(protocol: int, kylemin: published.Kylemin, tmp_path: Path) -> None:
+    torch.save(kylemin.state_dict(), tmp_path / "s3d.pt", pickle_protocol=protocol)
+    with pytest.raises(DataError, match=r"s3d\.pt is saved with pickle protocol 4 or 5, .*torch.save them"):
+        checkpoints.load(tmp_path / "s3d.pt")
+
+
+def test_safetensors_are_no_damage(tmp_path: Path) -> None:
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    (tmp_path / "s3d.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(DataError, match="is a file of safetensors, which is not read"):
+        checkpoints.load(tmp_path / "s3d.safetensors")
 
 
 @pytest.mark.parametrize("name", ["none.pt", "x" * 300, "."], ids=["none", "a long name", "a folder"])

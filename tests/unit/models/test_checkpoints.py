@@ -104,6 +104,16 @@ class TestKylemin:
         net, _ = rank4(path)
         assert_equal_logits(net, kylemin, video(16, 32))
 
+    @pytest.mark.parametrize("before", ["_orig_mod.", "model.", "module._orig_mod.", "backbone.", "model.net."])
+    def test_below_what_training_wrapped_it_in(
+        self, before: str, kylemin: published.Kylemin, kylemin_file: Path, tmp_path: Path
+    ) -> None:
+        state = {f"{before}{name}": value for name, value in kylemin.state_dict().items()}
+        torch.save({"state_dict": state | {f"{before}n_averaged": torch.tensor(3)}}, tmp_path / "s3d.pt")
+        bare, wrapped = (checkpoints.load(path).state for path in (kylemin_file, tmp_path / "s3d.pt"))
+        assert bare.keys() == wrapped.keys()
+        assert all(torch.equal(value, wrapped[name]) for name, value in bare.items())
+
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
     def test_of_fewer_bits(self, dtype: torch.dtype, kylemin: published.Kylemin, tmp_path: Path) -> None:
         path = tmp_path / "s3d.pt"
@@ -207,6 +217,15 @@ class TestSlim:
         pixels = torch.randint(0, 256, (8, 3, 32, 32)).double()
         with torch.no_grad():
             assert torch.allclose(own(pixels * SCALE + OFFSET), net(pixels / 127.5 - 1), rtol=1e-6)
+
+    def test_what_an_optimiser_kept_beside_each_variable_is_passed_over(self, slim_file: Path, tmp_path: Path) -> None:
+        variables = dict(np.load(slim_file))
+        slots = {f"{name}/{slot}": value for name, value in variables.items() for slot in ("Adam", "Adam_1", "RMSProp")}
+        np.savez(tmp_path / "trained.npz", **variables, **slots, beta1_power=np.float32(0.9))
+        (tmp_path / "trained.npz").rename(tmp_path / "trained.NPZ")
+        plain, trained = (checkpoints.load(path).state for path in (slim_file, tmp_path / "trained.NPZ"))
+        assert plain.keys() == trained.keys()
+        assert all(torch.equal(value, trained[name]) for name, value in plain.items())
 
     def test_two_networks_in_one_file(self, slim_file: Path, tmp_path: Path) -> None:
         variables = dict(np.load(slim_file))
