@@ -15,7 +15,6 @@ from torch.fx import GraphModule
 from d3d_edge import runtimes
 from d3d_edge.bundle import Description
 from d3d_edge.calibset import Observer
-from d3d_edge.clip import ClipSpec
 from d3d_edge.models.layers import SeparableConv, SpatialConv, StackedConv
 from d3d_edge.models.pools import MaxPool
 from d3d_edge.models.recogniser import OFFSET, SCALE
@@ -25,6 +24,7 @@ from d3d_edge.quantize.origin import layer_of
 from d3d_edge.runner import TensorSpec
 from d3d_edge.runtimes import Lowered
 from d3d_edge.target import QUANTIZED, Precision, Scheme, Target
+from tests.unit.video.samples import spec_of
 
 FRAMES, SIDE, CLASSES = 4, 16, 5
 
@@ -122,19 +122,7 @@ def quantized(scheme: Scheme = "symmetric") -> ExportedProgram:
 def described(lowered: Lowered, program: ExportedProgram, target: Target, precision: Precision) -> Description:
     """What the manifest of a bundle says of `program`, which takes square clips, and of its lowered file."""
     takes, (_, classes) = pt2e.shapes(program)
-    clip = ClipSpec(
-        frames=takes[0],
-        sampling="uniform",
-        short_clips="refuse",
-        short_side=takes[1],
-        interpolation="area",
-        height=takes[1],
-        width=takes[1],
-        crop="center",
-        colour="rgb",
-        layout="THWC",
-        dtype="uint8",
-    )
+    clip = spec_of(frames=takes[0], short_side=takes[1], height=takes[1], width=takes[1])
     return Description(
         name="a network of the tests",
         target=target.name,

@@ -165,8 +165,7 @@ def _bare(found: dict[str, Tensor], format: Format, path: Path) -> dict[str, Ten
     if format != "slim":
         first: dict[str, str] = {}
         for name in found:
-            first.setdefault(re.sub(f"^{_WRAPPED}", "", name), name)
-            if (other := first[re.sub(f"^{_WRAPPED}", "", name)]) != name:
+            if (other := first.setdefault(re.sub(f"^{_WRAPPED}", "", name), name)) != name:
                 raise DataError(f"{path} holds more than one network: {other} and {name}", hint="save one of them only")
         return {bare: found[name] for bare, name in first.items()}
     before = {name.partition(f"{SLIM_SCOPE}/")[0] for name in found if f"{SLIM_SCOPE}/" in name}

@@ -57,8 +57,8 @@ _STEPS = 16
 root of these."""
 _SHARE: dict[Precision, float] = {"float32": 0.01, "float16": 0.05}
 _SHARE_INT8 = 0.25
-"""Of what the clips change a logit by. TensorRT multiplies float32 with 10 bits (TF32), an iPhone sums float16 in
-float16, and of some fifty INT8 bundles whose clips change anything the worst was at 0.16."""
+"""Of what the clips change a logit by. TensorRT multiplies float32 with 10 bits (TF32), and an iPhone sums float16 in
+float16."""
 _HELD: dict[Precision, float] = {"float32": 1e-4, "float16": 2e-3}
 _HELD_INT8 = 0.02
 """Of the largest logit: how well the precision holds it, where clips change nothing."""

@@ -95,13 +95,15 @@ def _held_to_graph(
     try:
         runtime.check_run()
         with runtime.open(Bundle.unwritten(folder, made)) as runner:
-            answers, facts["answers_checked_by"] = np.stack([runner.run(clip) for clip in asked.clips]), runner.runtime
+            answers = np.stack([runner.run(clip) for clip in asked.clips])
+        facts["answers_checked_by"] = runner.runtime
     except (MissingDependency, NotKnownHere) as error:
         facts[NOT_CHECKED] = error.message.replace(f"{folder}/", "")
     except (BundleError, RuntimeError) as error:
         reason = str(getattr(error, "message", error)).splitlines()[0].replace(f"{folder}/", "")
         facts[NOT_CHECKED] = reason
-        fault = LoweringError(f"the file does not run: {reason}", stage="answers")
+        hint = "take layers out until it runs, and write the last one otherwise"
+        fault = LoweringError(f"the file does not run: {reason}", stage="answers", hint=hint)
     else:
         difference = largest_difference(answers, asked.logits)
         if np.isfinite(difference):
