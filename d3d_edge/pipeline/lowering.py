@@ -27,6 +27,9 @@ DIED = LoweringError("a process that lowered a graph died", stage="lower", hint=
 NOT_CHECKED = "answers_not_checked"
 """Why this machine did not run the file, in what a bundle's manifest says of lowering."""
 
+_NOISY_CLIPS = 8
+"""Of which the one that noise moves most is taken."""
+
 
 def one_thread() -> None:
     """Prepare a process for it: lowering is Python, which keeps one core busy."""
@@ -91,6 +94,9 @@ def _held_to_graph(
         clips = np.concatenate([asked.clips, 255 - asked.clips])
         asked = Golden(clips, _logits(program, clips))
     facts: dict[str, int | float | str | bool] = dict(made.lowering)
+    if made.precision in golden.NOISY and np.isfinite(moved := _moved_by_noise(program, asked)):
+        facts[golden.MOVED] = moved
+    made = made.model_copy(update={"lowering": facts})
     fault = None
     try:
         runtime.check_run()
@@ -118,6 +124,17 @@ def _held_to_graph(
             )
     noted = settle([fault] if fault else [], allow_fallback=allow_fallback)
     return made.model_copy(update={"lowering": facts, "fallbacks": (*made.fallbacks, *noted)})
+
+
+def _moved_by_noise(program: ExportedProgram, asked: Golden) -> float:
+    """The most that a logit of `program` moves by where each byte of the clips moves by one or none."""
+    chance = np.random.default_rng(0)
+    moved = []
+    for _ in range(-(-_NOISY_CLIPS // len(asked.clips))):
+        noise = chance.integers(-1, 2, asked.clips.shape, dtype=np.int16)
+        noisy = np.clip(asked.clips + noise, 0, 255).astype(np.uint8)
+        moved.append(largest_difference(_logits(program, noisy), asked.logits))
+    return max(moved)
 
 
 @torch.no_grad()

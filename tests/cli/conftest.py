@@ -15,8 +15,10 @@ from typing import NamedTuple
 import pytest
 from filelock import FileLock
 
+from d3d_edge.bundle import Bundle
 from d3d_edge.cli import main
 from d3d_edge.files import atomic_folder
+from d3d_edge.pipeline import golden
 from d3d_edge.progress import Silent
 from d3d_edge.report import Report
 from d3d_edge.video import rendered
@@ -39,10 +41,6 @@ gates: {top1_drop_points_max: 100, agreement_min: 0, size_bytes_max: 4000000}
 
 TARGETS = ("android", "ios", "jetson")
 """For which `made` has bundles."""
-
-STEPS = 16
-"""By which their logits may be apart: each of 256 features may be rounded the other way, and what is by chance adds up
-to the root of these."""
 
 
 class Result(NamedTuple):
@@ -174,6 +172,11 @@ def bundle_copy(made: Path, tmp_path: Path) -> Path:
 def alone(bundle: Path, folder: Path) -> Path:
     """A copy of the bundle in `folder`, away from the references."""
     return Path(shutil.copytree(bundle, folder / bundle.name))
+
+
+def moved_by_noise(bundle: Path) -> float:
+    """What noise of one step of a byte moves the logits of a bundle's graph by: as much as rounding here and there."""
+    return float(Bundle.open(bundle).manifest.lowering[golden.MOVED])
 
 
 def with_references(made: Path, out: Path) -> Path:

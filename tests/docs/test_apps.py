@@ -17,7 +17,7 @@ from d3d_edge.bundle import BundleManifest
 from d3d_edge.clip import ClipSpec
 from d3d_edge.runner import TensorSpec
 from d3d_edge.video import preprocess
-from tests.cli.conftest import STEPS, D3DEdge
+from tests.cli.conftest import D3DEdge, moved_by_noise
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "apps.md").read_text(encoding="utf-8")
@@ -67,8 +67,9 @@ def test_golden_clips_and_a_video_are_answered_as_by_the_tool(
     expected = np.load("bundles/android/golden/logits.npy")
     assert len(golden) == len(expected)
     for line in golden:
-        difference, step = re.fullmatch(r".*, off by (\S+) \(a step is (\S+)\)", line).groups()  # type: ignore[union-attr]
-        assert float(difference) <= STEPS * float(step)
+        difference, moved = re.fullmatch(r".*, off by (\S+) \(noise: (\S+)\)", line).groups()  # type: ignore[union-attr]
+        assert float(moved) == moved_by_noise(made / "bundles" / "android")
+        assert float(difference) < 2 * float(moved)
     (tool,) = json.loads(d3d_edge("predict", "bundles/android", "clips/wave/01.mp4", "--json").out)["answers"][:1]
     assert answer.split()[0] == tool["label"]
 

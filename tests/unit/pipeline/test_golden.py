@@ -11,6 +11,7 @@ import pytest
 
 from d3d_edge.bundle import Bundle
 from d3d_edge.errors import BundleError
+from d3d_edge.pipeline import golden
 from d3d_edge.pipeline.golden import golden_of, told_apart
 
 CLIPS, LOGITS = np.zeros((2, 4, 8, 8, 3), np.uint8), np.zeros((2, 5), np.float32)
@@ -58,19 +59,21 @@ ONE_FAR_OFF = np.array([[2.0, -1.0, -20.0], [-2.0, 1.0, -20.5]], np.float32)
 
 
 @pytest.mark.parametrize(
-    ("difference", "stored", "precision", "logit_step", "apart"),
+    ("difference", "stored", "precision", "moved", "apart"),
     [
         (0.0, LOGITS, "float32", None, False),
         (0.03, RANGE_4, "float32", None, False),
         (0.05, RANGE_4, "float32", None, True),
-        (0.9, ONE_FAR_OFF, "int8", 0.01, False),
-        (1.1, ONE_FAR_OFF, "int8", 0.01, True),  # the clips change a logit by 4, not by 22.5
+        (0.9, ONE_FAR_OFF, "int8", None, False),
+        (1.1, ONE_FAR_OFF, "int8", None, True),  # the clips change a logit by 4, not by 22.5
         (0.15, RANGE_4, "float16", None, False),
         (0.25, RANGE_4, "float16", None, True),
         (0.9, RANGE_4, "weights-int8", None, False),
         (1.1, RANGE_4, "weights-int8", None, True),
-        (1.5, RANGE_4, "int8", 0.1, False),  # sixteen steps of 0.1
-        (1.7, RANGE_4, "int8", 0.1, True),
+        (1.5, RANGE_4, "int8", 0.4, False),  # four times what noise moves it by, whatever the clips change
+        (1.7, RANGE_4, "int8", 0.4, True),
+        (0.3, RANGE_4, "int8+float16", 0.1, False),
+        (0.5, RANGE_4, "int8+float16", 0.1, True),
         (0.15, HUNDREDS, "float16", None, False),  # float16's steps there are 1/16
         (0.3, HUNDREDS, "float16", None, True),
         (1.9, HUNDREDS, "weights-int8", None, False),
@@ -80,7 +83,7 @@ ONE_FAR_OFF = np.array([[2.0, -1.0, -20.0], [-2.0, 1.0, -20.5]], np.float32)
     ],
 )
 def test_answers_are_told_apart_where_no_rounding_brings_them(
-    difference: float, stored: Any, precision: str, logit_step: float | None, apart: bool
+    difference: float, stored: Any, precision: str, moved: float | None, apart: bool
 ) -> None:
-    made: Any = SimpleNamespace(precision=precision, logit_step=logit_step)
+    made: Any = SimpleNamespace(precision=precision, lowering={} if moved is None else {golden.MOVED: moved})
     assert told_apart(difference, stored, made) is apart
