@@ -47,6 +47,7 @@ def network(spec: NetworkSpec, classes: int, *, in_channels: int) -> S3DG:
         stage_widths=spec.stage_widths.given(),
         stem=spec.stem,
         gating=spec.gating,
+        gating_from=spec.gating_from,
         temporal_from=spec.temporal_from,
         padding=spec.padding,
         dropout=spec.dropout,

@@ -114,14 +114,13 @@ def _hold_against(published: Published, spec: NetworkSpec, stage: Stage) -> None
     found = published.options["in_channels"]
     if found != channels:
         raise RecipeError(f"{what} for {found} input channels, and the {stage} sees {seen}, which has {channels}")
-    if published.options.get("gating_from", UNITS[0]) != UNITS[0]:
-        raise RecipeError(f"{what} whose gates begin at {published.options['gating_from']}, which no recipe can say")
     if spec.stage_widths.given():
         raise RecipeError(f"{what} of one width; {stage}.network.stage_widths must be left out")
-    own = spec.model_dump()
+    own = {name: getattr(spec, name) for name in type(spec).model_fields}
     # A learned scale of batch norms is no contradiction: without `bn_scale`, it is kept and not trained on.
     needed = {name: published.options.get(name, own[name]) for name in ("width", "stem", "gating", "padding")}
-    needed["temporal_from"] = published.options.get("temporal_from", UNITS[0])
+    begins = ("temporal_from", "gating_from") if needed["gating"] else ("temporal_from",)
+    needed |= {name: published.options.get(name, UNITS[0]) for name in begins}
     wrong = {name: value for name, value in needed.items() if own[name] != value}
     if wrong:
         told = ", ".join(f"{name}: {_yaml(value)}" for name, value in wrong.items())

@@ -9,6 +9,20 @@ from pydantic import Field, model_validator
 from d3d_edge.presets import StageWidths
 from d3d_edge.schema import Schema
 
+Unit = Literal[
+    "Conv2d_2c_3x3",
+    "Mixed_3b",
+    "Mixed_3c",
+    "Mixed_4b",
+    "Mixed_4c",
+    "Mixed_4d",
+    "Mixed_4e",
+    "Mixed_4f",
+    "Mixed_5b",
+    "Mixed_5c",
+]
+"""The layers that can have temporal kernels and gates."""
+
 
 class AugmentSpec(Schema):
     """Changes to a training clip. RGB and flow get the same ones."""
@@ -36,18 +50,9 @@ class NetworkSpec(Schema):
     (docs/models.md); or 1x7x7 followed by 7x1x1."""
     gating: bool = True
     """Self-gating after Conv2d_2c and each Inception branch."""
-    temporal_from: Literal[
-        "Conv2d_2c_3x3",
-        "Mixed_3b",
-        "Mixed_3c",
-        "Mixed_4b",
-        "Mixed_4c",
-        "Mixed_4d",
-        "Mixed_4e",
-        "Mixed_4f",
-        "Mixed_5b",
-        "Mixed_5c",
-    ] = "Conv2d_2c_3x3"
+    gating_from: Unit = Field(default="Conv2d_2c_3x3", exclude_if=lambda first: first == "Conv2d_2c_3x3")
+    """First layer with gates. The default is written nowhere: runs of versions without this key stay what they are."""
+    temporal_from: Unit = "Conv2d_2c_3x3"
     """First layer whose separable convolutions have a temporal kernel; earlier ones are 2D."""
     padding: Literal["same", "symmetric"] = "same"
     """same: as TensorFlow pads (published S3D-G weights); symmetric: as PyTorch pads."""

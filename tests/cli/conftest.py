@@ -24,15 +24,16 @@ from d3d_edge.report import Report
 from d3d_edge.video import rendered
 from tests import published
 
-# Small enough for seconds, whole enough for every stage: narrow, four frames of 32x32, two epochs each.
+# Small enough for seconds, whole enough for every stage: narrow, four frames of 32x32, two epochs each, and few layers
+# of each kind: lowering and rounding a network take as long as it has operators.
 TINY = """
 extends: compact
 name: tiny
 description: for tests
 clip: {frames: 4, short_side: 36, height: 32, width: 32}
 flow: {preset: ultrafast}
-teacher: {train: {epochs: 2, batch_size: 8}}
-student: {train: {epochs: 2, batch_size: 8}}
+teacher: {network: &few {temporal_from: Mixed_5b, gating_from: Mixed_5c}, train: {epochs: 2, batch_size: 8}}
+student: {network: *few, train: {epochs: 2, batch_size: 8}}
 baselines: {spatial: {}}
 quantize: {qat: {train: {epochs: 2, batch_size: 8}}}
 export: {golden_clips: 2}

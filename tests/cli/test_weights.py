@@ -16,7 +16,7 @@ from tests.unit.models import published
 
 
 def save(path: Path, *, channels: int, classes: int = 7, seed: int = 0) -> None:
-    slim = published.Slim(classes, 0.25)
+    slim = published.Slim(classes, 0.25, temporal_from="5b", gating_from="5c")
     slim.random = np.random.default_rng(seed)
     slim.logits(torch.zeros(1, channels, 4, 32, 32, dtype=torch.float64))
     np.savez(path, **{name: value.astype(np.float32) for name, value in slim.variables.items()})
@@ -67,11 +67,13 @@ def test_a_student_has_one_start(mine: Path, d3d_edge: D3DEdge) -> None:
         (
             ("student.weights=s3d.pt",),
             (
-                "is a torchvision checkpoint, which needs stem: separable, gating: false, padding: symmetric in "
-                "student.network, not stem: conv3d_k3, gating: true, padding: same",
+                "is a torchvision checkpoint, which needs stem: separable, gating: false, padding: symmetric, "
+                "temporal_from: Conv2d_2c_3x3 in student.network, not stem: conv3d_k3, gating: true, padding: same, "
+                "temporal_from: Mixed_5b",
                 "--set student.network.stem=separable",
                 "--set student.network.gating=false",
                 "--set student.network.padding=symmetric",
+                "--set student.network.temporal_from=Conv2d_2c_3x3",
             ),
         ),
         (("student.network.width=0.5",), ("needs width: 0.25 in student.network, not width: 0.5",)),
@@ -79,7 +81,11 @@ def test_a_student_has_one_start(mine: Path, d3d_edge: D3DEdge) -> None:
             ("student.network.stage_widths.Mixed_3=0.5",),
             ("of one width; student.network.stage_widths must be left out",),
         ),
-        (("teacher.network.temporal_from=Mixed_4b",), ("needs temporal_from: Conv2d_2c_3x3 in teacher.network",)),
+        (("teacher.network.temporal_from=Mixed_4b",), ("needs temporal_from: Mixed_5b in teacher.network",)),
+        (
+            ("student.network.gating_from=Mixed_3b",),
+            ("needs gating_from: Mixed_5c in student.network, not gating_from: Mixed_3b",),
+        ),
         (("teacher.weights=rgb.npz",), ("for 3 input channels, and the teacher sees flow, which has 2",)),
         (("student.weights=flow.npz",), ("for 2 input channels, and the student sees RGB, which has 3",)),
     ],

@@ -52,6 +52,16 @@ def test_the_least_recipe_loads_and_reads_back_equal(path: Path, tmp_path: Path)
     assert recipe.load(str(again)) == loaded
 
 
+def test_where_gates_begin_is_written_only_where_it_is_not_the_default(path: Path, tmp_path: Path) -> None:
+    # Else every run of a version without that key would be another training.
+    least, later = recipe.load(str(path)), recipe.load(str(path), ["student.network.gating_from=Mixed_4b"])
+    assert "gating_from" not in least.yaml()
+    again = tmp_path / "again.yaml"
+    again.write_text(later.yaml(), encoding="utf-8")
+    assert recipe.load(str(again)).student.network.gating_from == "Mixed_4b"
+    assert least.student.hash() != later.student.hash()
+
+
 def test_settings_are_applied_and_checked(path: Path) -> None:
     settings = ["student.network.width=0.5", "quantize.qat={train: {epochs: 1, batch_size: 2, learning_rate: 1e-4}}"]
     loaded = recipe.load(str(path), settings)
