@@ -130,11 +130,18 @@ def main(argv: list[str] | None = None) -> None:
         # In a container with a limit on time. PyTorch, which reads this when it is imported, would start a thread for
         # each processor that it sees, most of which stand still while the others wait for them.
         os.environ.setdefault("OMP_NUM_THREADS", str(cpus()))
+    if os.environ.get("COLUMNS") == "0":
+        del os.environ["COLUMNS"]  # no width at all, as some that start this say of no terminal: tables would be empty
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by whoever started this
             setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
         elif isinstance(written := getattr(sys, stream), io.TextIOWrapper):
             written.reconfigure(errors="backslashreplace")  # of what the terminal cannot show
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        # PyTorch ends the process where its libraries ask for it.
+        _fail("the current folder is gone (cd to one that is there)", DataError.exit_code)
     try:
         with _ended_by_signals():
             result: Any = group.main(args=argv, prog_name="d3d-edge", standalone_mode=False)

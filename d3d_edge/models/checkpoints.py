@@ -46,6 +46,8 @@ _LEFT_BY_TRAINING = re.compile(
     r"(\.num_batches_tracked|(^|\.)n_averaged|(^|/)(global_step|beta[12]_power)|/(Momentum|Adam(_1)?|RMSProp(_1)?|Adagrad))$"
 )
 """Of no use here, and passed over: counters, and what optimisers keep of each variable."""
+_AVERAGED = "/ExponentialMovingAverage"
+"""What slim's training may keep of a variable; its evaluation reads this instead."""
 _WRAPPED = r"((module|_orig_mod|model|net|network|backbone|encoder)\.)*"
 """What parallel, compiled and other training puts before a network's own names."""
 
@@ -168,6 +170,8 @@ def _bare(found: dict[str, Tensor], format: Format, path: Path) -> dict[str, Ten
             if (other := first.setdefault(re.sub(f"^{_WRAPPED}", "", name), name)) != name:
                 raise DataError(f"{path} holds more than one network: {other} and {name}", hint="save one of them only")
         return {bare: found[name] for bare, name in first.items()}
+    averaged = {name.removesuffix(_AVERAGED): value for name, value in found.items() if name.endswith(_AVERAGED)}
+    found = {name: value for name, value in found.items() if not name.endswith(_AVERAGED)} | averaged
     before = {name.partition(f"{SLIM_SCOPE}/")[0] for name in found if f"{SLIM_SCOPE}/" in name}
     if len(before) > 1:
         raise DataError(

@@ -42,3 +42,16 @@ def test_where_the_output_goes(ending: str, code: int, said: str) -> None:
     command = f"{shlex.quote(sys.executable)} -m d3d_edge recipes show compact {ending}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_a_terminal_of_no_width_gets_tables_all_the_same() -> None:
+    command = [sys.executable, "-m", "d3d_edge", "models"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "0"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "nano" in done.stdout
+
+
+def test_a_folder_that_is_gone_under_the_command() -> None:
+    command = f'cd "$(mktemp -d)" && rmdir "$PWD" && {shlex.quote(sys.executable)} -m d3d_edge models'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (8, "error: the current folder is gone (cd to one that is there)\n")

@@ -227,6 +227,20 @@ class TestSlim:
         assert plain.keys() == trained.keys()
         assert all(torch.equal(value, trained[name]) for name, value in plain.items())
 
+    def test_the_average_of_a_variable_is_read_where_training_kept_one(self, slim_file: Path, tmp_path: Path) -> None:
+        variables = dict(np.load(slim_file))
+        kept = {
+            f"{name}/ExponentialMovingAverage": value / 2 for name, value in variables.items() if "/moving" not in name
+        }
+        np.savez(tmp_path / "averaged.npz", **variables, **kept)
+        plain, averaged = (checkpoints.load(path).state for path in (slim_file, tmp_path / "averaged.npz"))
+        assert plain.keys() == averaged.keys()
+        halved = {name for name, value in plain.items() if torch.equal(value / 2, averaged[name])}
+        same = {name for name, value in plain.items() if torch.equal(value, averaged[name])}
+        assert "Mixed_3b.Branch_0.Conv2d_0a_1x1.spatial.conv.weight" in halved
+        assert "Mixed_3b.Branch_0.Conv2d_0a_1x1.spatial.bn.running_mean" in same
+        assert halved | same == plain.keys()
+
     def test_two_networks_in_one_file(self, slim_file: Path, tmp_path: Path) -> None:
         variables = dict(np.load(slim_file))
         path = tmp_path / "two.npz"
