@@ -70,10 +70,10 @@ ONE_FAR_OFF = np.array([[2.0, -1.0, -20.0], [-2.0, 1.0, -20.5]], np.float32)
         (0.25, RANGE_4, "float16", None, True),
         (0.9, RANGE_4, "weights-int8", None, False),
         (1.1, RANGE_4, "weights-int8", None, True),
-        (1.5, RANGE_4, "int8", 0.4, False),  # four times what noise moves it by, whatever the clips change
-        (1.7, RANGE_4, "int8", 0.4, True),
-        (0.3, RANGE_4, "int8+float16", 0.1, False),
-        (0.5, RANGE_4, "int8+float16", 0.1, True),
+        (1.5, RANGE_4, "int8", 0.2, False),  # eight times what noise moves it by, whatever the clips change
+        (1.7, RANGE_4, "int8", 0.2, True),
+        (0.3, RANGE_4, "int8+float16", 0.05, False),
+        (0.5, RANGE_4, "int8+float16", 0.05, True),
         (0.15, HUNDREDS, "float16", None, False),  # float16's steps there are 1/16
         (0.3, HUNDREDS, "float16", None, True),
         (1.9, HUNDREDS, "weights-int8", None, False),
