@@ -27,7 +27,7 @@ DIED = LoweringError("a process that lowered a graph died", stage="lower", hint=
 NOT_CHECKED = "answers_not_checked"
 """Why this machine did not run the file, in what a bundle's manifest says of lowering."""
 
-_NOISY_CLIPS = 8
+_NOISY_CLIPS = 4
 """Of which the one that noise moves most is taken."""
 
 
