@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from d3d_edge import runtimes, target
 from d3d_edge.bundle import Bundle
 from d3d_edge.errors import LoweringError, MissingDependency
-from d3d_edge.pipeline import lowering
+from d3d_edge.pipeline import golden, lowering
 from d3d_edge.quantize import pt2e
 from d3d_edge.target import Precision
 from tests import networks
@@ -93,6 +93,8 @@ def test_a_bundle_says_how_near_its_file_is_and_by_what_it_was_run(
     facts = Bundle.open(bundle.path).manifest.lowering
     logits = np.load(bundle.path / "golden" / "logits.npy")
     assert 0 <= float(facts["answers_difference"]) < 0.25 * np.ptp(logits)
+    assert (golden.MOVED in facts) is (precision in golden.NOISY)
+    assert float(facts["answers_difference"]) <= 4 * float(facts.get(golden.MOVED, np.inf))
     with runtimes.get(bundle.manifest.runtime).open(bundle) as runner:
         assert facts["answers_checked_by"] == runner.runtime
 
@@ -101,6 +103,26 @@ def test_a_file_that_answers_something_else_is_refused(wrong: Any, tmp_path: Pat
     with pytest.raises(LoweringError, match=r"answers something else than the graph.*stage answers, onnxruntime"):
         wrong(path=tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_int8_file_that_answers_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    runtime = type(runtimes.get("tensorrt"))
+    lower = runtime.lower
+
+    def negated(self: Any, program: ExportedProgram, folder: Path, *words: Any, **options: Any) -> runtimes.Lowered:
+        lowered = lower(self, program, folder, *words, **options)
+        model = onnx.load(folder / lowered.model)
+        (last,) = model.graph.output
+        (maker,) = (node for node in model.graph.node if last.name in node.output)
+        maker.output[0] = "before"
+        model.graph.node.append(onnx.helper.make_node("Neg", ["before"], [last.name]))
+        onnx.save(model, folder / lowered.model)
+        return lowered
+
+    monkeypatch.setattr(runtime, "lower", negated)
+    with pytest.raises(LoweringError, match="answers something else than the graph"):
+        written(networks.quantized(), "jetson", "int8", tmp_path / "bundle", networks.clip())
 
 
 def test_with_a_fallback_allowed_it_is_written_and_noted(wrong: Any, tmp_path: Path) -> None:
