@@ -55,12 +55,10 @@ def write(folder: Path, golden: Golden) -> None:
 MOVED = "answers_moved_by_noise"
 """The most that a logit of the graph moves by where each byte of the clips moves by one or none, in what a bundle's
 manifest says of lowering."""
-NOISY: tuple[Precision, ...] = ("int8", "int8+float16")
-"""What rounds between its layers. One rounding the other way goes through those behind it as noise does, which some
-students, untrained ones above all, carry further than what they see."""
 _TIMES = 8
-"""Of `MOVED`: a few rounded the other way move the logits by about as much as noise in every byte of the clip, here and
-there by twice that."""
+"""Of `MOVED`: one number rounded the other way goes through the layers behind it as noise does, which some students,
+untrained ones above all, carry further than what they see. A few move the logits by about as much as noise in every
+byte of the clip, here and there by more."""
 _SHARE: dict[Precision, float] = {"float32": 0.01, "float16": 0.05}
 _SHARE_INT8 = 0.25
 """Of what the clips change a logit by. TensorRT multiplies float32 with 10 bits (TF32), and an iPhone sums float16 in

@@ -19,7 +19,7 @@ from d3d_edge.harness.accuracy import largest_difference
 from d3d_edge.pipeline import golden
 from d3d_edge.pipeline.golden import Golden
 from d3d_edge.runtimes import Lowered, settle
-from d3d_edge.target import Precision, Target
+from d3d_edge.target import QUANTIZED, Precision, Target
 
 DIED = LoweringError("a process that lowered a graph died", stage="lower", hint="out of memory? try --workers 1")
 """Of the processes that share this work."""
@@ -94,7 +94,7 @@ def _held_to_graph(
         clips = np.concatenate([asked.clips, 255 - asked.clips])
         asked = Golden(clips, _logits(program, clips))
     facts: dict[str, int | float | str | bool] = dict(made.lowering)
-    if made.precision in golden.NOISY and np.isfinite(moved := _moved_by_noise(program, asked)):
+    if made.precision in QUANTIZED and np.isfinite(moved := _moved_by_noise(program, asked)):
         facts[golden.MOVED] = moved
     made = made.model_copy(update={"lowering": facts})
     fault = None

@@ -116,7 +116,7 @@ def _hold_against(published: Published, spec: NetworkSpec, stage: Stage) -> None
         raise RecipeError(f"{what} for {found} input channels, and the {stage} sees {seen}, which has {channels}")
     if spec.stage_widths.given():
         raise RecipeError(f"{what} of one width; {stage}.network.stage_widths must be left out")
-    own = {name: getattr(spec, name) for name in type(spec).model_fields}
+    own = dict(spec)
     # A learned scale of batch norms is no contradiction: without `bn_scale`, it is kept and not trained on.
     needed = {name: published.options.get(name, own[name]) for name in ("width", "stem", "gating", "padding")}
     begins = ("temporal_from", "gating_from") if needed["gating"] else ("temporal_from",)

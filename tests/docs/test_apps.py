@@ -69,7 +69,7 @@ def test_golden_clips_and_a_video_are_answered_as_by_the_tool(
     for line in golden:
         difference, moved = re.fullmatch(r".*, off by (\S+) \(noise: (\S+)\)", line).groups()  # type: ignore[union-attr]
         assert float(moved) == moved_by_noise(made / "bundles" / "android")
-        assert float(difference) < 4 * float(moved)
+        assert float(difference) < 2 * float(moved)
     (tool,) = json.loads(d3d_edge("predict", "bundles/android", "clips/wave/01.mp4", "--json").out)["answers"][:1]
     assert answer.split()[0] == tool["label"]
 

@@ -93,7 +93,7 @@ def test_a_bundle_says_how_near_its_file_is_and_by_what_it_was_run(
     facts = Bundle.open(bundle.path).manifest.lowering
     logits = np.load(bundle.path / "golden" / "logits.npy")
     assert 0 <= float(facts["answers_difference"]) < 0.25 * np.ptp(logits)
-    assert (golden.MOVED in facts) is (precision in golden.NOISY)
+    assert (golden.MOVED in facts) is (precision in target.QUANTIZED)
     assert float(facts["answers_difference"]) <= 4 * float(facts.get(golden.MOVED, np.inf))
     with runtimes.get(bundle.manifest.runtime).open(bundle) as runner:
         assert facts["answers_checked_by"] == runner.runtime
