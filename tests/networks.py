@@ -21,6 +21,7 @@ from d3d_edge.models.recogniser import OFFSET, SCALE
 from d3d_edge.models.views import clip_view
 from d3d_edge.quantize import pt2e
 from d3d_edge.quantize.origin import layer_of
+from d3d_edge.quantize.placement import QUANTIZE
 from d3d_edge.runner import TensorSpec
 from d3d_edge.runtimes import Lowered
 from d3d_edge.target import QUANTIZED, Precision, Scheme, Target
@@ -150,6 +151,15 @@ def with_bias(layer: str, value: float) -> ExportedProgram:
     program = reopened(quantized())
     conv = next(node for node in program.graph.nodes if "conv2d" in node.name and layer_of(node) == layer)
     program.state_dict[program.graph_signature.inputs_to_parameters[conv.args[2].name]].data[2] = value
+    return program
+
+
+def with_scale(rounded: str, factor: float) -> ExportedProgram:
+    """An INT8 graph of one's own, which rounds what the node `rounded` gives by a scale that many times larger."""
+    program = reopened(quantized())
+    (into,) = (node for node in program.graph.nodes if node.target in QUANTIZE and node.args[0].name == rounded)
+    for node in (into, *into.users):
+        node.args = (node.args[0], node.args[1] * factor, *node.args[2:])
     return program
 
 

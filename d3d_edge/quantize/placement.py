@@ -22,7 +22,8 @@ from d3d_edge.quantize.origin import is_kept_float, layer_of
 
 _aten = torch.ops.aten
 _stored = torch.ops.quantized_decomposed
-_QUANTIZE = frozenset({_stored.quantize_per_tensor.default, _stored.quantize_per_channel.default})
+QUANTIZE = frozenset({_stored.quantize_per_tensor.default, _stored.quantize_per_channel.default})
+"""What rounds."""
 DEQUANTIZE = frozenset({_stored.dequantize_per_tensor.default, _stored.dequantize_per_channel.default})
 """What reads rounded numbers."""
 _PER_TENSOR = frozenset({_stored.quantize_per_tensor.default, _stored.dequantize_per_tensor.default})
@@ -36,7 +37,7 @@ _PRODUCTS: dict[Any, int] = {
     **dict.fromkeys((_aten.addmm.default, _aten.baddbmm.default), 1),
 }
 """Products of matrices, any of which may be an activation, and where the first stands among the arguments."""
-_FOLLOWERS = frozenset(
+FOLLOWERS = frozenset(
     {
         *(_aten.relu.default, _aten.relu6.default, _aten.hardtanh.default, _aten.clamp.default),
         *(_aten.relu_.default, _aten.relu6_.default, _aten.hardtanh_.default, _aten.clamp_.default),
@@ -58,7 +59,7 @@ MAX_RANK = 4
 
 def is_quantized(program: ExportedProgram) -> bool:
     """Whether anything in `program` is quantized."""
-    return any(node.target in _QUANTIZE for node in program.graph.nodes)
+    return any(node.target in QUANTIZE for node in program.graph.nodes)
 
 
 def faults(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
@@ -236,7 +237,7 @@ def _no_scale(node: Node) -> tuple[str, str] | None:
 def _read_by_another_grid(node: Node) -> tuple[str, str] | None:
     """Other numbers come back than were rounded: by the ratio of the scales, or moved."""
     written = node.args[0] if node.target in DEQUANTIZE else None
-    if not isinstance(written, Node) or written.target not in _QUANTIZE or written.args[1:] == node.args[1:]:
+    if not isinstance(written, Node) or written.target not in QUANTIZE or written.args[1:] == node.args[1:]:
         return None
     return (
         f"{written.name} rounds by scale and zero point {written.args[1]} and {written.args[2]}, and {node.name} reads "
@@ -278,9 +279,9 @@ def _parted_from_relu(node: Node) -> tuple[str, str] | None:
     """A convolution, rounded, then its ReLU or batch norm: the three cannot be one kernel any more."""
     if node.target not in _WEIGHTED:
         return None
-    for rounded in (user for user in _behind(node) if user.target in _QUANTIZE):
-        for after in _behind(rounded, MOVING | _QUANTIZE | DEQUANTIZE):
-            if after.target in _FOLLOWERS:
+    for rounded in (user for user in _behind(node) if user.target in QUANTIZE):
+        for after in _behind(rounded, MOVING | QUANTIZE | DEQUANTIZE):
+            if after.target in FOLLOWERS:
                 return (
                     f"{rounded.name} and what reads it stand between {node.name} and {after.name}, else one kernel",
                     "quantize what comes after the pair instead: let nothing else read the convolution's output",

@@ -215,6 +215,7 @@ def _faults(program: ExportedProgram) -> Iterator[LoweringError]:
     yield from placement.weight_grids(program, _version())
     yield from placement.shared_weights(program, _version())
     yield from executorch_checks.large_biases(program, _version())
+    yield from executorch_checks.far_scales(program, _version())
 
 
 def _facts(program: ExportedProgram) -> dict[str, int | float | str | bool]:

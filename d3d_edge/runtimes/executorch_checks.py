@@ -17,7 +17,7 @@ from torch.fx import Node
 
 from d3d_edge.errors import LoweringError
 from d3d_edge.quantize.groups import CONVOLUTIONS
-from d3d_edge.quantize.placement import DEQUANTIZE, constant, constants, refusal
+from d3d_edge.quantize.placement import DEQUANTIZE, FOLLOWERS, QUANTIZE, constant, constants, refusal
 from d3d_edge.runtimes.xnnpack_classifier import is_classifier
 
 LIBRARY = "executorch.extension.pybindings._portable_lib"
@@ -40,6 +40,8 @@ _REMEDIES = {
 _SUMMING = CONVOLUTIONS | {torch.ops.aten.conv1d.default, torch.ops.aten.linear.default}
 _SUM_MAX, _DISTANCE_MAX = 2**31 - 1, 255
 """Of int32, in which XNNPACK adds an INT8 convolution's products and its bias; of an INT8 input from its zero point."""
+_RATIO_MAX = 256
+"""Of an INT8 sum's step and its output's: XNNPACK creates no operator of it (src/operators/convolution-nhwc.c)."""
 
 
 def calls(program: ExportedProgram) -> list[tuple[Node, str]]:
@@ -71,6 +73,39 @@ def large_biases(program: ExportedProgram, runtime: str) -> Iterator[LoweringErr
             )
             hint = "its inputs or weights are almost zero: leave it in float, quantize.keep_float in the recipe"
             yield refusal(node, message, hint, runtime=runtime)
+
+
+def far_scales(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
+    """The scales of convolutions and joins with which XNNPACK would not load the file, naming no operator."""
+    held = constants(program)
+    for node in program.graph.nodes:
+        for rounded in _roundings(node):
+            if node.target is torch.ops.aten.cat.default:
+                for source in node.args[0]:
+                    if source.target in DEQUANTIZE and source.args[1:3] != rounded.args[1:3]:
+                        message = (
+                            f"{node.name} takes {source.name} by scale and zero point {source.args[1]} and "
+                            f"{source.args[2]} to {rounded.args[1]} and {rounded.args[2]}, and XNNPACK to the same only"
+                        )
+                        yield refusal(node, message, "quantize the run again", runtime=runtime)
+            elif node.target in _SUMMING and DEQUANTIZE.issuperset(given.target for given in node.args[:2]):
+                scales = constant(node.args[1].args[1], held)
+                ratio = 0.0 if scales is None else float(scales.max()) * node.args[0].args[1] / rounded.args[1]
+                if ratio >= _RATIO_MAX:
+                    message = (
+                        f"the scale of {rounded.name}, {rounded.args[1]:.3g}, is {ratio:.3g} times smaller than a step "
+                        f"of {node.name}'s sum, and XNNPACK takes less than {_RATIO_MAX}"
+                    )
+                    yield refusal(node, message, "quantize the run again", runtime=runtime)
+
+
+def _roundings(node: Node) -> Iterator[Node]:
+    """What rounds the output of `node`, or that of the ReLU behind it."""
+    for user in node.users:
+        if user.target in QUANTIZE:
+            yield user
+        elif user.target in FOLLOWERS:
+            yield from (after for after in user.users if after.target in QUANTIZE)
 
 
 def undelegated(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:

@@ -165,6 +165,24 @@ def test_the_bias_of_a_classifier_is_float_and_may_be_large() -> None:
 
 
 @pytest.mark.parametrize(
+    ("rounded", "factor", "said"),
+    [
+        ("relu_3", 4.0, r"cat takes dequantize_per_tensor_29 .*to the same only.*operator aten.cat"),
+        ("relu_3", 0.25, r"cat takes dequantize_per_tensor_29 .*to the same only.*operator aten.cat"),
+        (
+            "conv2d_3",
+            1e-6,
+            r"times smaller than a step of conv2d_3's sum.*layer temporal.self_gating.*operator aten.conv2d",
+        ),
+        ("relu_2", 1e-6, r"times smaller than a step of conv2d_2's sum.*layer temporal.temporal.*operator aten.conv2d"),
+    ],
+)
+def test_scales_that_xnnpack_does_not_load_are_refused(rounded: str, factor: float, said: str, tmp_path: Path) -> None:
+    with pytest.raises(LoweringError, match=said):
+        executorch.RUNTIME.lower(networks.with_scale(rounded, factor), tmp_path, ANDROID, precision="int8")
+
+
+@pytest.mark.parametrize(
     "function",
     [
         lambda x, kernel: F.conv2d(F.conv2d(x, kernel), kernel),
