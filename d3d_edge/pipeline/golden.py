@@ -55,10 +55,12 @@ def write(folder: Path, golden: Golden) -> None:
 MOVED = "answers_moved_by_noise"
 """The most that a logit of the graph moves by where each byte of the clips moves by one or none, in what a bundle's
 manifest says of lowering."""
-_TIMES = 8
-"""Of `MOVED`: one number rounded the other way goes through the layers behind it as noise does, which some students,
-untrained ones above all, carry further than what they see. A few move the logits by about as much as noise in every
-byte of the clip, here and there by more."""
+ROUNDED = "answers_moved_by_int8_weights"
+"""The most that a logit of the graph moves by where its weights are rounded to INT8."""
+_TIMES = {MOVED: 8, ROUNDED: 2}
+"""One number rounded the other way goes through the layers behind it as noise does, which some students, untrained ones
+above all, carry further than what they see. A few move the logits by about as much as noise in every byte of the clip,
+here and there by more. Of weights it is known how each is rounded."""
 _SHARE: dict[Precision, float] = {"float32": 0.01, "float16": 0.05}
 _SHARE_INT8 = 0.25
 """Of what the clips change a logit by. TensorRT multiplies float32 with 10 bits (TF32), and an iPhone sums float16 in
@@ -75,9 +77,10 @@ def told_apart(difference: float, stored: NDArray[np.float32], made: Description
     What one class lies above another for every clip alike is no measure: it hides what the clips say.
     """
     changed = np.ptp(stored, axis=0).max() if len(stored) > 1 else np.ptp(stored)
-    moved = made.lowering.get(MOVED)  # bundles of older versions do not say it
+    rounding = [times * float(made.lowering[fact]) for fact, times in _TIMES.items() if fact in made.lowering]
     allowed = max(
-        _SHARE.get(made.precision, _SHARE_INT8) * float(changed) if moved is None else _TIMES * float(moved),
+        # Bundles of older versions do not say what rounding does.
+        rounding[0] if rounding else _SHARE.get(made.precision, _SHARE_INT8) * float(changed),
         _HELD.get(made.precision, _HELD_INT8) * float(np.abs(stored).max()),
     )
     return not difference <= allowed  # Not a number is above no bound and below none.

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
+from torch.fx import GraphModule
 
 from d3d_edge import runtimes
 from d3d_edge.bundle import Bundle, Description
@@ -18,6 +19,7 @@ from d3d_edge.files import beside
 from d3d_edge.harness.accuracy import largest_difference
 from d3d_edge.pipeline import golden
 from d3d_edge.pipeline.golden import Golden
+from d3d_edge.quantize.passes import round_weights
 from d3d_edge.runtimes import Lowered, settle
 from d3d_edge.target import QUANTIZED, Precision, Target
 
@@ -62,7 +64,7 @@ def write(
         lowered = runtimes.get(target.runtime).lower(
             program, scratch, target, precision=precision, allow_fallback=allow_fallback
         )
-        asked = Golden(clips, _logits(program, clips))
+        asked = Golden(clips, _logits(program.module(), clips))
         description = _held_to_graph(scratch, describe(lowered), program, asked, allow_fallback=allow_fallback)
 
         def whole(folder: Path) -> None:
@@ -92,10 +94,12 @@ def _held_to_graph(
     runtime = runtimes.get(made.runtime)
     if len(asked.clips) == 1:  # of one clip alone, nobody knows what clips change
         clips = np.concatenate([asked.clips, 255 - asked.clips])
-        asked = Golden(clips, _logits(program, clips))
+        asked = Golden(clips, _logits(program.module(), clips))
     facts: dict[str, int | float | str | bool] = dict(made.lowering)
     if made.precision in QUANTIZED and np.isfinite(moved := _moved_by_noise(program, asked)):
         facts[golden.MOVED] = moved
+    if made.precision == "weights-int8" and np.isfinite(moved := _moved_by_weights(program, asked)):
+        facts[golden.ROUNDED] = moved
     made = made.model_copy(update={"lowering": facts})
     fault = None
     try:
@@ -133,11 +137,17 @@ def _moved_by_noise(program: ExportedProgram, asked: Golden) -> float:
     for _ in range(-(-_NOISY_CLIPS // len(asked.clips))):
         noise = chance.integers(-1, 2, asked.clips.shape, dtype=np.int16)
         noisy = np.clip(asked.clips + noise, 0, 255).astype(np.uint8)
-        moved.append(largest_difference(_logits(program, noisy), asked.logits))
+        moved.append(largest_difference(_logits(program.module(), noisy), asked.logits))
     return max(moved)
 
 
-@torch.no_grad()
-def _logits(program: ExportedProgram, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _moved_by_weights(program: ExportedProgram, asked: Golden) -> float:
+    """The most that a logit of `program` moves by where its weights are rounded to INT8."""
     module = program.module()
+    round_weights(module)
+    return largest_difference(_logits(module, asked.clips), asked.logits)
+
+
+@torch.no_grad()
+def _logits(module: GraphModule, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.concatenate([module(torch.from_numpy(clip)).numpy() for clip in clips])

@@ -48,6 +48,19 @@ def fold_batch_norms(graph: GraphModule) -> None:
     graph.recompile()
 
 
+def round_weights(graph: GraphModule) -> None:
+    """Round the weights of convolutions and linear layers to 255 steps per output channel. Changes `graph`."""
+    for node in graph.graph.nodes:
+        if node.target in (*CONVOLUTIONS, _aten.linear.default) and node.args[1].op == "get_attr":
+            owner, _, name = node.args[1].target.rpartition(".")
+            weight = graph.get_parameter(node.args[1].target).detach()
+            scales = weight.abs().flatten(1).amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+            grid = (scales, torch.zeros_like(scales, dtype=torch.int32), 0, -127, 127)
+            rounded = torch.fake_quantize_per_channel_affine(weight, *grid)
+            # Not in place: the graph shares its parameters with the program that it was made of.
+            setattr(graph.get_submodule(owner), name, nn.Parameter(rounded))
+
+
 def _fold(graph: GraphModule, conv: Any, norm: Any) -> None:
     gamma, beta, mean, variance = (arg and operator.attrgetter(arg.target)(graph) for arg in norm.args[1:5])
     weight_node = conv.args[1]

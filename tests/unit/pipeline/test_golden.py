@@ -59,31 +59,39 @@ ONE_FAR_OFF = np.array([[2.0, -1.0, -20.0], [-2.0, 1.0, -20.5]], np.float32)
 
 
 @pytest.mark.parametrize(
-    ("difference", "stored", "precision", "moved", "apart"),
+    ("difference", "stored", "precision", "facts", "apart"),
     [
-        (0.0, LOGITS, "float32", None, False),
-        (0.03, RANGE_4, "float32", None, False),
-        (0.05, RANGE_4, "float32", None, True),
-        (0.9, ONE_FAR_OFF, "int8", None, False),
-        (1.1, ONE_FAR_OFF, "int8", None, True),  # the clips change a logit by 4, not by 22.5
-        (0.15, RANGE_4, "float16", None, False),
-        (0.25, RANGE_4, "float16", None, True),
-        (0.9, RANGE_4, "weights-int8", None, False),
-        (1.1, RANGE_4, "weights-int8", None, True),
-        (1.5, RANGE_4, "int8", 0.2, False),  # eight times what noise moves it by, whatever the clips change
-        (1.7, RANGE_4, "int8", 0.2, True),
-        (0.3, RANGE_4, "int8+float16", 0.05, False),
-        (0.5, RANGE_4, "int8+float16", 0.05, True),
-        (0.15, HUNDREDS, "float16", None, False),  # float16's steps there are 1/16
-        (0.3, HUNDREDS, "float16", None, True),
-        (1.9, HUNDREDS, "weights-int8", None, False),
-        (2.1, HUNDREDS, "weights-int8", None, True),
-        (float("nan"), RANGE_4, "int8", 0.2, True),
-        (float("inf"), RANGE_4, "int8", 0.2, True),
+        (0.0, LOGITS, "float32", {}, False),
+        (0.03, RANGE_4, "float32", {}, False),
+        (0.05, RANGE_4, "float32", {}, True),
+        (0.9, ONE_FAR_OFF, "int8", {}, False),
+        (1.1, ONE_FAR_OFF, "int8", {}, True),  # the clips change a logit by 4, not by 22.5
+        (0.15, RANGE_4, "float16", {}, False),
+        (0.25, RANGE_4, "float16", {}, True),
+        (0.9, RANGE_4, "weights-int8", {}, False),
+        (1.1, RANGE_4, "weights-int8", {}, True),
+        (0.5, RANGE_4, "weights-int8", {golden.ROUNDED: 0.3}, False),  # twice what rounded weights move it by
+        (0.7, RANGE_4, "weights-int8", {golden.ROUNDED: 0.3}, True),
+        (
+            1.5,
+            RANGE_4,
+            "int8",
+            {golden.MOVED: 0.2},
+            False,
+        ),  # eight times what noise moves it by, whatever the clips change
+        (1.7, RANGE_4, "int8", {golden.MOVED: 0.2}, True),
+        (0.3, RANGE_4, "int8+float16", {golden.MOVED: 0.05}, False),
+        (0.5, RANGE_4, "int8+float16", {golden.MOVED: 0.05}, True),
+        (0.15, HUNDREDS, "float16", {}, False),  # float16's steps there are 1/16
+        (0.3, HUNDREDS, "float16", {}, True),
+        (1.9, HUNDREDS, "weights-int8", {}, False),
+        (2.1, HUNDREDS, "weights-int8", {}, True),
+        (float("nan"), RANGE_4, "int8", {golden.MOVED: 0.2}, True),
+        (float("inf"), RANGE_4, "int8", {golden.MOVED: 0.2}, True),
     ],
 )
 def test_answers_are_told_apart_where_no_rounding_brings_them(
-    difference: float, stored: Any, precision: str, moved: float | None, apart: bool
+    difference: float, stored: Any, precision: str, facts: dict[str, float], apart: bool
 ) -> None:
-    made: Any = SimpleNamespace(precision=precision, lowering={} if moved is None else {golden.MOVED: moved})
+    made: Any = SimpleNamespace(precision=precision, lowering=facts)
     assert told_apart(difference, stored, made) is apart

@@ -95,6 +95,10 @@ def test_a_bundle_says_how_near_its_file_is_and_by_what_it_was_run(
     assert 0 <= float(facts["answers_difference"]) < 0.25 * np.ptp(logits)
     assert (golden.MOVED in facts) is (precision in target.QUANTIZED)
     assert float(facts["answers_difference"]) <= 4 * float(facts.get(golden.MOVED, np.inf))
+    assert (golden.ROUNDED in facts) is (precision == "weights-int8")
+    assert float(facts["answers_difference"]) == pytest.approx(
+        facts.get(golden.ROUNDED, facts["answers_difference"]), rel=0.1
+    )
     with runtimes.get(bundle.manifest.runtime).open(bundle) as runner:
         assert facts["answers_checked_by"] == runner.runtime
 
