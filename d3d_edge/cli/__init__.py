@@ -40,6 +40,12 @@ _COMMANDS = {
     "predict": "Name the action in a video, a camera or a stream, with any bundle.",
 }
 
+_ON = "run the same command again to go on"
+_ON_AGAIN = {
+    "validate": "run the same command again; with --resume it keeps the clips that a device has done",
+    "benchmark": "run the same command again",
+}
+"""What to do where a command was interrupted and begins anew by itself."""
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 _SAME_S = 1.0
 """Signals that follow so soon are of one wish to end: `timeout` sends two, and so does a terminal that is closed."""
@@ -142,6 +148,8 @@ def main(argv: list[str] | None = None) -> None:
     except FileNotFoundError:
         # PyTorch ends the process where its libraries ask for it.
         _fail("the current folder is gone (cd to one that is there)", DataError.exit_code)
+    words = sys.argv[1:] if argv is None else argv
+    again = _ON_AGAIN.get(words[0] if words else "", _ON)
     try:
         with _ended_by_signals():
             result: Any = group.main(args=argv, prog_name="d3d-edge", standalone_mode=False)
@@ -149,9 +157,9 @@ def main(argv: list[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted; run the same command again to go on", 130)
+        _fail(f"interrupted; {again}", 130)
     except _Ended as error:
-        _fail(f"ended by {signal.Signals(error.number).name}; run the same command again to go on", 128 + error.number)
+        _fail(f"ended by {signal.Signals(error.number).name}; {again}", 128 + error.number)
     except D3DEdgeError as error:
         if os.environ.get("D3D_EDGE_DEBUG"):
             raise

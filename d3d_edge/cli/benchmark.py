@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     default=10,
     show_default=True,
-    help="Rounds that the runs are shared by: all bundles in turn, each loaded again.",
+    help="Rounds of as many runs each, a few more than --runs if need be: all bundles in turn, each loaded again.",
 )
 @click.option("--warm-up", type=click.IntRange(0), default=10, show_default=True, help="Runs before those.")
 @click.option("--video", type=options.PATH, help="Also time whole runs from this file: decode, resize, network.")

@@ -100,6 +100,7 @@ def cache(command: C) -> C:
         "cache_dir",
         type=PATH,
         envvar="D3D_EDGE_CACHE",
+        show_envvar=True,
         default=_default_cache(),
         show_default=True,
         help="Where decoded clips and flow are kept.",

@@ -53,7 +53,8 @@ DRIFT_P = 0.01
 DRIFT_BLOCKS = 50
 """Medians that the trend is sought in. Single runs are too near each other to count as independent."""
 DRIFT_BLOCKS_LEAST = 10
-DRIFT_MINUTES = 1.0
+DRIFT_MINUTES = 0.9
+"""Less than one: the first and last moments of a minute's run are less than a minute apart."""
 
 
 def drift(sustained: Sustained, threads: int = 0, cpus: int | None = None) -> Drift:

@@ -31,7 +31,7 @@ class Plan:
     """Of the network, in all rounds together."""
     rounds: int = 10
     """Parts of the runs, of all models in turn, so that what a machine does for a while does not hit one model alone.
-    At most `runs`, of which a rest is dropped."""
+    At most `runs`, and as long as each other: where `runs` is no multiple of them, more are made."""
     warmup_runs: int = 10
     """Before the first round. Later rounds have WARMUP_AGAIN."""
     budget_s: float | None = None
@@ -39,8 +39,11 @@ class Plan:
 
     def runs_a_round(self, run_ms: float) -> int:
         """Runs of each round for a model that takes `run_ms` a run."""
-        runs = self.runs if self.budget_s is None else min(self.runs, int(1e3 * self.budget_s / max(run_ms, 1e-6)))
-        return max(1, runs // self.rounds)
+        rounds = min(self.rounds, self.runs)
+        runs = -(-self.runs // rounds)
+        if self.budget_s is not None:
+            runs = min(runs, int(1e3 * self.budget_s / max(run_ms, 1e-6)) // rounds)
+        return max(1, runs)
 
 
 WARMUP_AGAIN = 3

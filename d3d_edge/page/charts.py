@@ -20,6 +20,8 @@ _CURVE_POINTS = 400
 """About as many as a curve has pixels: a device notes each run, and an hour has a million."""
 _LETTERS = 18
 """Letters of a class's name beside a row or column."""
+_NAME_PX = 145.0
+"""Widest name beside a bar: a longer one leaves too little of the picture to the bar."""
 _MODEL_LETTERS = 22
 """Letters of a model's name beside its mark: as many as fit on one side of it, wherever it is."""
 
@@ -41,8 +43,8 @@ def scatter(points: Sequence[Point], chance: float | None) -> Markup:
     times = [point.latency_ms for point in points]
     wide = max(times) / min(times) > 4
     # Room for the name of the slowest, to the right of its mark.
-    letters = max(len(_short(point.name, _MODEL_LETTERS)) for point in points)
-    name = min(0.4, (7.6 * letters + 12) / (_WIDTH - _LEFT - _RIGHT))
+    longest = max(svg.width_of(_short(point.name, _MODEL_LETTERS)) for point in points)
+    name = min(0.4, (longest + 12) / (_WIDTH - _LEFT - _RIGHT))
     begin = min(times) / (1.6 if wide else 1.1)
     span = max(times) / begin
     end = begin * (span ** (1 / (1 - name)) if wide else 1 + (span - 1) / (1 - name))
@@ -78,7 +80,7 @@ def scatter(points: Sequence[Point], chance: float | None) -> Markup:
 def histogram(times_ms: Sequence[float], p50: float, p90: float, name: str) -> Markup:
     """How often a run took how long. Runs beyond the chart, at 1.5 times the 98th percentile, are counted in words."""
     ordered = sorted(times_ms)
-    end = 1.5 * ordered[min(len(ordered) - 1, int(0.98 * len(ordered)))]
+    end = 1.5 * ordered[int(0.98 * (len(ordered) - 1))]
     shown = [time for time in ordered if time <= end]
     low, high = shown[0], max(shown[-1], shown[0] * 1.02)
     bins = min(40, max(6, round(len(shown) ** 0.5 * 1.6)))
@@ -176,7 +178,7 @@ def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str], name: str)
     rows, columns = len(counts), len(counts[0])
     named = max(rows, columns) <= 40
     cell = 32.0 if rows <= 14 else 22.0 if named else max(4.0, 640.0 / columns)
-    margin = 10 + 7.8 * max(len(_short(label)) for label in labels) if named else 14.0
+    margin = 12 + max(svg.width_of(_short(label)) for label in labels) if named else 14.0
     width, height = margin + columns * cell + 4, margin + rows * cell + 4
     wrong = sum(many for row, line in enumerate(counts) for column, many in enumerate(line) if row != column)
     total = sum(map(sum, counts))
@@ -240,8 +242,8 @@ def bars(rows: Sequence[tuple[str, float, str]], title: str) -> Markup:
 
 def _beside(names: Sequence[str]) -> tuple[bool, float, float]:
     """Whether `names` stand above their bars, the height of one, and where bars begin."""
-    longest = max(len(name) for name in names)
-    return (True, 40.0, 2.0) if longest > _LETTERS else (False, 26.0, 12 + 7.8 * longest)
+    longest = max(map(svg.width_of, names))
+    return (True, 40.0, 2.0) if longest > _NAME_PX else (False, 26.0, 14 + longest)
 
 
 def _named_bar(parent: svg.Element, name: str, top: float, left: float, above: bool) -> float:

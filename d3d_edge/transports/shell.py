@@ -16,8 +16,8 @@ from d3d_edge.transports import Ended, File, tool
 
 ANSWER_S = 30.0
 """For what takes the device no time; a phone that wakes up included."""
-SLOWEST_BYTES_PER_S = 500e3
-"""A copy may take as long as at this rate, or ANSWER_S: slower than poor wireless."""
+SLOWEST_BYTES_PER_S = 100e3
+"""A copy may take as long as at this rate, or ANSWER_S: slower than poor wireless, and than most links to far away."""
 SPARE_BYTES = 16 * 2**20
 """Left free on the device: for results, and for whatever else it does."""
 _PARTIAL = ".partial"
@@ -83,9 +83,14 @@ class ShellDevice(ABC):
 
     def _copy(self, file: File, size_bytes: int) -> None:
         """Copy a file beside its place."""
+        rate = f"{SLOWEST_BYTES_PER_S / 1e6:g} MB/s"
         done = self._call(
             self.copy_there(file.path, f"{self._folder}/{file.name}{_PARTIAL}"),
             timeout_s=max(ANSWER_S, size_bytes / SLOWEST_BYTES_PER_S),
+            late=(
+                f"did not take {file.path.name} ({size_bytes / 1e6:.1f} MB)",
+                f"is it still connected? its link must carry {rate}",
+            ),
         )
         if done.returncode:
             if self._free_bytes() < size_bytes:  # scp says "Failure" of it, and no more
@@ -170,8 +175,10 @@ class ShellDevice(ABC):
         folder = shlex.quote(self._folder)
         return self.command(f"mkdir -p {folder} && cd {folder} && {{ {script}; }}")
 
-    def _call(self, command: list[str], *, timeout_s: float) -> CompletedProcess[str]:
-        done = tool.call(command, device=self.name, timeout_s=timeout_s)
+    def _call(
+        self, command: list[str], *, timeout_s: float, late: tuple[str, str] = tool.NO_ANSWER
+    ) -> CompletedProcess[str]:
+        done = tool.call(command, device=self.name, timeout_s=timeout_s, late=late)
         if done.returncode and (error := self.lost(done.returncode, done.stderr)):
             raise error
         return done

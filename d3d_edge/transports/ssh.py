@@ -26,7 +26,9 @@ _LOST = 255
 """Exit code of ssh and scp where they failed, and not what they were to do."""
 _INSTALL = "Debian and Ubuntu: apt install openssh-client"
 _SILENT_LOGIN = "does its login print something where nobody is logged in? scp needs a .bashrc that is silent then"
+_GONE = "the connection was lost"
 _HINTS = {
+    _GONE: DeviceError.AGAIN,
     "Permission denied": "a key without a passphrase prompt is needed: ssh-copy-id, ssh-agent",
     "Host key verification failed": "connect once by hand with ssh, to look at its key and accept it",
     "Could not resolve hostname": "is the name right? a Host of ~/.ssh/config will do too",
@@ -144,7 +146,7 @@ class Ssh(ShellDevice):
         """
         if code != _LOST:
             return None
-        said = (errors.strip().splitlines() or ["the connection was lost"])[-1]
+        said = (errors.strip().splitlines() or [_GONE])[-1]
         hint = next((hint for words, hint in _HINTS.items() if words in said), "ssh by hand says more: ssh -v")
         if hint != _SILENT_LOGIN and self._answers():
             return None

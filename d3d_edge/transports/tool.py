@@ -19,6 +19,9 @@ from d3d_edge.transports import Ended
 _ERRORS_BYTES = 4000
 """Of what a tool writes to standard error, the end is kept."""
 
+NO_ANSWER = ("did not answer", "is it switched on and connected?")
+"""What a device failed to do in time, and what to do about it."""
+
 
 def find(name: str, purpose: str) -> str:
     """Path of an installed tool.
@@ -31,8 +34,12 @@ def find(name: str, purpose: str) -> str:
     return path
 
 
-def call(command: Sequence[str], *, device: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+def call(
+    command: Sequence[str], *, device: str, timeout_s: float, late: tuple[str, str] = NO_ANSWER
+) -> subprocess.CompletedProcess[str]:
     """What `command` printed, its exit code and its errors. Its process group is ended after `timeout_s`.
+
+    `late` says what did not happen then, and what to do about it.
 
     Raises:
         DeviceError: it did not end in time.
@@ -50,9 +57,8 @@ def call(command: Sequence[str], *, device: str, timeout_s: float) -> subprocess
     try:
         out, errors = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        raise DeviceError(
-            f"{device} did not answer within {timeout_s:.0f} s", hint="is it switched on and connected?"
-        ) from None
+        said, hint = late
+        raise DeviceError(f"{device} {said} within {timeout_s:.0f} s", hint=hint) from None
     finally:
         end(process)
     return subprocess.CompletedProcess(list(command), process.returncode, out, errors)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from d3d_edge import cli
 from tests.unit.page import samples
 
 
@@ -55,3 +56,23 @@ def test_a_folder_that_is_gone_under_the_command() -> None:
     command = f'cd "$(mktemp -d)" && rmdir "$PWD" && {shlex.quote(sys.executable)} -m d3d_edge models'
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (8, "error: the current folder is gone (cd to one that is there)\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "again"),
+    [
+        ("distill", "again to go on"),
+        ("validate", "again; with --resume it keeps the clips that a device has done"),
+        ("benchmark", "again"),
+    ],
+)
+def test_an_interrupted_command_says_what_goes_on(
+    command: str, again: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.group, "main", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        cli.main([command, "run"])
+    assert capsys.readouterr().err == f"error: interrupted; run the same command {again}\n"

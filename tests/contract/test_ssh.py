@@ -112,7 +112,7 @@ def test_a_server_that_goes_away(
         # The program ends the server's side of the connection, which started it.
         script = f"#!/bin/sh\n{LEADER}kill -s KILL $PPID\nsleep 600\n"
         transport.push([make(PROGRAM, script.encode())])
-        with pytest.raises(DeviceError, match=rf"{re.escape(name)} cannot be reached"):
+        with pytest.raises(DeviceError, match=rf"{re.escape(name)} cannot be reached.*--resume"):
             transport.start(PROGRAM, [], folder=JOB, on_line=lambda line: None, silence_s=20)
     assert gone(int((folder / JOB / "pid").read_text()))
 

@@ -13,7 +13,7 @@ import pytest
 
 from d3d_edge import transports
 from d3d_edge.errors import DeviceError, RecipeError
-from d3d_edge.transports import File
+from d3d_edge.transports import File, shell
 from tests.contract.conftest import JOB, LEADER, PROGRAM, Device, Make, gone
 
 
@@ -50,6 +50,17 @@ def test_a_file_that_arrives_otherwise_is_refused(device: Device, make: Make) ->
     file.path.write_bytes(b"changed on the way!")
     with pytest.raises(DeviceError, match=f"{re.escape(device.transport.name)}.*did not arrive as it was sent"):
         device.transport.push([file])
+
+
+@pytest.mark.parametrize("kind", ["local", "ssh", "adb"], indirect=True)
+def test_a_link_that_is_too_slow_is_no_silent_device(
+    device: Device, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(device.transport, shell.ShellDevice)
+    monkeypatch.setattr(shell, "ANSWER_S", 3.0)
+    monkeypatch.setattr(device.transport, "copy_there", lambda path, place: ["sleep", "60"])
+    with pytest.raises(DeviceError, match=r"did not take \S+ \(0\.0 MB\) within 3 s .*link must carry 0\.1 MB/s"):
+        device.transport.push([make("blobs/a.clips", b"a")])
 
 
 def test_a_program_gets_its_words_and_gives_its_lines(device: Device, make: Make) -> None:

@@ -135,6 +135,10 @@ def test_a_short_curve_says_nothing(count: int, seconds: float) -> None:
     assert latency.drift(curve(10 + 5 * np.linspace(0, 1, count), seconds)).verdict == "too short to tell"
 
 
+def test_a_minute_is_enough_though_its_first_and_last_moments_are_less_apart() -> None:
+    assert latency.drift(curve(np.full(59, 10.0), 58)).verdict == "steady"
+
+
 def test_noise_alone_seldom_drifts() -> None:
     rng = np.random.default_rng(0)
     # Wide noise, so that the change between the ends often passes the bound: the test of the trend has to hold it.

@@ -61,7 +61,8 @@ def test_rounds_take_turns_and_load_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("runs", "rounds", "timed", "used"), [(100, 10, 100, 10), (3, 10, 3, 3), (1, 1, 1, 1), (25, 10, 20, 10)]
+    ("runs", "rounds", "timed", "used"),
+    [(100, 10, 100, 10), (3, 10, 3, 3), (1, 1, 1, 1), (25, 10, 30, 10), (19, 10, 20, 10), (101, 7, 105, 7)],
 )
 def test_every_round_is_equal(runs: int, rounds: int, timed: int, used: int) -> None:
     found, _ = take(Plan(runs=runs, rounds=rounds, warmup_runs=0), "a")

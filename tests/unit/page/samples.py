@@ -147,9 +147,9 @@ def report(**changes: Any) -> Report:
     return Report(**(fields | changes))
 
 
-def large(classes: int) -> Report:
+def large(classes: int, name: str = "class {}") -> Report:
     """A report of many classes, each with one clip that is answered as the next class."""
-    labels = tuple(f"class {number}" for number in range(classes))
+    labels = tuple(name.format(number) for number in range(classes))
     predicted = tuple((number + 1) % classes for number in range(classes))
     row = measured(
         "android",

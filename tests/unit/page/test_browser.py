@@ -62,6 +62,8 @@ def frames() -> dict[str, tuple[int, str]]:
         "many": page.render(Material(reports=[samples.large(120)])),
         "long": page.render(Material(reports=[samples.long_names()])),
         "two": page.render(Material(reports=[samples.report(rows=samples.far_apart())])),
+        "capitals": page.render(Material(reports=[samples.large(12, "SWING_WHEEL_{:02}")])),
+        "widest": page.render(Material(reports=[samples.large(12, "{:02}" + 16 * "W")])),
         "one class": page.render(Material(reports=[samples.large(1)])),
     }
     widths = {"desk": DESK_PX, "phone": PHONE_PX}

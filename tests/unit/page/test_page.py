@@ -159,6 +159,19 @@ def test_a_report_of_an_earlier_form_is_drawn() -> None:
     assert "android" in drawn(Report.model_validate(old)).words
 
 
+@pytest.mark.parametrize("runs", [20, 50, 100])
+def test_a_run_far_beyond_the_others_is_said_in_words_and_not_drawn(runs: int) -> None:
+    times = [1.0 + number / 1000 for number in range(runs - 1)]
+    assert "1 beyond, up to 50" in charts.histogram([*times, 50.0], 1.0, 1.0, "android")
+    assert "beyond" not in charts.histogram(times, 1.0, 1.0, "android")
+
+
+def test_a_name_in_a_sentence_keeps_its_direction_to_itself() -> None:
+    labels = tuple(f"مرحبا {number}" for number in range(len(samples.LABELS)))
+    shown = page.render(Material(reports=[samples.report(labels=labels)]))
+    assert re.search(r"float student: <bdi>مرحبا \d</bdi> \d+ %; here: <bdi>مرحبا \d</bdi>", shown)
+
+
 def test_models_that_answer_alike_are_shown_together() -> None:
     names = [[row.name for row in rows] for rows in ReportView(samples.report()).answered]
     assert names == [["android", "jetson"], ["float student"]]
