@@ -12,6 +12,7 @@ import cv2
 
 from d3d_edge.errors import DataError
 from d3d_edge.files import is_text
+from d3d_edge.video import boxes
 
 # Damaged files make FFmpeg and OpenCV write to the C level's stderr; what is wrong is said by the DataErrors below.
 # FFmpeg reads its level (-8 is AV_LOG_QUIET) when the first video is opened. Whoever sets a variable gets the log.
@@ -19,8 +20,6 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 if "OPENCV_LOG_LEVEL" not in os.environ:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
-"""What an MP4 or MOV begins with, behind four bytes."""
 _MATROSKA = b"\x1aE\xdf\xa3"
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -81,7 +80,7 @@ def _why_not_opened(path: Path) -> str:
         return f"cannot read {path}: {error.strerror or error}"
     if not size_bytes:
         return f"{path} is empty"
-    if start[4:8] == b"ftyp" and not _has_index(path, size_bytes):
+    if start[4:8] == b"ftyp" and not boxes.has_index(path):
         return f"{path} is truncated: it has no index of its frames (the moov box)"
     declared_bytes = int.from_bytes(start[4:8], "little") + 8
     if start[:4] == b"RIFF" and declared_bytes > size_bytes:
@@ -100,24 +99,6 @@ def _asf_bytes(path: Path) -> int:
     if place < 0 or int.from_bytes(live, "little") & _ASF_LIVE:
         return 0
     return int.from_bytes(header[place + 40 : place + 48], "little")
-
-
-def _has_index(path: Path, size_bytes: int) -> bool:
-    """Whether the top-level boxes of an MP4 or MOV (ISO/IEC 14496-12, 4.2) hold a whole `moov`."""
-    place = 0
-    with path.open("rb") as file:
-        while place + 8 <= size_bytes:
-            file.seek(place)
-            header = file.read(16)
-            length, kind = int.from_bytes(header[:4], "big"), header[4:8]
-            if length == 1:
-                length = int.from_bytes(header[8:16], "big")
-            if kind == b"moov":
-                return place + length <= size_bytes
-            if length < 8:  # 0 means: to the end of the file
-                return False
-            place += length
-    return False
 
 
 def frame_rate_hz(path: Path) -> float:
@@ -157,13 +138,16 @@ def rate_hz_of(capture: cv2.VideoCapture) -> float:
 def promise_of(capture: cv2.VideoCapture, path: Path, first_s: float) -> Promise:
     """What the container of a file at `path` declares, whose first frame has the time `first_s` in it.
 
-    MP4, MOV and AVI count their pictures. For others OpenCV takes the length of the file times the rate: sound counts,
-    and in a Matroska or WebM file what comes before the first picture.
+    MP4, MOV and AVI count their pictures, and the edit lists of the former say for how long they are shown. For others
+    OpenCV takes the length of the file times the rate: sound counts, and in a Matroska or WebM file what comes before
+    the first picture.
     """
     frames, rate_hz = float(declared_of(capture)), rate_hz_of(capture)
     with path.open("rb") as file:
         start = file.read(12)
-    counted = start[4:8] in _BOXES or start[:4] == b"RIFF"
+    counted = start[4:8] in boxes.FIRST or start[:4] == b"RIFF"
+    if shown_s := boxes.shown_s(path):
+        frames = min(frames, shown_s * rate_hz)
     if start[:4] == _MATROSKA:
         frames -= first_s * rate_hz
     return Promise(frames, max(frames - 1, 0) / rate_hz if rate_hz else 0.0, 0.0 if counted else _SOUND_S)

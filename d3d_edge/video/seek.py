@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from d3d_edge.video import boxes
 from d3d_edge.video.container import address_of
 
 Frame = npt.NDArray[np.uint8]
@@ -24,6 +25,8 @@ Frame = npt.NDArray[np.uint8]
 
 _LEAD_FRAMES = 16
 """OpenCV seeks at least this many frames before the one asked for, and decodes from there (cap_ffmpeg_impl.hpp)."""
+_NEAR_S = 0.002
+"""Edit lists count in steps of a thousandth of a second, mostly."""
 _SHARE = 0.5
 """A file is decoded whole when more than this share of its frames must be decoded anyway."""
 
@@ -75,6 +78,9 @@ def timeline_of(path: Path) -> Timeline:
     keys = [index for index, (_, key) in enumerate(packets) if key]
     # Some containers (MPEG program streams) have no times for some packets, and those come with another one's.
     if not keys or keys[0] != 0 or any(now >= following for now, following in pairwise(times_s)):
+        return nothing
+    # Of a part of a video that was cut out, packets before the cut come too, and are no frames.
+    if (shown_s := boxes.shown_s(path)) and times_s[-1] > shown_s - _NEAR_S:
         return nothing
     # VP8 keeps frames that are never shown in packets of their own.
     return Timeline(times_s, keys, counts)

@@ -48,6 +48,15 @@ def declare(path: Path, duration_s: float) -> None:
     path.write_bytes(data)
 
 
+def hide(path: Path, frames: int, rate_hz: int = 25) -> None:
+    """Begin what an MP4 shows after its first `frames` (its edit list, ISO/IEC 14496-12), as ffmpeg -c copy does."""
+    data = bytearray(path.read_bytes())
+    edits, media = data.index(b"elst") + 12, data.index(b"mdhd") + 16
+    (shown_ms,), (steps_a_s,) = struct.unpack_from(">I", data, edits), struct.unpack_from(">I", data, media)
+    struct.pack_into(">II", data, edits, shown_ms - 1000 * frames // rate_hz, steps_a_s * frames // rate_hz)
+    path.write_bytes(data)
+
+
 def spec_of(**changes: Any) -> ClipSpec:
     fields: dict[str, Any] = {
         "frames": 8,

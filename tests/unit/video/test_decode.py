@@ -10,7 +10,7 @@ from d3d_edge.errors import DataError
 from d3d_edge.video import decode, encode, seek
 from d3d_edge.video.container import frame_rate_hz, opened, promise_of
 from d3d_edge.video.decode import Span, count_frames, first_frame, iterate_frames, read_frames
-from tests.unit.video.samples import VideoWriter, declare, interlaced, textured
+from tests.unit.video.samples import VideoWriter, declare, hide, interlaced, textured
 
 
 def moving(count: int = 48) -> list[np.ndarray]:
@@ -138,6 +138,28 @@ def test_sound_may_end_after_the_pictures(write_video: VideoWriter, name: str, f
     declare(path, 48 / 25 + 1)
     with pytest.raises(DataError, match="truncated or damaged: 48 of 73 frames decode"):
         count_frames(path)
+
+
+@pytest.mark.parametrize("hidden", [1, 6, 20])
+def test_what_an_edit_list_hides_is_not_missing(write_video: VideoWriter, hidden: int) -> None:
+    path = write_video(count=40)
+    frames = [frame.image for frame in iterate_frames(path)]
+    hide(path, hidden)
+    assert count_frames(path) == 40 - hidden
+    np.testing.assert_array_equal(first_frame(path), frames[hidden])
+    path.write_bytes(index_first(path)[: 3 * path.stat().st_size // 4])
+    with pytest.raises(DataError, match="truncated"):
+        count_frames(path)
+
+
+@pytest.mark.parametrize("hidden", [1, 6, 20])
+def test_a_part_of_a_video_that_hides_frames_has_the_frames_of_its_times(write_video: VideoWriter, hidden: int) -> None:
+    path = write_video(frames=[np.full((32, 32, 3), number, np.uint8) for number in range(240)])
+    frames = [frame.image for frame in iterate_frames(path)]
+    hide(path, hidden)
+    span = Span(start_s=(239 - hidden - 10) / 25)
+    found = read_frames(path, lambda total: range(total), lambda frame: frame, span).frames
+    np.testing.assert_array_equal(found, frames[-11:])
 
 
 def test_what_comes_before_the_first_picture_is_not_missing(write_video: VideoWriter) -> None:
