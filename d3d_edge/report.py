@@ -222,9 +222,10 @@ class Report(Schema):
         # Else a table, a chart or a comparison would be wrong, and nobody would see it.
         for row in self.rows:
             if row.answers:
-                indices = (*row.answers.predicted, *(clip.label for clip in self.clips))
-                of_clips = len(row.answers.predicted) == len(row.answers.probability) == len(self.clips)
-                if not of_clips or not all(-1 <= index < len(self.labels) for index in indices):
+                predicted, known = row.answers.predicted, range(len(self.labels))
+                of_clips = len(predicted) == len(row.answers.probability) == len(self.clips)
+                of_labels = all(index == -1 or index in known for index in predicted)
+                if not of_clips or not of_labels or not all(clip.label in known for clip in self.clips):
                     raise ValueError(f"the answers of {row.name} are not of its clips and labels")
         return self
 

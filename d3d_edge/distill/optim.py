@@ -35,6 +35,8 @@ def optimizer_of(model: nn.Module, spec: TrainSpec) -> Optimizer:
 
 def schedule_of(optimizer: Optimizer, spec: TrainSpec, steps: int) -> LRScheduler:
     """The learning rate of each of a run's `steps`."""
+    if spec.schedule == "one_cycle" and steps == 1:
+        return LambdaLR(optimizer, lambda step: 1.0)  # at the end of a cycle nothing would be learned
     if spec.schedule == "one_cycle":
         rising = WARM_UP_SHARE if spec.warm_up is None else spec.warm_up
         if rising * steps == 1:

@@ -111,6 +111,8 @@ def sqnr_db(logits: Logits, reference: Logits) -> float:
     """
     signal = float(np.square(reference, dtype=np.float64).sum())
     noise = float(np.square(np.subtract(logits, reference, dtype=np.float64)).sum())
+    if noise == 0:
+        return 200.0  # of a reference of zeros too
     return float(10 * np.log10(max(signal, 1e-30) / max(noise, 1e-20 * signal, 1e-30)))
 
 

@@ -215,9 +215,10 @@ def _make(source: Made, found: Mapping[str, Tensor], where: str) -> Tensor:
 
 def _sizes(found: Mapping[str, Tensor], state: Mapping[str, Tensor], options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that shapes tell. Raises ValueError for frames that are neither RGB nor flow."""
-    # The widest layer: rounding a channel count down moves its ratio by less than half a hundredth.
-    full = MIXED["Mixed_5c"][0]
-    width = round(len(state["Mixed_5c.Branch_0.Conv2d_0a_1x1.spatial.bn.bias"]) / full, 2)
+    # The widest layer: rounding a channel count down moves its ratio by less than half a hundredth. Few widths have
+    # three places, such as an eighth.
+    full, widest = MIXED["Mixed_5c"][0], len(state["Mixed_5c.Branch_0.Conv2d_0a_1x1.spatial.bn.bias"])
+    width = round(widest / full, 2 if int(full * round(widest / full, 2)) == widest else 3)
     if "stem" in options:
         stem, channels = options["stem"], state["Conv2d_1a_7x7.spatial.conv.weight"].shape[1]
     else:

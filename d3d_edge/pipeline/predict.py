@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from d3d_edge import runtimes
 from d3d_edge.bundle import Bundle
+from d3d_edge.errors import LoweringError
 from d3d_edge.runner import Where
 from d3d_edge.schema import Schema
 from d3d_edge.video.preprocess import centre_crop, read_clip
@@ -81,7 +82,13 @@ def predict(bundle_path: Path, video: Path, *, top: int, threads: int) -> Predic
 
 
 def probabilities(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Softmax of logits [classes]."""
+    """Softmax of logits [classes].
+
+    Raises:
+        LoweringError: one is NaN or infinite.
+    """
+    if not np.isfinite(logits).all():
+        raise LoweringError("the model gives logits that are not finite", stage="run", hint="d3d-edge validate it")
     exact = logits.astype(np.float64)
     powers = np.exp(exact - exact.max())
     return np.asarray(powers / powers.sum(), dtype=np.float64)

@@ -164,6 +164,15 @@ def beyond_float16(program: ExportedProgram, runtime: str) -> Iterator[LoweringE
         if _FLOAT16_MAX < largest < math.inf:
             message = f"the constant {name} holds {largest:.3g}, and {runtime} stores at most {_FLOAT16_MAX:.0f}"
             yield refusal(reader, message, "only a target that computes in float32 takes it", runtime=runtime)
+    held = constants(program)
+    for node in program.graph.nodes:
+        if node.target in DEQUANTIZE and (weight := constant(node.args[0], held)) is not None:
+            steps, scales = weight.long().abs().reshape(len(weight), -1).amax(1), constant(node.args[1], held)
+            if scales is not None and scales.numel() in (1, len(weight)):
+                largest = float((steps * scales).max())
+                if _FLOAT16_MAX < largest < math.inf:
+                    message = f"the weight {node.args[0]} means {largest:.3g}, and {runtime} takes {_FLOAT16_MAX:.0f}"
+                    yield refusal(node, message, "quantize the run again", runtime=runtime)
 
 
 def ranges_beyond_float16(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:

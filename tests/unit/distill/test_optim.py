@@ -67,6 +67,11 @@ def test_one_cycle_can_have_any_number_of_steps(steps: int) -> None:
     assert max(rates) > 0.02
 
 
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine"])
+def test_a_single_step_is_taken_with_the_whole_rate(schedule: str) -> None:
+    assert learning_rates(spec(schedule=schedule), 1) == pytest.approx([0.1])
+
+
 @pytest.mark.parametrize("schedule", [{"schedule": "one_cycle"}, {"schedule": "cosine"}])
 def test_sgd_has_one_momentum_for_the_whole_run(schedule: dict[str, Any]) -> None:
     chosen = spec(optimizer="sgd", **schedule)

@@ -177,3 +177,9 @@ def test_every_two_bundles_are_compared_on_the_same_clips() -> None:
         ("ios", "jetson", 4, 0.75, 2.0),
     ]
     assert accuracy.pairs({"android": LOGITS}) == ()
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_equal_logits_have_no_noise(value: float) -> None:
+    logits = np.full((2, 3), value, np.float32)
+    assert accuracy.sqnr_db(logits, logits) == pytest.approx(200.0)

@@ -203,7 +203,7 @@ class TestSlim:
         read, expected = (checkpoints.load(path).state for path in (tmp_path / "s3dg.npz", slim_file))
         assert all(torch.equal(value, expected[key]) for key, value in read.items())
 
-    @pytest.mark.parametrize("width", [0.25, 0.33, 0.35, 0.75, 1.0])
+    @pytest.mark.parametrize("width", [0.125, 0.25, 0.33, 0.35, 0.75, 1.0])
     def test_width_is_told_by_the_channels(self, width: float, tmp_path: Path) -> None:
         slim = published.Slim(2, width)
         slim.logits(video(1, 1))

@@ -52,7 +52,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, text: str) -> None:
         gather([tmp_path])
 
 
-@pytest.mark.parametrize("predicted", [(0,), (0, 1, 1, 1, 2, 2, 3, 4)])
+@pytest.mark.parametrize("predicted", [(0,), (0, 1, 1, 1, 2, 2, 3, 4), (0, 1, 1, 1, 2, 2, 3, -2)])
 def test_answers_that_are_not_of_the_clips_are_refused(tmp_path: Path, predicted: tuple[int, ...]) -> None:
     row = samples.measured("android", answers=samples.answers(predicted))
     samples.report().model_copy(update={"rows": (row,)}).write(tmp_path / "report.json")

@@ -158,6 +158,11 @@ def shift_a_weight(program: ExportedProgram) -> None:
     program.state_dict[name] = program.state_dict[name] + 3
 
 
+def weigh_too_much(program: ExportedProgram) -> None:
+    name = program.graph_signature.inputs_to_buffers[first(program, stored.dequantize_per_channel.default).args[1].name]
+    program.state_dict[name] = program.state_dict[name] * 1e6
+
+
 def found(program: ExportedProgram) -> list[LoweringError]:
     return [
         *placement.faults(program, "a runtime"),
@@ -253,6 +258,7 @@ def program(saved: Path) -> ExportedProgram:
             "symmetrically",
         ),
         (shift_a_weight, "a zero point other than 0", "stem.conv", "dequantize_per_channel", "symmetrically"),
+        (weigh_too_much, "a runtime takes 65504", "stem.conv", "dequantize_per_channel", "quantize the run again"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
