@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
-from d3d_edge.errors import D3DEdgeError, RecipeError
+from d3d_edge.errors import D3DEdgeError, RecipeError, StorageError
 
 Mapper = Callable[..., Any]
 """As the built-in `map`: results come in the order of the work."""
@@ -50,7 +50,11 @@ def mapper(
         return
     # spawn: a forked copy of a process in which torch or OpenCV has threads can lock up.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(prepare,))
+    try:
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(prepare,))
+    except OSError as error:  # its locks are files in /dev/shm
+        hint = "is /dev/shm full? --workers 1 does without"
+        raise StorageError(f"cannot start processes: {error.strerror}", hint=hint) from error
 
     def handed_out(*work: Any) -> Any:
         with _without_interrupts():  # All work is handed out here, which starts the processes.

@@ -138,6 +138,11 @@ def main(argv: list[str] | None = None) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(cpus()))
     if os.environ.get("COLUMNS") == "0":
         del os.environ["COLUMNS"]  # no width at all, as some that start this say of no terminal: tables would be empty
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed, and the next file that is opened would be taken for it
+            os.open(os.devnull, os.O_RDWR)
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by whoever started this
             setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
@@ -177,6 +182,9 @@ def main(argv: list[str] | None = None) -> None:
             _fail(f"the package {error.name} is not installed ({hint})", MissingDependency.exit_code)
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             _fail("too many files are open (fewer --workers, or ulimit -n)", DataError.exit_code)
+        if isinstance(error, FileNotFoundError) and "usable temporary directory" in str(error):
+            said = "no folder for temporary files can be written: not TMPDIR, /tmp, /var/tmp or the current one"
+            _fail(f"{said} (free some space, or set TMPDIR)", StorageError.exit_code)
         if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
             # Files are written by functions that raise a StorageError, so this is what standard output goes to.
             _drop_output()

@@ -11,6 +11,7 @@ import cv2
 from d3d_edge import native
 from d3d_edge.errors import DataError, RecipeError, StorageError
 from d3d_edge.files import atomic_file
+from d3d_edge.video import seek
 from d3d_edge.video.container import address_of
 from d3d_edge.video.decode import Frame, first_frame
 
@@ -58,12 +59,16 @@ def writer(path: Path, rate_hz: float, width: int, height: int) -> Iterator[Call
             if not video.isOpened():
                 raise StorageError(f"cannot write the video {path}", hint="is its folder writable, and the disk full?")
 
+            written = 0
+
             def write(frame: Frame) -> None:
+                nonlocal written
                 video.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+                written += 1
 
             yield write
             video.release()
-            _check(scratch, path)
+            _check(scratch, path, written)
             scratch.replace(partial)
         finally:
             video.release()
@@ -71,9 +76,12 @@ def writer(path: Path, rate_hz: float, width: int, height: int) -> Iterator[Call
                 scratch.unlink()
 
 
-def _check(scratch: Path, path: Path) -> None:
-    """OpenCV says nothing of a full disk; a file without its index, which is written last, does not open."""
+def _check(scratch: Path, path: Path, written: int) -> None:
+    """OpenCV says nothing of a full disk. An MP4 without its index, which is written last, does not open; of other
+    containers what was written until then can be read."""
     try:
         first_frame(scratch)
     except DataError as error:
         raise StorageError(f"cannot write the video {path}: {error.message}", hint="is the disk full?") from error
+    if (there := seek.count_packets(scratch)) < written:
+        raise StorageError(f"cannot write the video {path}: {there} of its {written} frames", hint="is the disk full?")

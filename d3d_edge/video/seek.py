@@ -62,10 +62,24 @@ def may_pay(indices: Sequence[int], declared: int) -> bool:
     return indices[-1] - indices[0] + 4 * _LEAD_FRAMES < _SHARE * declared
 
 
+def count_packets(path: Path) -> int:
+    """How many pictures the video at `path` holds, decoded or not."""
+    capture = _undecoded(path)
+    try:
+        return sum(1 for _ in iter(capture.grab, False))
+    finally:
+        capture.release()
+
+
+def _undecoded(path: Path) -> cv2.VideoCapture:
+    """A video that gives its packets instead of frames."""
+    return cv2.VideoCapture(address_of(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+
+
 def timeline_of(path: Path) -> Timeline:
     """The frames of the video at `path`, from its packets."""
     nothing = Timeline((), (), False)
-    capture = cv2.VideoCapture(address_of(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+    capture = _undecoded(path)
     try:
         counts = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True) != b"VP80"
         packets = []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,23 @@ def test_an_interrupted_command_says_what_goes_on(
     with pytest.raises(SystemExit, match="130"):
         cli.main([command, "run"])
     assert capsys.readouterr().err == f"error: interrupted; run the same command {again}\n"
+
+
+def test_without_a_folder_for_temporary_files_there_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def asks(**_: object) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/none"])
+        tempfile.gettempdir()
+
+    monkeypatch.setattr(cli.group, "main", asks)
+    with pytest.raises(SystemExit, match="9"):
+        cli.main(["doctor"])
+    assert re.fullmatch(r"error: no folder for temporary files .*set TMPDIR\)\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("closed", ["<&- 2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_are_no_error(closed: str) -> None:
+    script = f'"{sys.executable}" -m d3d_edge doctor {closed}'
+    assert subprocess.run(["sh", "-c", script], check=False, capture_output=True).returncode == 0

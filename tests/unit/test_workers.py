@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
-from d3d_edge.errors import DataError
+from d3d_edge import workers as shared
+from d3d_edge.errors import DataError, StorageError
 from d3d_edge.workers import mapper
 
 DIED = DataError("a worker died")
@@ -50,3 +52,12 @@ def test_a_worker_that_is_gone_before_it_was_told_what_to_do_is_the_same_error(m
     monkeypatch.setattr(ProcessPoolExecutor, "map", broken)
     with pytest.raises(DataError, match="a worker died"), mapper(2, prepare=nothing, died=DIED) as mapped:
         mapped(abs, [1])
+
+
+def test_processes_that_cannot_be_started_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shared, "ProcessPoolExecutor", full)
+    with pytest.raises(StorageError, match=r"cannot start processes: No space left.*/dev/shm.*--workers 1"):
+        mapper(2, prepare=nothing, died=DIED).__enter__()

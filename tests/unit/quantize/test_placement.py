@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from d3d_edge.errors import LoweringError
@@ -121,9 +121,14 @@ def round_by_no_number(program: ExportedProgram) -> None:
         reader.args = (reader.args[0], *quantize.args[1:])
 
 
+def change_a_weight(program: ExportedProgram, place: int, change: Callable[[Tensor], Tensor]) -> None:
+    given = first(program, stored.dequantize_per_channel.default).args[place].name
+    name = program.graph_signature.inputs_to_buffers[given]
+    program.state_dict[name] = change(program.state_dict[name])
+
+
 def scale_a_weight_by_no_number(program: ExportedProgram) -> None:
-    name = program.graph_signature.inputs_to_buffers[first(program, stored.dequantize_per_channel.default).args[1].name]
-    program.state_dict[name] = program.state_dict[name] * float("nan")
+    change_a_weight(program, 1, lambda scales: scales * float("nan"))
 
 
 def shift_a_weight_of_one_scale(program: ExportedProgram) -> None:
@@ -133,8 +138,7 @@ def shift_a_weight_of_one_scale(program: ExportedProgram) -> None:
 
 
 def lose_a_scale(program: ExportedProgram) -> None:
-    name = program.graph_signature.inputs_to_buffers[first(program, stored.dequantize_per_channel.default).args[1].name]
-    program.state_dict[name] = program.state_dict[name][:-1]
+    change_a_weight(program, 1, lambda scales: scales[:-1])
 
 
 def add_no_number(program: ExportedProgram) -> None:
@@ -154,13 +158,11 @@ def round_to_large_numbers(program: ExportedProgram) -> None:
 
 
 def shift_a_weight(program: ExportedProgram) -> None:
-    name = program.graph_signature.inputs_to_buffers[first(program, stored.dequantize_per_channel.default).args[2].name]
-    program.state_dict[name] = program.state_dict[name] + 3
+    change_a_weight(program, 2, lambda zero_points: zero_points + 3)
 
 
 def weigh_too_much(program: ExportedProgram) -> None:
-    name = program.graph_signature.inputs_to_buffers[first(program, stored.dequantize_per_channel.default).args[1].name]
-    program.state_dict[name] = program.state_dict[name] * 1e6
+    change_a_weight(program, 1, lambda scales: scales * 1e6)
 
 
 def found(program: ExportedProgram) -> list[LoweringError]:
