@@ -153,3 +153,12 @@ def test_an_activation_that_float16_cannot_hold_is_refused() -> None:
         if "quantize_per_tensor" in node.name:
             node.args = (node.args[0], 600.0, *node.args[2:])
     assert "numbers up to 7.68e+04, and Core ML computes to 65504" in str(next(coreml_checks.of_graph(program)))
+
+
+def test_weights_that_float16_cannot_hold_are_refused() -> None:
+    program = networks.reopened(networks.quantized())
+    weight = next(node for node in program.graph.nodes if "dequantize_per_channel" in node.name)
+    program.state_dict[program.graph_signature.inputs_to_buffers[weight.args[1].name]] *= 1e6
+    (fault,) = coreml_checks.of_graph(program)
+    assert "and Core ML takes 65504" in str(fault)
+    assert "layer stem.conv" in str(fault)
