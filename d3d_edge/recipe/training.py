@@ -63,12 +63,6 @@ class NetworkSpec(Schema):
     bn_momentum: float = Field(default=0.001, gt=0, le=1)
     """Share of the newest batch in the running statistics. 0.001 needs very long training."""
 
-    @model_validator(mode="after")
-    def _gates_begin_where_there_are_some(self) -> Self:
-        if not self.gating and "gating_from" in self.model_fields_set:
-            raise ValueError(f"gates cannot begin at {self.gating_from} with gating: false; say one of both")
-        return self
-
 
 class TrainSpec(Schema):
     """One run of the training loop."""

@@ -78,7 +78,6 @@ def test_settings_are_applied_and_checked(path: Path) -> None:
         ("student.network.width=0", "student.network.width: input should be greater than 0"),
         ("student.network.stage_widths.Mixed_5=0", "stage_widths.Mixed_5: input should be greater than 0"),
         ("student.network.stage_widths={Mixed_6: 1}", "unknown key 'student.network.stage_widths.Mixed_6'"),
-        ("student.network={gating: false, gating_from: Mixed_4b}", "cannot begin at Mixed_4b with gating: false"),
         ("split.test_share=0", "split.test_share"),
         ("teacher.train.learning_rate=.inf", "finite"),
         ("quantize.scheme=int4", "'symmetric' or 'affine'"),
