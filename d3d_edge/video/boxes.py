@@ -62,15 +62,15 @@ def _whole(path: Path) -> _Box:
 
 def _inside(file: BinaryIO, outer: _Box) -> Iterator[_Box]:
     """The boxes in `outer`, of which the last may reach beyond the file where that is cut."""
-    place = outer.begin
-    while place + 8 <= outer.end:
+    place, end = outer.begin, _end(file, outer)
+    while place + 8 <= end:
         file.seek(place)
         header = file.read(16)
         length, kind, begin = _number(header[:4]), header[4:8], place + 8
         if length == 1:
             length, begin = _number(header[8:16]), place + 16
         elif length == 0:
-            length = outer.end - place
+            length = end - place
         if length < begin - place:
             return
         place += length
@@ -88,7 +88,12 @@ def _content(file: BinaryIO, box: _Box | None) -> bytes:
     if box is None:
         return b""
     file.seek(box.begin)
-    return file.read(box.end - box.begin)
+    return file.read(max(_end(file, box) - box.begin, 0))
+
+
+def _end(file: BinaryIO, box: _Box) -> int:
+    """Where `box` ends, or the file does: a damaged box says any length."""
+    return min(box.end, os.fstat(file.fileno()).st_size)
 
 
 def _number(written: bytes) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from d3d_edge.errors import DataError
-from d3d_edge.video import decode, encode, seek
+from d3d_edge.video import boxes, decode, encode, seek
 from d3d_edge.video.container import frame_rate_hz, opened, promise_of
 from d3d_edge.video.decode import Span, count_frames, first_frame, iterate_frames, read_frames
 from tests.unit.video.samples import VideoWriter, declare, hide, interlaced, textured
@@ -150,6 +150,17 @@ def test_what_an_edit_list_hides_is_not_missing(write_video: VideoWriter, hidden
     path.write_bytes(index_first(path)[: 3 * path.stat().st_size // 4])
     with pytest.raises(DataError, match="truncated"):
         count_frames(path)
+
+
+@pytest.mark.parametrize("kind", [b"moov", b"trak", b"edts", b"elst", b"mvhd"])
+def test_a_box_of_any_length_is_read_no_further_than_the_file(write_video: VideoWriter, kind: bytes) -> None:
+    path = write_video()
+    data = bytearray(path.read_bytes())
+    for length in (b"\x7f\xff\xff\xff", b"\0\0\0\1", b"\0\0\0\0", b"\0\0\0\4"):
+        place = data.index(kind) - 4
+        data[place : place + 4] = length
+        path.write_bytes(data)
+        assert boxes.shown_s(path) >= 0
 
 
 @pytest.mark.parametrize("hidden", [1, 6, 20])
