@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -62,9 +60,7 @@ def load_plan(name_or_path: str) -> CalibrationPlan:
     Raises:
         RecipeError: there is none, or it holds a mistake.
     """
-    path = Path(name_or_path)
-    if not os.path.isfile(path):  # not Path.is_file, which raises for a name of more than 255 bytes
-        path = resources.find("calibration", name_or_path)
+    path = resources.given("calibration", name_or_path)
     data, lines = read_yaml(path)
     return build(CalibrationPlan, data, str(path), lines)
 

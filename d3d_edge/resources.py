@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +43,21 @@ def find(kind: Kind, name: str) -> Path:
     if name not in known:
         raise RecipeError(f"no {kind.removesuffix('s')} named {name!r}", hint=near_miss(name, known))
     return root(kind) / _FILE_OF[kind].format(name)
+
+
+def given(kind: Kind, name_or_path: str) -> Path:
+    """The YAML file of a shipped name, else the one at a path, of a target in the folder there.
+
+    What ships goes first, so that a name means the same in every folder; `./name` is always a path.
+
+    Raises:
+        RecipeError: there is neither.
+    """
+    if name_or_path not in names(kind):
+        path = Path(name_or_path) / ("target.yaml" if kind == "targets" else "")
+        if os.path.isfile(path):  # not Path.is_file, which raises for a name of more than 255 bytes
+            return path
+    return find(kind, name_or_path)
 
 
 def near_miss(word: str, known: list[str]) -> str:

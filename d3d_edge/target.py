@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -57,8 +55,7 @@ def load(name_or_folder: str) -> Target:
     Raises:
         RecipeError: there is none, or its file holds a mistake.
     """
-    own = Path(name_or_folder) / "target.yaml"
-    path = own if os.path.isfile(own) else resources.find("targets", name_or_folder)
+    path = resources.given("targets", name_or_folder)
     data, lines = read_yaml(path)
     return build(Target, data, str(path), lines)
 

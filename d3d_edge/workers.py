@@ -5,14 +5,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from d3d_edge.errors import D3DEdgeError, RecipeError, StorageError
+from d3d_edge.signals import Ended
 
 Mapper = Callable[..., Any]
 """As the built-in `map`: results come in the order of the work."""
@@ -21,6 +26,8 @@ Mapper = Callable[..., Any]
 PROCESSES = "processes"
 """The engine that needs nothing: processes of this machine."""
 
+_TO_TIDY_UP_S = 5.0
+
 
 @contextmanager
 def mapper(
@@ -28,7 +35,8 @@ def mapper(
 ) -> Iterator[Mapper]:
     """Yield a `map` whose work is shared by `workers` processes; 0 or 1 leaves it to this one.
 
-    `prepare` is called once in each process before any work. What the work raises is raised here. The engine 'ray'
+    `prepare` is called once in each process before any work. What the work raises is raised here. Where the block is
+    ended by Ctrl-C or a signal, so is the work, in the midst of it. The engine 'ray'
     starts a Ray of `workers` processes on this machine, and 'ray:ADDRESS' gives the work to a cluster that runs.
 
     Raises:
@@ -50,16 +58,17 @@ def mapper(
         return
     # spawn: a forked copy of a process in which torch or OpenCV has threads can lock up.
     context = multiprocessing.get_context("spawn")
+    others = multiprocessing.active_children()
     try:
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(prepare,))
     except OSError as error:  # its locks are files in /dev/shm
         hint = "is /dev/shm full? --workers 1 does without"
         raise StorageError(f"cannot start processes: {error.strerror}", hint=hint) from error
 
-    def handed_out(*work: Any) -> Any:
+    def handed_out(work: Callable[..., Any], *items: Any) -> Any:
         with _without_interrupts():  # All work is handed out here, which starts the processes.
             try:
-                return pool.map(*work)
+                return pool.map(partial(_do, work), *items)
             except BrokenPipeError as error:  # of one that was gone before it was told what to do
                 raise died from error
 
@@ -67,6 +76,9 @@ def mapper(
         yield handed_out
     except BrokenProcessPool as error:
         raise died from error
+    except (KeyboardInterrupt, Ended):
+        _end([process for process in multiprocessing.active_children() if process not in others])
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -82,9 +94,28 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _end(processes: list[BaseProcess]) -> None:
+    """End processes in the midst of their work. They delete what is half-written, if that is soon done."""
+    for process in processes:
+        process.terminate()
+    until_s = time.monotonic() + _TO_TIDY_UP_S
+    for process in processes:
+        process.join(max(0.0, until_s - time.monotonic()))
+        process.kill()
+
+
 def _start(prepare: Callable[[], None]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     prepare()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+
+
+def _do(work: Callable[..., Any], *items: Any) -> Any:
+    """The work, after whose end by a signal there is no other."""
+    try:
+        return work(*items)
+    except SystemExit:
+        os._exit(1)
 
 
 def _end_with_parent() -> None:

@@ -8,15 +8,11 @@ import io
 import os
 import signal
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
 
-from d3d_edge import __version__
+from d3d_edge import __version__, signals
 from d3d_edge.errors import D3DEdgeError, DataError, MissingDependency, StorageError
 from d3d_edge.processors import cpus, visible
 
@@ -46,9 +42,6 @@ _ON_AGAIN = {
     "benchmark": "run the same command again",
 }
 """What to do where a command was interrupted and begins anew by itself."""
-_ENDING = (signal.SIGTERM, signal.SIGHUP)
-_SAME_S = 1.0
-"""Signals that follow so soon are of one wish to end: `timeout` sends two, and so does a terminal that is closed."""
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EDQUOT)
 
 
@@ -94,42 +87,6 @@ def group() -> None:
     """
 
 
-class _Ended(BaseException):
-    """A signal asked this process to end."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP end the block by an exception, as Ctrl-C does: devices and folders are left clean.
-
-    A signal that is ignored, as under nohup, stays so. The processes of torchrun are ended at once, as it expects: one
-    that waits for another that is gone would not come to raise anything.
-    """
-    if threading.current_thread() is not threading.main_thread() or "TORCHELASTIC_RUN_ID" in os.environ:
-        yield
-        return
-    last_s = -_SAME_S
-
-    def end(number: int, frame: object) -> None:
-        nonlocal last_s
-        before_s, last_s = last_s, time.monotonic()
-        if last_s - before_s >= _SAME_S:
-            raise _Ended(number)
-
-    ours = [number for number in _ENDING if signal.getsignal(number) == signal.SIG_DFL]
-    for number in ours:
-        signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
-
-
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit. Every expected error ends in one line on standard error and its exit code."""
     if cpus() < visible():
@@ -156,14 +113,14 @@ def main(argv: list[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     again = _ON_AGAIN.get(words[0] if words else "", _ON)
     try:
-        with _ended_by_signals():
+        with signals.raised():
             result: Any = group.main(args=argv, prog_name="d3d-edge", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail(f"interrupted; {again}", 130)
-    except _Ended as error:
+    except signals.Ended as error:
         _fail(f"ended by {signal.Signals(error.number).name}; {again}", 128 + error.number)
     except D3DEdgeError as error:
         if os.environ.get("D3D_EDGE_DEBUG"):

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from d3d_edge.cli.console import plain
-from d3d_edge.report import Gate, Pair, Report, Row
+from d3d_edge.report import REORDERED_CLIPS_MAX, Gate, Pair, Report, Row
 from d3d_edge.runner import Where
 
 TEXT_NAME = "report.txt"
@@ -211,8 +211,8 @@ def _where_notes(report: Report) -> list[str]:
         notes += [line for row in report.rows for line in _losses(row)]
     if _has_motion(report) and not any(row.role == "bundle" for row in report.rows):
         notes.append(
-            "reversed, shuffled: the same clips with their frames in that order; agree: the same first answer as the "
-            f"float student. By {report.rows[0].where} on this machine"
+            f"reversed, shuffled: the same clips, of many {REORDERED_CLIPS_MAX} evenly spread, with their frames in "
+            f"that order; agree: the same first answer as the float student. By {report.rows[0].where} on this machine"
         )
         return notes
     steps = {row.logit_step for row in report.rows if row.logit_step is not None}

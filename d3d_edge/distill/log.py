@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,16 +31,26 @@ class Log:
         self._folder = folder
         self._done = done
         self._events: SummaryWriter | None = None
+        self._hook = threading.excepthook
 
     def __enter__(self) -> Self:
+        self._hook, threading.excepthook = threading.excepthook, self._of_a_thread
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._events:
-            with self._storage():
-                self._events.close()
+        try:
+            if self._events:
+                with self._storage():
+                    self._events.close()
+        finally:
+            threading.excepthook = self._hook
+
+    def _of_a_thread(self, raised: threading.ExceptHookArgs) -> None:
+        # TensorBoard's thread keeps what it could not write for the next call of the writer, which raises it again.
+        if not type(raised.thread).__module__.startswith("tensorboard."):
+            self._hook(raised)
 
     def step(self, step: int, loss: float, learning_rate: float) -> None:
         """One step of the optimiser."""

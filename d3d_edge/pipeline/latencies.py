@@ -115,6 +115,7 @@ def measure(
     wanted = tuple(dict.fromkeys(shapes))
     for shape in wanted:
         students.clip_of(shape)
+        models.spec_of(shape)
     kept = _read(path)
     known = {row.shape: row for row in kept.rows} if kept else {}
     missing = [shape for shape in wanted if again or shape not in known]
@@ -137,7 +138,7 @@ def measure(
             runtime=first.runtime,
             target=target.name,
             threads=threads,
-            environment=kept.environment if kept else machine,
+            environment=kept.environment if kept and set(missing) < set(known) else machine,
             rows=tuple(known.values()),
         )
         write_json(path, kept.model_dump(mode="json"))

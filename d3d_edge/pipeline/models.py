@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from d3d_edge import schema
 from d3d_edge.models import build, count
 from d3d_edge.models.build import network
 from d3d_edge.presets import PRESETS, Shape
@@ -49,7 +50,7 @@ def of_presets(classes: int) -> Models:
             _model(
                 name,
                 preset.description,
-                NetworkSpec.model_validate(preset.network),
+                spec_of(preset),
                 "RGB",
                 (preset.frames, preset.side, preset.side),
                 classes,
@@ -59,14 +60,22 @@ def of_presets(classes: int) -> Models:
     )
 
 
+def spec_of(shape: Shape) -> NetworkSpec:
+    """The network of a shape.
+
+    Raises:
+        RecipeError: it names a layer that does not exist.
+    """
+    return schema.build(NetworkSpec, shape.network, f"the network of {shape}")
+
+
 def of_shape(shape: Shape, classes: int) -> Model:
     """The student of a shape.
 
     Raises:
         RecipeError: it names a layer that does not exist.
     """
-    spec = NetworkSpec.model_validate(shape.network)
-    return _model(str(shape), "", spec, "RGB", (shape.frames, shape.side, shape.side), classes)
+    return _model(str(shape), "", spec_of(shape), "RGB", (shape.frames, shape.side, shape.side), classes)
 
 
 def of_recipe(recipe: Recipe, classes: int) -> Models:

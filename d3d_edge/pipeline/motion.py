@@ -14,12 +14,11 @@ from d3d_edge.harness.accuracy import Logits
 from d3d_edge.pipeline.data import RunData
 from d3d_edge.pipeline.streams import Stream, evaluate
 from d3d_edge.progress import Progress
+from d3d_edge.report import REORDERED_CLIPS_MAX
 from d3d_edge.video.datasets import ClipDataset
 from d3d_edge.video.reorder import Order, ReorderedDataset
 
 ORDERS: tuple[Order, ...] = ("reversed", "shuffled")
-REORDERED_CLIPS_MAX = 64
-"""Of a larger test split, so many clips are reordered, evenly spread: in PyTorch, an INT8 graph takes one at a time."""
 
 
 def answers(streams: Mapping[str, Stream], data: RunData, progress: Progress) -> dict[str, dict[str, Logits]]:

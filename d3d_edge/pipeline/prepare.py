@@ -6,8 +6,12 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from d3d_edge import manifest
 from d3d_edge.errors import DataError, StorageError
@@ -146,7 +150,10 @@ class _Size(NamedTuple):
 
 
 def estimate(clips: Sequence[Clip], recipe: Recipe, cache_dir: Path, form: Form) -> Estimate | None:
-    """The size of the cache of `clips`, from a sample; None if no clip of it can be read. Writes nothing."""
+    """The size of the cache of `clips`, from a sample; None if no clip of it can be read.
+
+    Writes nothing. Of what the cache holds, an entry that is damaged is deleted (`arrays.read`).
+    """
     places = sorted({place * len(clips) // _SAMPLED for place in range(_SAMPLED)})
     sizes: list[_Size] = []
     for place in places:
@@ -176,14 +183,17 @@ def estimate(clips: Sequence[Clip], recipe: Recipe, cache_dir: Path, form: Form)
 def _size(clip: Clip, recipe: Recipe, cache_dir: Path, form: Form, encode: bool) -> _Size:
     found = cache.find(clip, recipe.clip, recipe.flow, cache_dir, form)
     if found.whole:
-        frames, flow = found.entry.frames(), found.entry.flow()
-    elif encode:
+        with suppress(DataError):  # damaged: made anew
+            return _size_of(found.entry.frames(), found.entry.flow(), encode, cached=True)
+    if encode:
         made = cache.compute(clip, recipe.clip, recipe.flow)
-        frames, flow = made.frames, made.flow
-    else:
-        return _Size(cache.raw_bytes(Path(clip.path), recipe.clip), None, False)
+        return _size_of(made.frames, made.flow, encode, cached=False)
+    return _Size(cache.raw_bytes(Path(clip.path), recipe.clip), None, False)
+
+
+def _size_of(frames: NDArray[np.uint8], flow: NDArray[np.float16], encode: bool, *, cached: bool) -> _Size:
     compressed = sum(len(arrays.png_of(array)) for array in (frames, flow)) if encode else None
-    return _Size(frames.nbytes + flow.nbytes, compressed, found.whole)
+    return _Size(frames.nbytes + flow.nbytes, compressed, cached)
 
 
 def _free_bytes(folder: Path) -> int:

@@ -18,10 +18,10 @@ from d3d_edge.models.build import network, randomise
 from d3d_edge.models.recogniser import Recogniser
 from d3d_edge.pipeline import lowering
 from d3d_edge.pipeline.environment import tools
+from d3d_edge.pipeline.models import spec_of
 from d3d_edge.presets import Shape
 from d3d_edge.progress import Progress
 from d3d_edge.quantize import pt2e
-from d3d_edge.recipe import NetworkSpec
 from d3d_edge.runner import TensorSpec
 from d3d_edge.runtimes import Lowered
 from d3d_edge.schema import build
@@ -101,7 +101,7 @@ def _kept(path: Path, target: Target) -> Bundle | None:
 
 def recogniser(shape: Shape) -> nn.Module:
     """A network of that shape, its weights random but always the same."""
-    net = network(NetworkSpec.model_validate(shape.network), CLASSES, in_channels=3).eval()
+    net = network(spec_of(shape), CLASSES, in_channels=3).eval()
     randomise(net)
     return Recogniser(net)
 

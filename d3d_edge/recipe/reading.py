@@ -24,11 +24,9 @@ def find(name_or_path: str) -> Path:
         RecipeError: there is neither.
     """
     path = Path(name_or_path)
-    if os.path.isfile(path):  # not Path.is_file, which raises for a name of more than 255 bytes
-        return path
-    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+    if (path.suffix in (".yaml", ".yml") or len(path.parts) > 1) and not os.path.isfile(path):
         raise RecipeError(f"there is no recipe file {name_or_path}", hint="d3d-edge recipes ls")
-    return resources.find("recipes", name_or_path)
+    return resources.given("recipes", name_or_path)
 
 
 def load(name_or_path: str, settings: Iterable[str] = ()) -> Recipe:
@@ -38,9 +36,9 @@ def load(name_or_path: str, settings: Iterable[str] = ()) -> Recipe:
         RecipeError: it cannot be read, extends more than one level deep, or holds a mistake.
     """
     path = find(name_or_path)
-    recipe = _read(path, tuple(settings))
-    _check_names(recipe, path)
-    return _with_absolute_files(recipe, path)
+    recipe = _with_absolute_files(_read(path, tuple(settings)), path)
+    _check_names(recipe)
+    return recipe
 
 
 def stored(path: Path) -> Recipe:
@@ -66,19 +64,28 @@ def _with_absolute_files(recipe: Recipe, path: Path) -> Recipe:
     A file that is not there stays as it is: a run whose weights are gone can still be exported.
     """
 
-    def absolute(name: str | None) -> str | None:
-        candidates = (path.parent / name, Path(name)) if name else ()
-        return next((str(file.resolve()) for file in candidates if os.path.isfile(file)), name)
+    def weights(name: str | None) -> str | None:
+        return name and _absolute(name, path.parent)
 
-    folders = (os.path.abspath(one) if _is_target(one) else one for one in recipe.export.targets)
+    plan, targets = recipe.quantize.calibration, recipe.export.targets
+    if plan not in resources.names("calibration"):
+        plan = _absolute(plan, path.parent)
+    shipped = resources.names("targets")
+    targets = tuple(one if one in shipped else _absolute(one, path.parent, "target.yaml") for one in targets)
     return recipe.model_copy(
         update={
-            "export": recipe.export.model_copy(update={"targets": tuple(folders)}),
-            "teacher": recipe.teacher.model_copy(update={"weights": absolute(recipe.teacher.weights)}),
-            "student": recipe.student.model_copy(update={"weights": absolute(recipe.student.weights)}),
-            "quantize": recipe.quantize.model_copy(update={"calibration": absolute(recipe.quantize.calibration)}),
+            "export": recipe.export.model_copy(update={"targets": targets}),
+            "teacher": recipe.teacher.model_copy(update={"weights": weights(recipe.teacher.weights)}),
+            "student": recipe.student.model_copy(update={"weights": weights(recipe.student.weights)}),
+            "quantize": recipe.quantize.model_copy(update={"calibration": plan}),
         }
     )
+
+
+def _absolute(name: str, folder: Path, holds: str = "") -> str:
+    """`name` from `folder`, else from the current one, as an absolute path; as it is where neither `holds` that."""
+    places = (folder / name, Path(name))
+    return next((str(place.resolve()) for place in places if os.path.isfile(place / holds)), name)
 
 
 def _extended(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
@@ -126,16 +133,8 @@ def _check_stages(recipe: Recipe, path: Path) -> None:
             )
 
 
-def _check_names(recipe: Recipe, path: Path) -> None:
-    """Names of targets and plans that ship with the package, checked before hours of training."""
+def _check_names(recipe: Recipe) -> None:
+    """Targets and the plan, given by name or path, checked before hours of training."""
     for target in recipe.export.targets:
-        if not _is_target(target):
-            resources.find("targets", target)
-    plan = Path(recipe.quantize.calibration)
-    if not os.path.isfile(plan) and not os.path.isfile(path.parent / plan):
-        resources.find("calibration", recipe.quantize.calibration)
-
-
-def _is_target(name: str) -> bool:
-    """Whether `name` is the folder of a target, not the name of one that ships with the package."""
-    return os.path.isfile(Path(name) / "target.yaml")
+        resources.given("targets", target)
+    resources.given("calibration", recipe.quantize.calibration)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from d3d_edge.errors import BundleError, MissingDependency, NotKnownHere
 from d3d_edge.runtimes.mil_ops import ONLY, OPERATORS, Operator
+from d3d_edge.signals import held_back
 
 READ_ERRORS = (AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 """What coremltools raises on a package or a graph that it cannot take; it has no error class of its own."""
@@ -65,7 +66,8 @@ def coremltools() -> ModuleType:
     from d3d_edge.quantize import quietly  # noqa: F401  coremltools imports torchao
 
     try:
-        with quiet(), _alone():
+        # coremltools 9 tries to import what it can do without, and takes an exception of a signal for its absence.
+        with held_back(), quiet(), _alone():
             import coremltools as ct
             import coremltools.libmilstoragepython
             import coremltools.libmodelpackage

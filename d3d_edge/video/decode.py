@@ -218,7 +218,10 @@ def _check_complete(capture: cv2.VideoCapture, path: Path, times_s: Sequence[flo
     promise = promise_of(capture, path, first_s)
     frames_missing = len(times_s) < promise.frames * (1 - _LOSS_TOLERATED)
     if frames_missing and max(times_s) < promise.end_s - max(promise.end_s * _LOSS_TOLERATED, promise.sound_s):
-        raise DataError(f"{path} is truncated or damaged: {len(times_s)} of {promise.frames:.0f} frames decode")
+        raise DataError(
+            f"{path} is truncated or damaged: {len(times_s)} of {promise.frames:.0f} frames decode",
+            hint="or its sound is longer than its pictures: ffmpeg -i IN -an -c copy OUT" if promise.sound_s else "",
+        )
 
 
 def _nothing_decodes(capture: cv2.VideoCapture, path: Path) -> DataError:

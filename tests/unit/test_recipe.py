@@ -294,6 +294,8 @@ def test_a_recipe_that_was_stored_needs_none_of_the_files_it_names(
     resolved = tmp_path / "recipe.yaml"
     resolved.write_text(loaded.yaml(), encoding="utf-8")
     monkeypatch.chdir("/")
+    beside = recipe.load(str(path), ["export.targets=[watch, host]", "quantize.calibration=own.yaml"])
+    assert beside == loaded, "found beside the recipe too"
     assert recipe.stored(resolved) == recipe.load(str(resolved)) == loaded
     target.unlink()
     plan.unlink()

@@ -46,3 +46,19 @@ def test_a_broken_installation_says_so(tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_nearest_name_is_offered_only_if_one_is_near() -> None:
     assert resources.near_miss("smokee", ["other", "smoke"]) == "did you mean 'smoke'? known: other, smoke"
     assert resources.near_miss("zzz", ["other", "smoke"]) == "known: other, smoke"
+
+
+@pytest.mark.parametrize(("kind", "name"), [("recipes", "compact"), ("calibration", "balanced"), ("targets", "host")])
+def test_a_name_means_what_ships_and_a_path_what_lies_there(
+    kind: Kind, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in (name, "own"):
+        path = tmp_path / place / "target.yaml" if kind == "targets" else tmp_path / place
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert resources.given(kind, name) == resources.find(kind, name)
+    for own in (f"./{name}", "own"):
+        assert resources.given(kind, own).resolve().is_relative_to(tmp_path)
+    with pytest.raises(RecipeError, match="did you mean"):
+        resources.given(kind, name[:-1])

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import signal
+import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from d3d_edge import workers as shared
 from d3d_edge.errors import DataError, StorageError
+from d3d_edge.signals import Ended
 from d3d_edge.workers import mapper
 
 DIED = DataError("a worker died")
+
+
+def work_until(wish: BaseException, work: Callable[[Path], None], folder: Path) -> None:
+    """Have two processes work, and raise when both do."""
+    until_s = time.monotonic() + 60
+    with mapper(2, prepare=nothing, died=DIED) as mapped:
+        mapped(work, [folder] * 8)
+        while len(list(folder.glob("*.began"))) < 2:
+            assert time.monotonic() < until_s
+            time.sleep(0.05)
+        raise wish
 
 
 def nothing() -> None:
@@ -22,6 +39,22 @@ def nothing() -> None:
 
 def hears_interrupts(_: int) -> bool:
     return signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def work_for_long(folder: Path) -> None:
+    try:
+        (folder / f"{os.getpid()}.began").touch()
+        time.sleep(60)
+        (folder / f"{os.getpid()}.finished").touch()
+    finally:
+        (folder / f"{os.getpid()}.tidied").touch()
+
+
+def work_whatever_comes(folder: Path) -> None:
+    (folder / f"{os.getpid()}.began").touch()
+    while True:
+        with suppress(SystemExit):
+            time.sleep(60)
 
 
 def die(_: int) -> None:
@@ -38,6 +71,23 @@ def test_no_worker_hears_ctrl_c_and_their_parent_does() -> None:
     with mapper(2, prepare=nothing, died=DIED) as mapped:
         assert not any(mapped(hears_interrupts, range(4)))
         assert hears_interrupts(0)
+
+
+@pytest.mark.parametrize("wish", [KeyboardInterrupt(), Ended(signal.SIGTERM)])
+def test_workers_end_in_the_midst_of_what_nobody_waits_for_and_tidy_up(tmp_path: Path, wish: BaseException) -> None:
+    with pytest.raises(type(wish)):
+        work_until(wish, work_for_long, tmp_path)
+    began = {path.stem for path in tmp_path.glob("*.began")}
+    assert {path.stem for path in tmp_path.glob("*.tidied")} == began
+    assert not list(tmp_path.glob("*.finished"))
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "_TO_TIDY_UP_S", 0.1)
+    with pytest.raises(KeyboardInterrupt):
+        work_until(KeyboardInterrupt(), work_whatever_comes, tmp_path)
+    assert not multiprocessing.active_children()
 
 
 def test_a_worker_that_dies_is_one_error() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from d3d_edge.distill.log import Log, note_what_is_missing
+from d3d_edge.errors import StorageError
 from tests.notes import Notes
 
 ROWS = [{"epoch": 1.0, "loss": 2.5, "top1": 0.25}, {"epoch": 2.0, "loss": 1.5}]
@@ -44,6 +47,27 @@ def test_what_a_killed_run_logged_after_its_checkpoint_is_replaced(tmp_path: Pat
         for step in range(4, 7):
             log.step(step, 1.0, 0.1)
     assert events(tmp_path)["step/loss"] == [(1, 10), (2, 10), (3, 10), (4, 1), (5, 1), (6, 1)]
+
+
+def test_a_full_disk_while_tensorboard_writes_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its thread would print where it was, and then keep the error for the next call."""
+    records = pytest.importorskip("tensorboard.summary.writer.record_writer")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def logged() -> None:
+        with Log(tmp_path, 0) as log:
+            log.step(1, 2.5, 0.1)
+            monkeypatch.setattr(records.RecordWriter, "write", full)
+            for epoch in range(1, 4):
+                log.epoch(epoch, ROWS)
+
+    with pytest.raises(StorageError, match="No space left"):
+        logged()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_log_to_which_nothing_comes_leaves_no_file(tmp_path: Path) -> None:

@@ -84,6 +84,8 @@ def test_measuring_a_shape_again_leaves_the_others(tmp_path: Path) -> None:
     again = asked(tmp_path, TINY, again=True)
     assert asked(tmp_path, OTHER) == first
     assert asked(tmp_path, TINY) == again
+    assert again.environment.started == first.environment.started
+    assert asked(tmp_path, TINY, OTHER, again=True).environment.started > first.environment.started
 
 
 def test_a_student_is_the_network_of_its_shape() -> None:
@@ -122,6 +124,8 @@ def test_an_interpreter_gives_no_times(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_shape_without_a_clip_is_refused_before_any_is_lowered(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"clips of 64x3584x3584 .*: a clip of"):
         asked(tmp_path, TINY, Shape.of(64, 3584, 0.25))
+    with pytest.raises(RecipeError, match=r"the network of 2x16x16 .*temporal_from"):
+        asked(tmp_path, TINY, Shape.of(2, 16, 0.1, "Mixed_9z"))
 
 
 @pytest.mark.usefixtures("nothing_made")

@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from d3d_edge.pipeline.motion import REORDERED_CLIPS_MAX, reordered_places
+from d3d_edge.pipeline.motion import reordered_places
+from d3d_edge.report import REORDERED_CLIPS_MAX
 
 
 @pytest.mark.parametrize("clips", [1, 2, REORDERED_CLIPS_MAX])

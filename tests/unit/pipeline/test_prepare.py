@@ -18,6 +18,7 @@ from d3d_edge.pipeline.prepare import PrepareReport, estimate, prepare
 from d3d_edge.progress import Silent
 from d3d_edge.recipe import Recipe
 from d3d_edge.video import rendered
+from d3d_edge.video.arrays import SUFFIXES, Form
 
 
 class Usage(NamedTuple):
@@ -69,6 +70,19 @@ def test_what_is_there_is_neither_needed_nor_made_again(small: Recipe, clips: Pa
 def test_the_estimate_writes_nothing(small: Recipe, clips: Path, tmp_path: Path) -> None:
     assert estimate(load(clips).clips, small, tmp_path / "cache", "raw")
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("form", ["raw", "compressed"])
+def test_entries_that_are_damaged_are_needed_again(small: Recipe, clips: Path, tmp_path: Path, form: Form) -> None:
+    prepared(small, clips, tmp_path, form=form)
+    for path in tmp_path.glob(f"*/*.frames{SUFFIXES[form]}"):
+        whole = bytearray(path.read_bytes())
+        whole[len(whole) // 2] ^= 0xFF
+        path.write_bytes(whole)
+    expected = estimate(load(clips).clips, small, tmp_path, form)
+    assert expected is not None
+    assert (expected.sampled, expected.encoded, expected.cached) == (16, 4, 0)
+    assert expected.needed_bytes == {"raw": expected.raw_bytes, "compressed": expected.compressed_bytes}[form]
 
 
 def test_a_cache_that_links_to_itself_is_told(small: Recipe, clips: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,24 @@ import pytest
 from d3d_edge.errors import BundleError
 from d3d_edge.runtimes.mil import MilProgram
 from tests.unit.runtimes.packages import Body, mb, saved
+
+INTERRUPTED = """
+import importlib.abc, os, signal, sys
+from d3d_edge.runtimes import mil
+
+class Interrupt(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "coremltools._deps.kmeans1d":
+            os.kill(os.getpid(), signal.SIGINT)
+            print("interrupted", flush=True)
+
+sys.meta_path.insert(0, Interrupt())
+try:
+    mil.coremltools()
+except KeyboardInterrupt:
+    print("heard")
+"""
+"""Ctrl-C while coremltools imports something of which it forgives every exception."""
 
 IMAGE, OTHER = np.random.default_rng(0).normal(size=(2, 2, 4, 7, 9)).astype(np.float32)
 
@@ -76,3 +96,9 @@ def test_a_damaged_package_is_refused(damage: str, tmp_path: Path) -> None:
     with pytest.raises(BundleError) as raised:
         MilProgram.load(package)
     assert "\n" not in str(raised.value)
+
+
+def test_ctrl_c_is_heard_after_the_imports_of_coremltools() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", INTERRUPTED]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["interrupted", "heard"], done.stderr
