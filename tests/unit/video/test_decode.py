@@ -136,9 +136,7 @@ def test_sound_may_end_after_the_pictures(write_video: VideoWriter, name: str, f
     declare(path, 48 / 25 + 0.3)
     assert count_frames(path) == len(list(iterate_frames(path))) == 48
     declare(path, 48 / 25 + 1)
-    with pytest.raises(
-        DataError, match=r"truncated or damaged: 48 of 73 frames decode .*sound.*-an"
-    ):
+    with pytest.raises(DataError, match=r"truncated or damaged: 48 of 73 frames decode .*sound.*-an"):
         count_frames(path)
 
 
