@@ -3,12 +3,13 @@
 D3DEdgeError              1   base class; never raised itself
 |-- RecipeError           2   a recipe, target, plan or command-line value is wrong
 |-- MissingDependency     3   a package or extra is not installed
-|-- GateFailed            4   the report is written, and a bound of the recipe is not met
+|-- GateFailed            4   a bound of the recipe is not met; commands that write a report have
 |-- LoweringError         5   a graph cannot be lowered to a runtime, or would not run there
 |-- BundleError           6   a bundle is damaged, incomplete or of another format
 |   `-- NotKnownHere      6   what runs it on this machine does not know all that the device does
 |-- DeviceError           7   a device or transport failed
 |-- DataError             8   a video, manifest, run folder or data set cannot be used
+|   `-- TooFewFrames      8   a clip needs more frames than its video has (`video.preprocess`)
 `-- StorageError          9   a file could not be written (disk full, no permission)
 
 A message is one line that says what is wrong and where; `hint` says what to do next.
@@ -63,7 +64,7 @@ class MissingDependency(D3DEdgeError):
 
 
 class GateFailed(D3DEdgeError):
-    """A bound of the recipe is not met. Raised only after the report is on disk."""
+    """A bound of the recipe is not met. Commands that write a report have written it then."""
 
     exit_code = 4
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 Element = ET.Element
+_TICKS = 5
 
 
 def add(parent: Element, name: str, text: str = "", **attributes: str | float) -> Element:
@@ -62,17 +63,17 @@ class Axis:
         share = (value - low) / (high - low) if high > low else 0.5
         return self.begin_px + share * (self.end_px - self.begin_px)
 
-    def ticks(self, most: int = 5) -> list[float]:
-        """Round figures on the axis, about `most`."""
+    def ticks(self) -> list[float]:
+        """Round figures on the axis, about _TICKS."""
         if self.logarithmic:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             for steps in ((1, 2, 5), (1, 3), (1,)):
                 found = [step * 10.0**power for power in powers for step in steps]
                 found = [value for value in found if self.low <= value <= self.high]
-                if len(found) <= most + 1:
+                if len(found) <= _TICKS + 1:
                     break
             return found
-        step = round_step((self.high - self.low) / most)
+        step = round_step((self.high - self.low) / _TICKS)
         first = math.ceil(self.low / step - 1e-9)
         return [number * step for number in range(first, math.floor(self.high / step + 1e-9) + 1)]
 

@@ -17,6 +17,7 @@ from d3d_edge.errors import DeviceError
 from d3d_edge.transports import Ended
 
 _ERRORS_BYTES = 4000
+_PATIENCE_S = 2.0
 """Of what a tool writes to standard error, the end is kept."""
 
 NO_ANSWER = ("did not answer", "is it switched on and connected?")
@@ -118,7 +119,7 @@ def _end_of(errors: IO[bytes]) -> str:
     return errors.read().decode("utf-8", errors="replace").strip()
 
 
-def end(process: subprocess.Popen[bytes] | subprocess.Popen[str], patience_s: float = 2.0) -> None:
+def end(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
     """End a process that was started in a session of its own, and all of its group: asked first, then forced."""
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None:
@@ -128,13 +129,13 @@ def end(process: subprocess.Popen[bytes] | subprocess.Popen[str], patience_s: fl
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, how)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=patience_s)
-            if not _group_lives(process.pid, patience_s):
+            process.wait(timeout=_PATIENCE_S)
+            if not _group_lives(process.pid):
                 return
 
 
-def _group_lives(group: int, patience_s: float) -> bool:
-    deadline = time.monotonic() + patience_s
+def _group_lives(group: int) -> bool:
+    deadline = time.monotonic() + _PATIENCE_S
     while time.monotonic() < deadline:
         try:
             os.killpg(group, 0)
