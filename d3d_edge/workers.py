@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -104,7 +105,17 @@ def _end(processes: list[BaseProcess]) -> None:
         process.kill()
 
 
+def collect_seldom() -> None:
+    """Have Python look for garbage in cycles a tenth as often as it does by itself.
+
+    Of the objects of a captured graph, and of the packages that lower it, nearly all stay: looking through them took
+    a twentieth of the time of `quantize` and `export`.
+    """
+    gc.set_threshold(10_000, 10, 10)
+
+
 def _start(prepare: Callable[[], None]) -> None:
+    collect_seldom()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     prepare()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))

@@ -11,7 +11,10 @@ import pytest
 from hypothesis import settings
 
 from d3d_edge.distill.distributed import DEVICE_VARIABLE
+from d3d_edge.workers import collect_seldom
 from tests import sshd
+
+collect_seldom()  # as every command does
 
 # What is expected is of a CPU, also where there is a GPU; tests of a GPU choose it themselves.
 os.environ[DEVICE_VARIABLE] = "cpu"

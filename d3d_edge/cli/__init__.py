@@ -15,6 +15,7 @@ import click
 from d3d_edge import __version__, signals
 from d3d_edge.errors import D3DEdgeError, DataError, MissingDependency, StorageError
 from d3d_edge.processors import cpus, visible
+from d3d_edge.workers import collect_seldom
 
 # Literal, with the one-line help, so that `--help` imports no command and no torch.
 _COMMANDS = {
@@ -89,6 +90,7 @@ def group() -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit. Every expected error ends in one line on standard error and its exit code."""
+    collect_seldom()
     if cpus() < visible():
         # In a container with a limit on time. PyTorch, which reads this when it is imported, would start a thread for
         # each processor that it sees, most of which stand still while the others wait for them.

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from d3d_edge.bundle import Bundle
-from tests.cli.conftest import cli, ended
+from tests.cli.conftest import D3DEdge, cli, ended
 
 
 def kill_when(happened, *words: object) -> None:
@@ -122,18 +122,18 @@ def test_quantize(made: Path, cache: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_quantize_of_an_older_version(made: Path, cache: Path, tmp_path: Path) -> None:
+def test_quantize_of_an_older_version(d3d_edge: D3DEdge, made: Path, cache: Path, tmp_path: Path) -> None:
     """Its finished stage is kept. Its training, killed before the stage was finished, begins again."""
     run = tmp_path / "run"
     shutil.copytree(made / "run", run)
-    words = ("quantize", run, "--cache", cache)
+    words = ("quantize", run, "--cache", cache, "--workers", 0)
     # Versions that did not yet know the form of a graph marked a checkpoint by what marks the stage.
     done, last = run / "quantized" / "done.json", run / "quantized" / "last.pt"
     checkpoint = torch.load(last, weights_only=True)
     torch.save(checkpoint | {"fingerprint": json.loads(done.read_text())["fingerprint"]}, last)
-    assert "quantized: finished before" in cli(*words).stderr
+    assert "quantized: finished before" in d3d_edge(*words).err
     done.unlink()
-    assert "quantization-aware training: begins again, since the checkpoint in" in cli(*words).stderr
+    assert "quantization-aware training: begins again, since the checkpoint in" in d3d_edge(*words).err
     assert_equal_weights(run, made / "run", "quantized")
 
 
