@@ -57,10 +57,12 @@ MOVED = "answers_moved_by_noise"
 manifest says of lowering."""
 ROUNDED = "answers_moved_by_int8_weights"
 """The most that a logit of the graph moves by where its weights are rounded to INT8."""
-_TIMES = {MOVED: 8, ROUNDED: 2}
+HALVED = "answers_moved_by_float16"
+"""The same where weights and all numbers between operators are rounded to float16."""
+_TIMES = {MOVED: 8, ROUNDED: 2, HALVED: 2}
 """One number rounded the other way goes through the layers behind it as noise does, which some students, untrained ones
 above all, carry further than what they see. A few move the logits by about as much as noise in every byte of the clip,
-here and there by more. Of weights it is known how each is rounded."""
+here and there by more. Of weights and of float16 it is known how each is rounded."""
 _SHARE: dict[Precision, float] = {"float32": 0.01, "float16": 0.05}
 _SHARE_INT8 = 0.25
 """Of what the clips change a logit by. TensorRT multiplies float32 with 10 bits (TF32), and an iPhone sums float16 in
@@ -78,9 +80,11 @@ def told_apart(difference: float, stored: NDArray[np.float32], made: Description
     """
     changed = np.ptp(stored, axis=0).max() if len(stored) > 1 else np.ptp(stored)
     rounding = [times * float(made.lowering[fact]) for fact, times in _TIMES.items() if fact in made.lowering]
+    # Bundles of older versions do not say what rounding does.
+    share = _SHARE.get(made.precision, 0.0 if rounding else _SHARE_INT8)
     allowed = max(
-        # Bundles of older versions do not say what rounding does.
-        rounding[0] if rounding else _SHARE.get(made.precision, _SHARE_INT8) * float(changed),
+        *rounding,
+        share * float(changed),
         _HELD.get(made.precision, _HELD_INT8) * float(np.abs(stored).max()),
     )
     return not difference <= allowed  # Not a number is above no bound and below none.

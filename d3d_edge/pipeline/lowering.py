@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.export import ExportedProgram
-from torch.fx import GraphModule
 
 from d3d_edge import runtimes
 from d3d_edge.bundle import Bundle, Description
@@ -19,7 +19,7 @@ from d3d_edge.files import beside
 from d3d_edge.harness.accuracy import largest_difference
 from d3d_edge.pipeline import golden
 from d3d_edge.pipeline.golden import Golden
-from d3d_edge.quantize.passes import round_weights
+from d3d_edge.quantize.passes import InFloat16, round_weights
 from d3d_edge.runtimes import Lowered, settle
 from d3d_edge.target import QUANTIZED, Precision, Target
 
@@ -100,6 +100,8 @@ def _held_to_graph(
         facts[golden.MOVED] = moved
     if made.precision == "weights-int8" and np.isfinite(moved := _moved_by_weights(program, asked)):
         facts[golden.ROUNDED] = moved
+    if made.precision == "float16" and np.isfinite(moved := _moved_by_float16(program, asked)):
+        facts[golden.HALVED] = moved
     made = made.model_copy(update={"lowering": facts})
     fault = None
     try:
@@ -148,6 +150,11 @@ def _moved_by_weights(program: ExportedProgram, asked: Golden) -> float:
     return largest_difference(_logits(module, asked.clips), asked.logits)
 
 
+def _moved_by_float16(program: ExportedProgram, asked: Golden) -> float:
+    """The most that a logit of `program` moves by where weights and all between operators are rounded to float16."""
+    return largest_difference(_logits(InFloat16(program.module()).run, asked.clips), asked.logits)
+
+
 @torch.no_grad()
-def _logits(module: GraphModule, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _logits(module: Callable[[Tensor], Tensor], clips: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.concatenate([module(torch.from_numpy(clip)).numpy() for clip in clips])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.ao.quantization.fx._decomposed  # It registers the operators that quantize and dequantize.
 from torch import nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from d3d_edge.errors import DataError, LoweringError
@@ -59,6 +59,16 @@ def round_weights(graph: GraphModule) -> None:
             rounded = torch.fake_quantize_per_channel_affine(weight, *grid)
             # Not in place: the graph shares its parameters with the program that it was made of.
             setattr(graph.get_submodule(owner), name, nn.Parameter(rounded))
+
+
+class InFloat16(torch.fx.Interpreter):
+    """Runs a graph with its weights, and every number between two operators, rounded to float16."""
+
+    def run_node(self, n: Node) -> Any:
+        """The value of a node, rounded where it is float32."""
+        value = super().run_node(n)
+        rounds = isinstance(value, torch.Tensor) and value.dtype == torch.float32
+        return value.half().float() if rounds else value
 
 
 def _fold(graph: GraphModule, conv: Any, norm: Any) -> None:

@@ -68,6 +68,9 @@ ONE_FAR_OFF = np.array([[2.0, -1.0, -20.0], [-2.0, 1.0, -20.5]], np.float32)
         (1.1, ONE_FAR_OFF, "int8", {}, True),  # the clips change a logit by 4, not by 22.5
         (0.15, RANGE_4, "float16", {}, False),
         (0.25, RANGE_4, "float16", {}, True),
+        (0.15, RANGE_4, "float16", {golden.HALVED: 0.01}, False),
+        (0.35, RANGE_4, "float16", {golden.HALVED: 0.2}, False),  # twice what float16 moves it by
+        (0.45, RANGE_4, "float16", {golden.HALVED: 0.2}, True),
         (0.9, RANGE_4, "weights-int8", {}, False),
         (1.1, RANGE_4, "weights-int8", {}, True),
         (0.5, RANGE_4, "weights-int8", {golden.ROUNDED: 0.3}, False),  # twice what rounded weights move it by

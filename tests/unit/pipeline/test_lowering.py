@@ -99,6 +99,8 @@ def test_a_bundle_says_how_near_its_file_is_and_by_what_it_was_run(
     assert float(facts["answers_difference"]) == pytest.approx(
         facts.get(golden.ROUNDED, facts["answers_difference"]), rel=0.1
     )
+    assert (golden.HALVED in facts) is (precision == "float16")
+    assert float(facts["answers_difference"]) <= 2 * float(facts.get(golden.HALVED, np.inf))
     with runtimes.get(bundle.manifest.runtime).open(bundle) as runner:
         assert facts["answers_checked_by"] == runner.runtime
 

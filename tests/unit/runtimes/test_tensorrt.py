@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from d3d_edge import target
-from d3d_edge.errors import LoweringError, MissingDependency
+from d3d_edge.errors import LoweringError, MissingDependency, RecipeError
 from d3d_edge.quantize import pt2e
 from d3d_edge.runtimes import tensorrt, tensorrt_rules
 from tests import networks
@@ -54,6 +54,13 @@ def test_the_file_holds_no_paths(folder: Path) -> None:
     content = (folder / tensorrt.MODEL).read_bytes()
     assert b".py" not in content
     assert len(content) < 40_000
+
+
+def test_an_opset_that_pytorch_does_not_write_is_refused(tmp_path: Path) -> None:
+    old = JETSON.model_copy(update={"options": {"opset": 17}})
+    with pytest.raises(RecipeError, match="opset is 17, which PyTorch cannot write: it wrote 18"):
+        tensorrt.RUNTIME.lower(networks.stem(), tmp_path, old, precision="int8")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_affine_scheme_is_refused(tmp_path: Path) -> None:
