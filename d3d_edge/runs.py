@@ -5,7 +5,7 @@ RUN/
   data.csv        every clip with its label and split
   skipped.json    clips that could not be read, and why
   weights.json    hashes of the published weights that stages began with
-  report.json     what was measured last
+  report.json     the trained networks on the test clips, from `distill`
   evaluation.json the systems of the paper on the same clips, from `evaluate`
   sensitivity.json, sensitivity.png
                   what making each part INT8 costs, from `sensitivity`

@@ -222,13 +222,11 @@ def _where_notes(report: Report) -> list[str]:
             "agree and diff (largest difference of a logit) are against the quantized graph, and for it and for files "
             f"that were not made from it against the float student{step}"
         )
-    if sizes := [row for row in report.rows if row.latency]:
-        threads = sizes[0].latency.threads if sizes[0].latency else 0
-        notes.append(
-            f"p50 and p90: milliseconds of the network alone, one clip, {threads or 'default'} threads; "
-            "MB: the model file"
-        )
-    if busy := [row.name for row in report.rows if row.latency and row.latency.busy]:
-        of = "" if len(busy) == len(sizes) else f" of {', '.join(busy)}"
+    timed = [(row.name, row.latency) for row in report.rows if row.latency]
+    if counts := sorted({latency.threads for _, latency in timed}):
+        told = " or ".join(str(count or "default") for count in counts)
+        notes.append(f"p50 and p90: milliseconds of the network alone, one clip, {told} threads; MB: the model file")
+    if busy := [name for name, latency in timed if latency.busy]:
+        of = "" if len(busy) == len(timed) else f" of {', '.join(busy)}"
         notes.append(f"other processes kept the machine busy: the times{of} are not to be trusted")
     return notes

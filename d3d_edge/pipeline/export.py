@@ -189,7 +189,7 @@ def _video_length_s(run: Run) -> float | None:
     """Median length of the training videos, from the headers of some of them; None where none is readable."""
     clips = run.data.of("train")
     lengths_s = []
-    for clip in clips[:: max(1, len(clips) // _HEADERS_READ)]:
+    for clip in clips[:: max(1, -(-len(clips) // _HEADERS_READ))]:
         with suppress(DataError):
             end_s = clip.end_s if clip.end_s is not None else declared_length_s(Path(clip.path))
             lengths_s.append(end_s - (clip.start_s or 0.0))

@@ -1,0 +1,24 @@
+"""What the lines below a table say of its rows."""
+
+from __future__ import annotations
+
+import pytest
+
+from d3d_edge.cli.tables import text_of
+from tests.unit.page import samples
+
+
+@pytest.mark.parametrize(
+    ("threads", "told"), [((2, 2), "one clip, 2 threads;"), ((4, 0), "one clip, default or 4 threads;")]
+)
+def test_the_threads_of_every_row_are_told(threads: tuple[int, ...], told: str) -> None:
+    times = [samples.latency().model_copy(update={"threads": count}) for count in threads]
+    rows = tuple(samples.measured(f"row {place}", latency=latency) for place, latency in enumerate(times))
+    assert told in " ".join(text_of(samples.report(rows=rows)).split())
+
+
+@pytest.mark.parametrize(("busy", "told"), [("others", "the times are"), ("", "the times of row 1 are")])
+def test_rows_that_were_timed_beside_others_are_named(busy: str, told: str) -> None:
+    times = [samples.latency().model_copy(update={"busy": why}) for why in (busy, "others")]
+    rows = tuple(samples.measured(f"row {place}", latency=latency) for place, latency in enumerate(times))
+    assert f"kept the machine busy: {told} not" in " ".join(text_of(samples.report(rows=rows)).split())
