@@ -9,11 +9,11 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -69,9 +69,12 @@ def mapper(
     def handed_out(work: Callable[..., Any], *items: Any) -> Any:
         with _without_interrupts():  # All work is handed out here, which starts the processes.
             try:
-                return pool.map(partial(_do, work), *items)
+                handed = deque(pool.submit(_do, work, *item) for item in zip(*items, strict=True))
             except BrokenPipeError as error:  # of one that was gone before it was told what to do
                 raise died from error
+        # Not `pool.map`, which takes work back where it is left by an exception: of work that was taken back, Python
+        # 3.11 prints where it was when processes end.
+        return (handed.popleft().result() for _ in range(len(handed)))
 
     try:
         yield handed_out
@@ -118,7 +121,12 @@ def _start(prepare: Callable[[], None]) -> None:
     collect_seldom()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     prepare()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, _tidy_up)
+
+
+def _tidy_up(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a pool of which one process has ended asks all others once more
+    sys.exit(1)
 
 
 def _do(work: Callable[..., Any], *items: Any) -> Any:

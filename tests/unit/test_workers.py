@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -23,14 +24,24 @@ DIED = DataError("a worker died")
 
 
 def work_until(wish: BaseException, work: Callable[[Path], None], folder: Path) -> None:
-    """Have two processes work, and raise when both do."""
-    until_s = time.monotonic() + 60
-    with mapper(2, prepare=nothing, died=DIED) as mapped:
-        mapped(work, [folder] * 8)
-        while len(list(folder.glob("*.began"))) < 2:
-            assert time.monotonic() < until_s
-            time.sleep(0.05)
+    """Have two processes work, and raise when both do, while their results are waited for."""
+
+    def raised(*_: object) -> None:
         raise wish
+
+    def when_both_work() -> None:
+        until_s = time.monotonic() + 60
+        while len(list(folder.glob("*.began"))) < 2 and time.monotonic() < until_s:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, raised)
+    try:
+        with mapper(2, prepare=nothing, died=DIED) as mapped:
+            Thread(target=when_both_work).start()
+            list(mapped(work, [folder] * 8))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def nothing() -> None:
@@ -99,7 +110,7 @@ def test_a_worker_that_is_gone_before_it_was_told_what_to_do_is_the_same_error(m
     def broken(*_: object) -> None:
         raise BrokenPipeError
 
-    monkeypatch.setattr(ProcessPoolExecutor, "map", broken)
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", broken)
     with pytest.raises(DataError, match="a worker died"), mapper(2, prepare=nothing, died=DIED) as mapped:
         mapped(abs, [1])
 
