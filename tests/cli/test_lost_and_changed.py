@@ -230,7 +230,7 @@ def test_a_graph_that_is_lost_or_damaged_is_written_again(
     again = d3d_edge(command, *words, "--cache", cache, "--workers", 0)
     assert again.code == 0, again.err
     # Weights are in the checkpoint, ranges in the graph alone.
-    assert ("student: finished before" if stage == "student" else "quantized: top-1") in again.err
+    assert ("student (RGB): finished before" if stage == "student" else "quantized: top-1") in again.err
     program = pt2e.load(graph)
     assert pt2e.form(program.module()) == pt2e.form(pt2e.load(made / "run" / stage / "graph.pt2").module())
 
