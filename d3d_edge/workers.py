@@ -109,10 +109,10 @@ def _end(processes: list[BaseProcess]) -> None:
 
 
 def collect_seldom() -> None:
-    """Have Python look for garbage in cycles a tenth as often as it does by itself.
+    """Have Python look for garbage in cycles less often than it does by itself.
 
-    Of the objects of a captured graph, and of the packages that lower it, nearly all stay: looking through them took
-    a twentieth of the time of `quantize` and `export`.
+    Of the objects of a captured graph, and of the packages that lower it, nearly all stay, and looking through them
+    once more for every 700 takes time.
     """
     gc.set_threshold(10_000, 10, 10)
 
