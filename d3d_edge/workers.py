@@ -36,9 +36,9 @@ def mapper(
 ) -> Iterator[Mapper]:
     """Yield a `map` whose work is shared by `workers` processes; 0 or 1 leaves it to this one.
 
-    `prepare` is called once in each process before any work. What the work raises is raised here. Where the block is
-    ended by Ctrl-C or a signal, so is the work, in the midst of it. The engine 'ray'
-    starts a Ray of `workers` processes on this machine, and 'ray:ADDRESS' gives the work to a cluster that runs.
+    `prepare` is called once in each process before any work. What the work raises is raised here. Where Ctrl-C or a
+    signal ends the block, it ends the processes in the midst of their work. The engine 'ray' starts a Ray of `workers`
+    processes on this machine, and 'ray:ADDRESS' gives the work to a cluster that runs.
 
     Raises:
         D3DEdgeError: `died`, when a process was killed, by the system for want of memory for example.

@@ -31,7 +31,7 @@ GO_FIRST = (
     "unit/runtimes/test_executorch.py",
     "unit/runtimes/test_coreml.py",
     "unit/runtimes/test_mil_ops.py",
-    "unit/runtimes/test_tensorrt.py",
+    "unit/runtimes/test_tensorrt_rules.py",
     "unit/distill/test_loop.py",
     "unit/distill/test_distributed.py",
     "unit/quantize/test_pt2e.py",

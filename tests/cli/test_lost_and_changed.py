@@ -203,11 +203,8 @@ def test_a_finished_graph_is_not_thrown_away_for_a_clip_that_is_gone(
     assert (run / "quantized" / "graph.pt2").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("stage", "damaged"),
-    [("student", False), ("student", True), ("quantized", True)],
-    ids=["student-lost", "student-damaged", "quantized-damaged"],
-)
+@pytest.mark.parametrize("damaged", [False, True], ids=["lost", "damaged"])
+@pytest.mark.parametrize("stage", ["student", "quantized"])
 def test_a_graph_that_is_lost_or_damaged_is_written_again(
     stage: str,
     damaged: bool,

@@ -1,0 +1,238 @@
+"""TensorRT's rules for a Q/DQ file: the project's own graphs keep them, and a file that breaks one is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from d3d_edge.errors import LoweringError
+from d3d_edge.runtimes import tensorrt, tensorrt_rules
+from tests.unit.runtimes.onnx_files import first
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+pytestmark = pytest.mark.slow
+
+
+def set_constant(model: onnx.ModelProto, node: Any, place: int, value: Any) -> None:
+    """Give `node` a constant of its own."""
+    model.graph.initializer.append(onnx.numpy_helper.from_array(value, f"planted_{place}"))
+    node.input[place] = f"planted_{place}"
+
+
+def plant_opset(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 21
+
+
+def plant_operator(model: onnx.ModelProto) -> None:
+    first(model, "Relu", "temporal.spatial/").op_type = "Shrink"
+
+
+def plant_dynamic_shape(model: onnx.ModelProto) -> None:
+    model.graph.input.append(onnx.helper.make_tensor_value_info("planted", onnx.TensorProto.FLOAT, ["clips", 3]))
+
+
+def plant_axis(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(onnx.helper.make_tensor("axes", onnx.TensorProto.INT64, [1], [0]))
+    pool = first(model, "MaxPool", "pool/")
+    model.graph.node.append(onnx.helper.make_node("Unsqueeze", [pool.output[0], "axes"], ["p"], name="pool/planted"))
+
+
+def plant_bytes(model: onnx.ModelProto) -> None:
+    model.graph.node.append(onnx.helper.make_node("Relu", ["clip"], ["planted"], name="stem/planted"))
+
+
+def plant_zero_point(model: onnx.ModelProto) -> None:
+    set_constant(model, first(model, "QuantizeLinear", "pool/"), 2, np.int8(3))
+
+
+def plant_uint8(model: onnx.ModelProto) -> None:
+    quantize = first(model, "QuantizeLinear", "pointwise.spatial/")
+    del model.graph.value_info[:]  # Which say int8.
+    set_constant(model, quantize, 2, np.uint8(0))
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] == quantize.output[0]:
+            node.input[2] = "planted_2"
+
+
+def plant_tiny_scale(model: onnx.ModelProto) -> None:
+    set_constant(model, first(model, "QuantizeLinear", "pool/"), 1, np.float32(1e-39))
+
+
+def plant_endless_scale(model: onnx.ModelProto) -> None:
+    set_constant(model, first(model, "QuantizeLinear", "pool/"), 1, np.float32("inf"))
+
+
+def plant_scale_that_is_no_number(model: onnx.ModelProto) -> None:
+    set_constant(model, first(model, "QuantizeLinear", "pool/"), 1, np.float32("nan"))
+
+
+def plant_other_scale(model: onnx.ModelProto) -> None:
+    set_constant(model, first(model, "DequantizeLinear", "pool/"), 1, np.float32(7))
+
+
+def plant_cast_for_quantize(model: onnx.ModelProto) -> None:
+    quantize = first(model, "QuantizeLinear", "pool/")
+    quantize.op_type = "Cast"
+    del quantize.input[1:]
+    del quantize.attribute[:]
+    quantize.attribute.append(onnx.helper.make_attribute("to", onnx.TensorProto.INT8))
+
+
+def plant_float_branch(model: onnx.ModelProto) -> None:
+    read_float(model, first(model, "Concat"), 1)
+
+
+def plant_float_gate(model: onnx.ModelProto) -> None:
+    read_float(model, first(model, "Mul", "temporal.self_gating/"), 1)
+
+
+def read_float(model: onnx.ModelProto, node: Any, place: int) -> None:
+    """Let `node` read what was quantized, before it was."""
+    dequantize = next(one for one in model.graph.node if node.input[place] in one.output)
+    quantize = next(one for one in model.graph.node if dequantize.input[0] in one.output)
+    node.input[place] = quantize.input[0]
+
+
+def set_scales(model: onnx.ModelProto, node: onnx.NodeProto, count: int) -> None:
+    set_constant(model, node, 1, np.full(count, 0.1, np.float32))
+    set_constant(model, node, 2, np.zeros(count, np.int8))
+
+
+def plant_scale_per_activation_channel(model: onnx.ModelProto) -> None:
+    set_scales(model, first(model, "QuantizeLinear", "pool/"), 8)
+
+
+def plant_scale_per_input(model: onnx.ModelProto) -> None:
+    node = first(model, "DequantizeLinear", "pointwise.spatial.conv/")
+    set_scales(model, node, 8)
+    next(attribute for attribute in node.attribute if attribute.name == "axis").i = 1
+
+
+def plant_float_input(model: onnx.ModelProto) -> None:
+    read_float(model, first(model, "Conv", "temporal.spatial.conv/"), 0)
+
+
+def plant_rounding_before_relu(model: onnx.ModelProto) -> None:
+    relu = first(model, "Relu", "temporal.spatial/")
+    quantize = next(node for node in model.graph.node if relu.output[0] in node.input)
+    at = list(model.graph.node).index(relu)
+    parts = (("QuantizeLinear", relu.input[0], "p1"), ("DequantizeLinear", "p1", "p2"))
+    for place, (operator, source, result) in enumerate(parts):
+        made = onnx.helper.make_node(operator, [source, *quantize.input[1:]], [result], name=f"planted/{result}")
+        model.graph.node.insert(at + place, made)
+    relu.input[0] = "p2"
+
+
+def plant_rounding_and_moves_before_relu(model: onnx.ModelProto) -> None:
+    plant_rounding_before_relu(model)
+    relu = first(model, "Relu", "temporal.spatial/")
+    at = list(model.graph.node).index(relu)
+    for place, (source, result) in enumerate((("p2", "p3"), ("p3", "p4"))):
+        moved = onnx.helper.make_node("Transpose", [source], [result], name=f"planted/{result}", perm=[0, 1, 3, 2])
+        model.graph.node.insert(at + place, moved)
+    relu.input[0] = "p4"
+
+
+def plant_rounding_twice_before_relu(model: onnx.ModelProto) -> None:
+    plant_rounding_before_relu(model)
+    relu = first(model, "Relu", "temporal.spatial/")
+    quantize = first(model, "QuantizeLinear", "planted/")
+    at = list(model.graph.node).index(relu)
+    parts = (("QuantizeLinear", "p2", "p3"), ("DequantizeLinear", "p3", "p4"))
+    for place, (operator, source, result) in enumerate(parts):
+        made = onnx.helper.make_node(operator, [source, *quantize.input[1:]], [result], name=f"planted/{result}")
+        model.graph.node.insert(at + place, made)
+    relu.input[0] = "p4"
+
+
+def plant_too_few_scales(model: onnx.ModelProto) -> None:
+    set_scales(model, first(model, "DequantizeLinear", "pointwise.spatial.conv/"), 5)
+
+
+def plant_bias_that_is_no_number(model: onnx.ModelProto) -> None:
+    node = first(model, "Conv", "temporal.spatial.conv/")
+    set_constant(model, node, 2, np.full(16, np.nan, np.float32))
+
+
+def plant_float_sum(model: onnx.ModelProto) -> None:
+    gate = first(model, "Mul", "temporal.self_gating/")
+    gate.op_type = "Add"
+    read_float(model, gate, 1)
+
+
+def plant_places_of_maxima(model: onnx.ModelProto) -> None:
+    first(model, "MaxPool", "pool/").output.append("places")
+
+
+def plant_dilated_pool(model: onnx.ModelProto) -> None:
+    pool = first(model, "MaxPool", "pool/")
+    (dilations,) = (attribute for attribute in pool.attribute if attribute.name == "dilations")
+    (pads,) = (attribute for attribute in pool.attribute if attribute.name == "pads")
+    dilations.ints[:] = [2, 2]
+    pads.ints[:] = [side + 1 for side in pads.ints]
+
+
+@pytest.mark.parametrize(
+    ("plant", "said"),
+    [
+        (plant_opset, "of opset 21, TensorRT 10.0 reads 13 to 20"),
+        (plant_operator, r"not known to read Shrink.*layer temporal.spatial, operator Shrink"),
+        (plant_dynamic_shape, "the tensor planted has no static shape"),
+        (plant_axis, r"the tensor p has 5 axes.*layer pool, operator Unsqueeze"),
+        (plant_bytes, r"uint8 can only be cast to float.*layer stem, operator Relu"),
+        (plant_zero_point, r"a zero point other than 0.*layer pool, operator QuantizeLinear.*scheme: symmetric"),
+        (plant_uint8, r"is not of type int8.*layer pointwise.spatial, operator QuantizeLinear"),
+        (plant_tiny_scale, r"is no normal float32.*layer pool, operator QuantizeLinear"),
+        (plant_endless_scale, r"is no normal float32.*layer pool, operator QuantizeLinear"),
+        (plant_scale_that_is_no_number, r"is no normal float32.*layer pool, operator QuantizeLinear"),
+        (plant_other_scale, r"has another scale than \S+, whose values.*layer pool, operator DequantizeLinear"),
+        (plant_cast_for_quantize, r"which no QuantizeLinear made.*layer pool, operator DequantizeLinear"),
+        (plant_float_branch, r"the input \S+ of \S+ is not quantized.*layer temporal, operator Concat"),
+        (plant_float_gate, r"the input \S+ of \S+ is not quantized.*layer temporal.self_gating, operator Mul"),
+        (plant_scale_per_activation_channel, r"per channel of an activation.*layer pool, operator QuantizeLinear"),
+        (plant_scale_per_input, r"per index of axis 1.*layer pointwise.spatial.conv, operator DequantizeLinear"),
+        (plant_float_input, r"the input \S+ of \S+ is not quantized.*layer temporal.spatial.conv, operator Conv"),
+        (plant_rounding_and_moves_before_relu, r"stands between \S+ and \S+ \[.*temporal.spatial.conv, operator Conv"),
+        (plant_too_few_scales, r"has 5 scales for 16 output.*layer pointwise.spatial.conv, operator DequantizeLinear"),
+        (plant_bias_that_is_no_number, r"no finite number.*layer temporal.spatial.conv, operator Conv"),
+        (plant_float_sum, r"the input \S+ of \S+ is not quantized.*layer temporal.self_gating, operator Add"),
+        (plant_places_of_maxima, r"gives places, the places of its maxima.*layer pool, operator MaxPool"),
+        (plant_dilated_pool, r"has the dilations \[2, 2\], only 1.*layer pool, operator MaxPool.*dilation=1"),
+        (plant_rounding_twice_before_relu, r"stands between \S+ and \S+ \[.*temporal.spatial.conv, operator Conv"),
+        (plant_rounding_before_relu, r"stands between \S+ and \S+ \[.*layer temporal.spatial.conv, operator Conv"),
+    ],
+    ids=lambda value: value.__name__.removeprefix("plant_") if callable(value) else "",
+)
+def test_a_planted_breach_of_a_rule_is_refused_and_named(
+    plant: Callable[[onnx.ModelProto], None], said: str, model: onnx.ModelProto
+) -> None:
+    plant(model)
+    with pytest.raises(LoweringError, match=said) as caught:
+        tensorrt.check(model)
+    assert "\n" not in str(caught.value)
+    assert re.search(said, tensorrt.check(model, allow_fallback=True)[0])
+
+
+def test_a_layer_that_is_float_on_purpose_is_let_pass(model: onnx.ModelProto) -> None:
+    plant_float_input(model)
+    assert tensorrt.check(model, kept_float=frozenset({"temporal.spatial.conv"})) == ()
+    with pytest.raises(LoweringError, match="is not quantized"):
+        tensorrt.check(model, kept_float=frozenset({"temporal"}))
+
+
+def test_every_rule_says_where_it_comes_from_and_is_broken_above() -> None:
+    assert all(re.search(r"\[\d\]|TensorRT", rule.__doc__ or "") for rule in tensorrt_rules.RULES)
+    planted = [name for name in globals() if name.startswith("plant_")]
+    # That of float types is broken in test_tensorrt_float16.py, where there is a file of float16.
+    assert len(planted) >= len(tensorrt_rules.RULES) - 1
+
+
+def test_an_invalid_file_is_refused(model: onnx.ModelProto) -> None:
+    model.graph.node[-1].op_type = "NoSuchOperator"
+    with pytest.raises(LoweringError, match="not valid"):
+        tensorrt.check(model)
