@@ -26,7 +26,7 @@ from d3d_edge.models.recogniser import Recogniser
 from d3d_edge.pipeline.distill import GRAPH_NAME
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.progress import Silent
-from d3d_edge.quantize import pt2e
+from d3d_edge.quantize import graph_files, pt2e
 from d3d_edge.report import Environment
 from d3d_edge.runs import Run, fingerprint
 from d3d_edge.schema import Schema
@@ -71,12 +71,12 @@ def untrained(folder: Path, multiplier: float, clip: Clip) -> Run:
     torch.manual_seed(0)
     model = Recogniser(network(wanted.student.network, len(data.labels), in_channels=3).eval())
     sample = torch.randint(0, 256, wanted.clip.shape, dtype=torch.uint8)
-    graph = pt2e.prepare(model, sample, scheme=wanted.quantize.scheme, observer="minmax", qat=False)
+    graph = pt2e.prepare(pt2e.capture(model, sample), scheme=wanted.quantize.scheme, observer="minmax", qat=False)
     pt2e.calibrate(graph, [sample])
     programs = {"student": pt2e.export_float(model, sample), "quantized": pt2e.convert(graph, sample)}
     for stage, program in programs.items():
         run.folder(stage).mkdir()
-        pt2e.save(program, run.folder(stage) / GRAPH_NAME)
+        graph_files.save(program, run.folder(stage) / GRAPH_NAME)
         run.finish(stage, fingerprint(stage), calibration_hash=fingerprint("one clip"))
     return run
 

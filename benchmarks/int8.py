@@ -34,6 +34,7 @@ from d3d_edge.harness import accuracy
 from d3d_edge.harness.accuracy import Logits
 from d3d_edge.manifest import Split
 from d3d_edge.pipeline import calibration
+from d3d_edge.pipeline.calibration import Student
 from d3d_edge.pipeline.data import RunData, prepare
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.export import export
@@ -139,7 +140,7 @@ def _calibrated(seed: Seed, plan_name: str, folder: Path, progress: Progress) ->
     if not path.is_file():
         plan = calibset.load_plan(plan_name)
         drawn = calibration.drawn_clips(seed.data, plan)
-        switched = Switched(calibration.calibrated(seed.run, seed.data, plan, drawn, progress))
+        switched = Switched(calibration.calibrated(Student.of(seed.run), seed.data, plan, drawn, progress))
         answers = {}
         for split in SPLITS:
             dataset = seed.data.dataset(split)

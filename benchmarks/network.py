@@ -145,7 +145,7 @@ def pte(net: S3DG, sample: Tensor, precision: Precision, folder: Path) -> Path:
     """A `.pte` file of the network; INT8 of calibration by one clip, which is enough for its time."""
     recogniser = Recogniser(net)
     if precision == "int8":
-        graph = pt2e.prepare(recogniser, sample, scheme="symmetric", observer="minmax", qat=False)
+        graph = pt2e.prepare(pt2e.capture(recogniser, sample), scheme="symmetric", observer="minmax", qat=False)
         pt2e.calibrate(graph, [sample])
         program = pt2e.convert(graph, sample)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,15 @@ def recipe_data(clip_data: dict[str, Any]) -> dict[str, Any]:
         "quantize": {"scheme": "symmetric", "calibration": "balanced", "qat": None},
         "gates": {"top1_drop_points_max": 2.0, "agreement_min": 0.9, "size_bytes_max": 1_000_000},
     }
+
+
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """Commands that are started find signals as a terminal leaves them, also where the tests run in the background."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

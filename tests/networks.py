@@ -19,7 +19,7 @@ from d3d_edge.models.layers import SeparableConv, SpatialConv, StackedConv
 from d3d_edge.models.pools import MaxPool
 from d3d_edge.models.recogniser import OFFSET, SCALE
 from d3d_edge.models.views import clip_view
-from d3d_edge.quantize import pt2e
+from d3d_edge.quantize import graph_files, pt2e
 from d3d_edge.quantize.origin import layer_of
 from d3d_edge.quantize.placement import QUANTIZE
 from d3d_edge.runner import TensorSpec
@@ -94,8 +94,7 @@ def prepared(
     """The network, prepared and shown three clips."""
     percentile = 99.99 if observer == "percentile" else None
     graph = pt2e.prepare(
-        small(clips),
-        clip(clips=clips),
+        pt2e.capture(small(clips), clip(clips=clips)),
         scheme=scheme,
         observer=observer,
         percentile=percentile,
@@ -110,8 +109,8 @@ def reopened(program: ExportedProgram) -> ExportedProgram:
     """`program` as it is after it was saved, which is what is lowered: a file keeps less than memory."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.pt2"
-        pt2e.save(program, path)
-        return pt2e.load(path)
+        graph_files.save(program, path)
+        return graph_files.load(path)
 
 
 @functools.cache
@@ -197,6 +196,6 @@ def stem(scheme: Scheme = "symmetric") -> ExportedProgram:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Stem().eval()
-    graph = pt2e.prepare(model, clip(), scheme=scheme, observer="minmax", qat=False)
+    graph = pt2e.prepare(pt2e.capture(model, clip()), scheme=scheme, observer="minmax", qat=False)
     pt2e.calibrate(graph, [all_bytes(), *(clip(seed) for seed in range(3))])
     return pt2e.convert(graph, clip())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -34,13 +35,27 @@ def drawn_clips(data: RunData, plan: CalibrationPlan) -> list[CachedClip]:
     return drawn
 
 
-def prepared(run: Run, plan: CalibrationPlan, *, clips: int, qat: bool, keep_float: Sequence[str] = ()) -> GraphModule:
-    """The float student, prepared for `clips` clips at a time, with the groups that `keep_float` names left alone."""
-    net = load_rgb(run, "student").requires_grad_(True)
+@dataclass(frozen=True)
+class Student:
+    """The float student of a run as a graph, which can be prepared in more than one way."""
+
+    run: Run
+    clips: int
+    """How many it takes at a time."""
+    graph: GraphModule
+
+    @classmethod
+    def of(cls, run: Run, clips: int = 1) -> Student:
+        """The student, captured for `clips` clips at a time."""
+        net = load_rgb(run, "student").requires_grad_(True)
+        return cls(run, clips, pt2e.capture(Recogniser(net, clips=clips), sample(run, clips)))
+
+
+def prepared(student: Student, plan: CalibrationPlan, *, qat: bool, keep_float: Sequence[str] = ()) -> GraphModule:
+    """The student, prepared by a plan, with the groups that `keep_float` names left alone."""
     return pt2e.prepare(
-        Recogniser(net, clips=clips),
-        sample(run, clips),
-        scheme=run.recipe.quantize.scheme,
+        student.graph,
+        scheme=student.run.recipe.quantize.scheme,
         observer=plan.observer,
         percentile=plan.percentile,
         keep_float=keep_float,
@@ -49,24 +64,23 @@ def prepared(run: Run, plan: CalibrationPlan, *, clips: int, qat: bool, keep_flo
 
 
 def calibrated(
-    run: Run,
+    student: Student,
     data: RunData,
     plan: CalibrationPlan,
     drawn: Sequence[CachedClip],
     progress: Progress,
     *,
-    clips: int = 1,
     keep_float: Sequence[str] = (),
     weights: GraphModule | None = None,
 ) -> GraphModule:
-    """The float student, prepared for `clips` clips at a time and shown the drawn ones.
+    """The student, prepared by a plan and shown the drawn clips.
 
     `weights`: a prepared graph of the same network, trained maybe, whose weights it gets.
     """
-    graph = prepared(run, plan, clips=clips, qat=False, keep_float=keep_float)
+    graph = prepared(student, plan, qat=False, keep_float=keep_float)
     if weights is not None:
         pt2e.take_weights(graph, weights)
-    batches = batched(drawn, data, clips)
+    batches = batched(drawn, data, student.clips)
     with progress.task("calibration", len(batches)) as task:
         for batch in batches:
             pt2e.calibrate(graph, [batch])

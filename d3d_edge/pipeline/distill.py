@@ -40,7 +40,7 @@ from d3d_edge.pipeline.streams import (
     top1,
 )
 from d3d_edge.progress import Progress
-from d3d_edge.quantize import pt2e
+from d3d_edge.quantize import graph_files, pt2e
 from d3d_edge.recipe import Recipe, TrainSpec
 from d3d_edge.report import FILE_NAME, Report, Role, Row
 from d3d_edge.runner import Where
@@ -219,7 +219,7 @@ def _write_graph(run: Run) -> None:
     """The student as one graph, uint8 [T, H, W, C] -> float32 [1, classes], next to its checkpoint."""
     net = load_rgb(run, "student")
     program = pt2e.export_float(Recogniser(net), torch.zeros(run.recipe.clip.shape, dtype=torch.uint8))
-    pt2e.save(program, run.folder("student") / GRAPH_NAME)
+    graph_files.save(program, run.folder("student") / GRAPH_NAME)
 
 
 def _job(

@@ -24,7 +24,7 @@ from d3d_edge.pipeline import lowering
 from d3d_edge.pipeline.distill import GRAPH_NAME
 from d3d_edge.pipeline.environment import tools
 from d3d_edge.progress import Progress
-from d3d_edge.quantize import placement, pt2e
+from d3d_edge.quantize import graph_files, placement, pt2e
 from d3d_edge.runner import TensorSpec
 from d3d_edge.runs import Run
 from d3d_edge.runtimes import Lowered
@@ -274,7 +274,7 @@ def _check_graph(program: ExportedProgram, run: Run, precision: Precision, path:
 @lru_cache(maxsize=2)
 def _graph(path: Path, sha256: str) -> ExportedProgram:
     """The graph in a file of that hash, kept: several bundles are made of it, and lowering does not change it."""
-    return pt2e.load(path)
+    return graph_files.load(path)
 
 
 def _kept(run: Run, out: Path, wanted: Wanted) -> Bundle | None:

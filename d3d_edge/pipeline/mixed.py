@@ -26,6 +26,7 @@ from d3d_edge.harness import accuracy
 from d3d_edge.harness.stopwatch import Opener, Plan, kept_open, take
 from d3d_edge.manifest import Split
 from d3d_edge.pipeline import calibration
+from d3d_edge.pipeline.calibration import Student
 from d3d_edge.pipeline.data import RunData
 from d3d_edge.pipeline.export import Source, Wanted, describe
 from d3d_edge.pipeline.sensitivity import ranked
@@ -116,8 +117,10 @@ def automatic(
     if drop <= bound:
         return Mixed(whole, whole, (), {**facts, "drop_points": drop})
 
+    student = Student.of(run)
+
     def calibrated(keep: Sequence[str] = ()) -> GraphModule:
-        return calibration.calibrated(run, data, plan, drawn, progress, keep_float=keep, weights=prepared)
+        return calibration.calibrated(student, data, plan, drawn, progress, keep_float=keep, weights=prepared)
 
     switched = Switched(calibrated())
     order = ranked(switched, calibration.decoded(drawn[:_RANKED_BY], data), progress)

@@ -11,6 +11,7 @@ from d3d_edge.distill import loop, loss
 from d3d_edge.distill.loop import Job
 from d3d_edge.distill.loss import Outputs, Taught
 from d3d_edge.pipeline import calibration
+from d3d_edge.pipeline.calibration import Student
 from d3d_edge.pipeline.data import RunData, batch_size, epochs
 from d3d_edge.pipeline.streams import channels_last, load_rgb, rgb_stream, teacher_of, top1
 from d3d_edge.progress import Progress
@@ -38,15 +39,16 @@ def trained(
     held_out = data.dataset("val")
     size = batch_size(training, spec.train)
     title = "quantization-aware training"
-    graph = calibration.prepared(run, plan, clips=size, qat=True, keep_float=keep_float)
+    student = Student.of(run, clips=size)
+    graph = calibration.prepared(student, plan, qat=True, keep_float=keep_float)
     follows = plan.observer in FOLLOWING
     batches = calibration.batched(drawn, data, size)
     # Whatever is shown gives weights their ranges, which are needed even if they are fixed from the start.
     pt2e.calibrate(graph, batches if follows else batches[:1])
     if not follows:
-        ranges = calibration.calibrated(run, data, plan, drawn, progress, clips=size, keep_float=keep_float)
+        ranges = calibration.calibrated(student, data, plan, drawn, progress, keep_float=keep_float)
         pt2e.adopt_ranges(graph, ranges)
-    one = calibration.prepared(run, plan, clips=1, qat=True, keep_float=keep_float)
+    one = calibration.prepared(Student.of(run), plan, qat=True, keep_float=keep_float)
 
     def held_out_top1() -> float:
         pt2e.transfer(graph, one)

@@ -15,12 +15,13 @@ from d3d_edge.distill import log
 from d3d_edge.files import is_whole_archive, sha256_of_file, write_json
 from d3d_edge.harness import accuracy
 from d3d_edge.pipeline import calibration, marks, mixed, motion, qat
+from d3d_edge.pipeline.calibration import Student
 from d3d_edge.pipeline.data import RunData, prepare
 from d3d_edge.pipeline.distill import GRAPH_NAME, trained_row
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.streams import load_rgb, rgb_stream
 from d3d_edge.progress import Progress
-from d3d_edge.quantize import pt2e
+from d3d_edge.quantize import graph_files, pt2e
 from d3d_edge.report import FILE_NAME, Report
 from d3d_edge.runs import Run, fingerprint
 from d3d_edge.video.cache import CachedClip
@@ -89,7 +90,7 @@ def _quantize(run: Run, data: RunData, plan: CalibrationPlan, mark: str, progres
     # First, since a student that gives no numbers has no ranges either.
     answers = motion.answers({"float student": rgb_stream(load_rgb(run, "student"))}, data, progress)
     program, mix = _program(run, data, plan, drawn, mark, progress)
-    pt2e.save(program, folder / GRAPH_NAME)
+    graph_files.save(program, folder / GRAPH_NAME)
     answers |= motion.answers({"INT8 graph": calibration.one_by_one(program.module())}, data, progress)
     done: dict[str, Any] = {
         **motion.figures(answers["INT8 graph"], data, answers["float student"]),
@@ -111,7 +112,7 @@ def _program(
     spec = run.recipe.quantize
     keep = spec.keep_float if isinstance(spec.keep_float, tuple) else ()
     if spec.qat is None:
-        prepared = calibration.calibrated(run, data, plan, drawn, progress, keep_float=keep)
+        prepared = calibration.calibrated(Student.of(run), data, plan, drawn, progress, keep_float=keep)
     else:
         prepared = qat.trained(run, data, spec.qat, plan, drawn, mark, progress, keep_float=keep)
     facts: dict[str, Any] = {}
@@ -120,8 +121,10 @@ def _program(
         program, whole, keep, facts = made.program, made.whole, made.groups, {"held_out": made.held_out}
     else:
         program = pt2e.convert(prepared, calibration.sample(run))
-        all_int8 = calibration.calibrated(run, data, plan, drawn, progress, weights=prepared) if keep else prepared
-        whole = pt2e.convert(all_int8, calibration.sample(run)) if keep else program
+        whole = program
+        if keep:
+            all_int8 = calibration.calibrated(Student.of(run), data, plan, drawn, progress, weights=prepared)
+            whole = pt2e.convert(all_int8, calibration.sample(run))
     facts |= {"float_groups": list(keep), "float_convolutions": list(pt2e.float_convolutions(program))}
     if keep:
         facts["float_cost"] = mixed.cost(run, program, whole, progress)

@@ -17,6 +17,7 @@ from d3d_edge.files import write_json
 from d3d_edge.harness import accuracy
 from d3d_edge.harness.accuracy import Logits
 from d3d_edge.pipeline import calibration, marks
+from d3d_edge.pipeline.calibration import Student
 from d3d_edge.pipeline.data import RunData, prepare
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.sensitivity_figure import Bar, figure
@@ -59,8 +60,9 @@ def sensitivity(
     mark = fingerprint("sensitivity", _FORMAT, marks.student(run, data), *parts)
     done = run.results("sensitivity", mark)
     if done is None:
-        switched = Switched(calibration.calibrated(run, data, plan, drawn, progress, clips=min(_BATCH, len(drawn))))
-        costs = _measured(run, switched, _Clips(data, used, min(_BATCH, len(drawn))), mark, progress)
+        student = Student.of(run, clips=min(_BATCH, len(drawn)))
+        switched = Switched(calibration.calibrated(student, data, plan, drawn, progress))
+        costs = _measured(run, switched, _Clips(data, used, student.clips), mark, progress)
         done = {"environment": environment(started, ()).model_dump(mode="json"), **costs}
         run.finish("sensitivity", mark, **done)
         (run.folder("sensitivity") / _PARTIAL).unlink(missing_ok=True)

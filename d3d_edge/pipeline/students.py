@@ -111,7 +111,7 @@ def _make(target: Target, folder: Path, shape: Shape) -> Bundle:
     chance = torch.Generator().manual_seed(0)
     clips = torch.randint(0, 256, (1, *clip.shape), dtype=torch.uint8, generator=chance)
     sample = clips[0]
-    graph = pt2e.prepare(recogniser(shape), sample, scheme="symmetric", observer="minmax", qat=False)
+    graph = pt2e.prepare(pt2e.capture(recogniser(shape), sample), scheme="symmetric", observer="minmax", qat=False)
     pt2e.calibrate(graph, clips)
     program = pt2e.convert(graph, sample)
     # Weights that nothing trained have no recipe, data or calibration set behind them.

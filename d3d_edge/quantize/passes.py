@@ -131,3 +131,23 @@ def drop_unread(graph: GraphModule) -> None:
         if name not in read:
             owner, _, attribute = name.rpartition(".")
             delattr(graph.get_submodule(owner), attribute)
+
+
+def core_aten(node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]] | None:
+    """Operator, arguments and options in core ATen of what `node` computes; None where it stays as it is.
+
+    Those few that a network of `models` has. Torch's own `run_decompositions` knows all, and traces the whole graph
+    anew, which takes a third of the time to lower it.
+    """
+    args: tuple[Any, ...] = node.args
+    if node.target is _aten.to.dtype and len(args) == 2:
+        return _aten._to_copy.default, args[:1], {"dtype": args[1]}
+    if node.target is _aten.flatten.using_ints:
+        return _aten.view.default, (args[0], list(node.meta["val"].shape)), {}
+    if node.target is _aten.narrow.default:
+        x, axis, start, length = args
+        return _aten.slice.Tensor, (x, axis, start, start + length), {}
+    if node.target is _aten.pad.default and args[2:3] in ((), ("constant",)):  # Others repeat what they pad.
+        value = args[3] if len(args) > 3 else None
+        return _aten.constant_pad_nd.default, (*args[:2], value or 0.0), {}
+    return None

@@ -17,14 +17,10 @@ from d3d_edge.quantize import quietly  # noqa: F401
 
 # isort: split
 import copy
-import io
 import logging
-import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +37,7 @@ from torchao.quantization.pt2e import (
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 
 from d3d_edge.calibset import Observer
-from d3d_edge.errors import BundleError
-from d3d_edge.files import atomic_file, damaged_part, sha256_of_value
+from d3d_edge.files import sha256_of_value
 from d3d_edge.models.layers import SpatialConv
 from d3d_edge.quantize import rounding
 from d3d_edge.quantize.groups import CONVOLUTIONS, groups_of, kept_in_float
@@ -50,7 +45,6 @@ from d3d_edge.quantize.observer import count_uses
 from d3d_edge.quantize.origin import keep_layers, layer_of
 from d3d_edge.quantize.passes import drop_device_checks, drop_identities, drop_unread, fold_batch_norms, round_biases
 from d3d_edge.quantize.placement import DEQUANTIZE, constants
-from d3d_edge.quantize.quick_loading import hints_kept
 from d3d_edge.quantize.quiet import quiet
 from d3d_edge.quantize.scheme import EdgeQuantizer
 from d3d_edge.target import Scheme
@@ -59,9 +53,19 @@ _aten = torch.ops.aten
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 
 
+def capture(model: nn.Module, sample: Tensor) -> GraphModule:
+    """`model` as a graph of operators in evaluation mode, batch norms folded. `model` is not changed.
+
+    `sample: uint8 [N*T, H, W, C]` fixes the shape; its values do not matter.
+    """
+    graph = _export(model, sample)
+    drop_device_checks(graph)
+    fold_batch_norms(graph)
+    return graph
+
+
 def prepare(
-    model: nn.Module,
-    sample: Tensor,
+    captured: GraphModule,
     *,
     scheme: Scheme,
     observer: Observer,
@@ -69,18 +73,15 @@ def prepare(
     keep_float: Iterable[str] = (),
     qat: bool,
 ) -> GraphModule:
-    """`model` as a graph that observes (or, under `qat`, fake-quantizes) what its converted form will quantize.
+    """A copy of `captured` that observes (or, under `qat`, fake-quantizes) what its converted form will quantize.
 
-    `model` is not changed. `sample: uint8 [N*T, H, W, C]` fixes the shape; its values do not matter. `percentile`
-    belongs to the observer of that name; `keep_float` names groups that stay float (see `groups`).
+    `percentile` belongs to the observer of that name; `keep_float` names groups that stay float (see `groups`).
     Under `qat`, the ranges of an observer that is not among `scheme.FOLLOWING` come from a graph calibrated without it,
     by `adopt_ranges`. The graph is in evaluation mode; `set_training` switches its dropout.
     """
-    graph = _export(model, sample)
-    drop_device_checks(graph)
-    fold_batch_norms(graph)
     quantizer = EdgeQuantizer(scheme, observer, percentile=percentile, keep_float=keep_float, qat=qat)
     with _quiet():
+        graph = copy.deepcopy(captured)
         prepared: GraphModule = (prepare_qat_pt2e if qat else prepare_pt2e)(graph, quantizer)
     if qat:
         rounding.skip_repeats(prepared)
@@ -201,7 +202,7 @@ def form(prepared: GraphModule) -> str:
 
 
 def convert(prepared: GraphModule, sample: Tensor) -> ExportedProgram:
-    """The INT8 graph of a calibrated or trained one, which stays as it is. `sample` is as in `prepare`.
+    """The INT8 graph of a calibrated or trained one, which stays as it is. `sample` is as in `capture`.
 
     Takes uint8 [T, H, W, C] of one clip and gives float32 [1, classes] if it was prepared for one clip.
     """
@@ -222,39 +223,6 @@ def export_float(model: nn.Module, sample: Tensor) -> ExportedProgram:
     fold_batch_norms(graph)
     drop_identities(graph)
     return _program(graph, sample)
-
-
-def save(program: ExportedProgram, path: Path) -> None:
-    """Write `program` as a .pt2 file, whole or not at all.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    # torch.export.save to a path hides a full disk; through memory the file system's own error comes.
-    buffer = io.BytesIO()
-    with _quiet():
-        torch.export.save(program, buffer)
-    with atomic_file(path) as partial:
-        partial.write_bytes(buffer.getbuffer())
-
-
-def load(path: Path) -> ExportedProgram:
-    """The program that `save` wrote.
-
-    Raises:
-        BundleError: the file is missing, damaged or of another PyTorch format.
-    """
-    # The quantized operators are registered by the torchao import above.
-    try:
-        if part := damaged_part(path):
-            raise BadZipFile(f"its part {part} is damaged")
-        with _quiet(), hints_kept(), path.open("rb") as file:
-            # torch 2.11 reads weights in place and warns that they must not be written to, which nobody does.
-            warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
-            return torch.export.load(file)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, AssertionError, BadZipFile) as error:
-        reason = str(error).strip() or type(error).__name__
-        raise BundleError(f"{path} is not a readable graph: {reason.splitlines()[0]}") from error
 
 
 def logit_step(program: ExportedProgram) -> float | None:

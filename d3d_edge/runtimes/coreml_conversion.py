@@ -20,7 +20,9 @@ from torch.fx import Node
 
 from d3d_edge.errors import LoweringError, StorageError
 from d3d_edge.quantize import placement
+from d3d_edge.quantize.passes import core_aten
 from d3d_edge.runtimes.mil import READ_ERRORS, quiet
+from d3d_edge.runtimes.quick_coreml import validated_at_the_end
 
 INPUT, OUTPUT = "clip", "logits"
 """Names of the model's features, for the app."""
@@ -38,7 +40,7 @@ _PASSES = (
 )
 """Those of coremltools' 95 graph passes, in its order, that find something to do in these networks.
 
-The others take as long again: the whole program is validated after each. A test compares the result with theirs.
+The others take as long again. A test compares the result with theirs.
 """
 
 _aten = torch.ops.aten
@@ -50,13 +52,14 @@ def convert(ct: ModuleType, program: ExportedProgram, deployment: Any) -> Any:
     """coremltools' model of `program`, not loaded into Core ML."""
     with quiet(), _no_progress_bars(), _tree_spec_warnings_ignored():
         try:
-            return ct.convert(
-                _as_coremltools_takes_it(program),
-                minimum_deployment_target=deployment,
-                compute_precision=ct.precision.FLOAT16,
-                pass_pipeline=ct.PassPipeline([f"common::{name}" for name in _PASSES], "d3d-edge"),
-                skip_model_load=True,
-            )
+            with validated_at_the_end(ct):
+                return ct.convert(
+                    _as_coremltools_takes_it(program),
+                    minimum_deployment_target=deployment,
+                    compute_precision=ct.precision.FLOAT16,
+                    pass_pipeline=ct.PassPipeline([f"common::{name}" for name in _PASSES], "d3d-edge"),
+                    skip_model_load=True,
+                )
         except (*READ_ERRORS, SpecViolationError) as error:
             reason = " ".join(str(error).split())
             version = f"coremltools {ct.__version__}"
@@ -92,8 +95,7 @@ def with_int8_weights(ct: ModuleType, model: Any) -> Any:
 def _as_coremltools_takes_it(program: ExportedProgram) -> ExportedProgram:
     """A copy of `program` in the ATEN dialect, with its uint8 input declared float16: the same numbers.
 
-    `run_decompositions({})` would do the former, but traces the whole network again, which takes a third of the time
-    of an export, to write these few operators in another way. One that is missing here is refused by coremltools.
+    One that is missing in `core_aten` is refused by coremltools.
     """
     graph = copy.deepcopy(program.graph_module)
     for node in list(graph.graph.nodes):
@@ -104,15 +106,8 @@ def _as_coremltools_takes_it(program: ExportedProgram) -> ExportedProgram:
         elif node.target is _aten.detach_.default:
             node.replace_all_uses_with(node.args[0])  # It comes with a constant that `forward` makes.
             graph.graph.erase_node(node)
-        elif node.target is _aten.to.dtype:
-            node.target, node.args, node.kwargs = _aten._to_copy.default, node.args[:1], {"dtype": node.args[1]}
-        elif node.target is _aten.flatten.using_ints:
-            node.target, node.args = _aten.view.default, (node.args[0], list(node.meta["val"].shape))
-        elif node.target is _aten.narrow.default:
-            x, axis, start, length = node.args
-            node.target, node.args = _aten.slice.Tensor, (x, axis, start, start + length)
-        elif node.target is _aten.pad.default and node.args[2:3] in ((), ("constant",)):
-            node.target, node.args = _aten.constant_pad_nd.default, (*node.args[:2], *node.args[3:])
+        elif written := core_aten(node):
+            node.target, node.args, node.kwargs = written
         elif "alpha" in node.kwargs and node.target in _SUMS:
             _multiply_by_alpha(node)
     return ExportedProgram(
@@ -143,13 +138,17 @@ def _multiply_by_alpha(node: Node) -> None:
 
 
 def save(ct: ModuleType, model: Any, package: Path) -> Any:
-    """Write the package, the same bytes for the same model each time, and return its specification."""
+    """Write the package, the same bytes for the same graph each time, and return its specification."""
     spec = model.get_spec()
     for feature, name in ((spec.description.input[0], INPUT), (spec.description.output[0], OUTPUT)):
         ct.utils.rename_feature(spec, feature.name, name)
     spec.description.metadata.userDefined.pop("com.github.apple.coremltools.conversion_date", None)
     with quiet():
         ct.models.utils.save_spec(spec, str(package), weights_dir=model.weights_dir)
+    (model_file,) = package.rglob("*.mlmodel")
+    # As it was written, what has names would be in another order in each process.
+    written = type(spec).FromString(model_file.read_bytes())
+    model_file.write_bytes(written.SerializeToString(deterministic=True))
     _name_items(package / "Manifest.json")
     return spec
 

@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from d3d_edge.bundle import Bundle
 from d3d_edge.errors import DataError
 from d3d_edge.files import size_of
-from d3d_edge.quantize import pt2e
+from d3d_edge.quantize import graph_files
 from d3d_edge.runner import TensorSpec, Where
 from d3d_edge.runtimes import Lowered, held_to
 from d3d_edge.target import Precision, Target
@@ -52,7 +52,7 @@ class Eager:
     ) -> Lowered:
         """Write `model.pt2`, which is `program` unchanged."""
         path = folder / MODEL
-        pt2e.save(program, path)
+        graph_files.save(program, path)
         return Lowered(MODEL, {"size_bytes": size_of(path)})
 
     def open(self, bundle: Bundle, *, threads: int = 0) -> EagerRunner:
@@ -61,7 +61,7 @@ class Eager:
         Raises:
             BundleError: the file cannot be loaded, or is not of what the manifest says.
         """
-        program = pt2e.load(bundle.model_path)
+        program = graph_files.load(bundle.model_path)
         if threads:
             torch.set_num_threads(threads)
         return held_to(bundle, EagerRunner(program))

@@ -21,6 +21,7 @@ from torch.fx import GraphModule, Node, Proxy
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
+from d3d_edge.quantize.passes import core_aten
 from d3d_edge.runtimes.xnnpack_graph import with_graph
 
 VERSIONS = "1.4."
@@ -64,7 +65,6 @@ def quickly(program: ExportedProgram) -> Iterator[ExportedProgram]:
             # What is left outside of delegates is verified at the end, by a call of its own.
             (ExportedProgram, "_validate", lambda _: None),
             (ExportedProgram, "validate", lambda _: None),
-            (GraphModule, "recompile", _recompiled_when_called(GraphModule.recompile)),
             (_ExportPassBase, "call", _in_place(_ExportPassBase.call, known)),
             (_ExportPassBase, "_fx", _traced(_ExportPassBase._fx, known)),
         ):
@@ -171,23 +171,6 @@ def _each(kind: type, value: Any, change: Callable[[Any], Any]) -> Any:
     return value
 
 
-def _recompiled_when_called(recompile: Any) -> Any:
-    """`GraphModule.recompile`, put off until the module is called, which few of the copies ever are."""
-
-    def quick(self: Any) -> None:
-        def forward(module: Any, *args: Any, **kwargs: Any) -> Any:
-            recompile(module)
-            return type(module).forward(module, *args, **kwargs)
-
-        type(self).forward = forward
-        self._code = ""
-        codegen = self._graph._codegen
-        if hasattr(codegen, "pytree_info"):
-            self._in_spec, self._out_spec = codegen.pytree_info.in_spec, codegen.pytree_info.out_spec
-
-    return quick
-
-
 def _without_idle(manager: Any, operators: set[str]) -> Any:
     """XNNPACK's pass manager, without the passes that look for operators which the graph does not have."""
 
@@ -231,25 +214,12 @@ def _convolution(
     return x, weight, bias, list(stride), list(padding), list(dilation), False, [0, 0], groups
 
 
-_CORE: dict[Any, tuple[Any, Callable[..., tuple[Any, ...]]]] = {
-    _aten.conv2d.default: (_aten.convolution.default, _convolution),
-    _aten.pad.default: (_aten.constant_pad_nd.default, lambda x, pads, _="", value=None: (x, pads, value or 0.0)),
-    _aten.narrow.default: (_aten.slice.Tensor, lambda x, axis, start, length: (x, axis, start, start + length)),
-}
-"""Operators of the network that PyTorch makes of others, those others, and their arguments."""
-
-
 def _decomposed_by_hand(program: ExportedProgram) -> ExportedProgram:
     """`program` in the operators that decomposing it would give, as far as they are known here."""
     graph = copy.deepcopy(program.graph_module)
     for node in graph.graph.nodes:
-        if node.target is _aten.pad.default and node.args[2:3] not in ((), ("constant",)):
-            continue  # Decomposed by ExecuTorch: it repeats what it pads.
-        if node.target in _CORE:
-            target, arguments = _CORE[node.target]
-            node.target, node.args = target, arguments(*node.args)
-        elif node.target is _aten.flatten.using_ints:
-            node.target, node.args = _aten.view.default, (node.args[0], list(node.meta["val"].shape))
-        elif node.target is _aten.to.dtype and len(node.args) == 2:
-            node.target, node.args, node.kwargs = _aten._to_copy.default, node.args[:1], {"dtype": node.args[1]}
+        if node.target is _aten.conv2d.default:
+            node.target, node.args = _aten.convolution.default, _convolution(*node.args)
+        elif written := core_aten(node):
+            node.target, node.args, node.kwargs = written
     return with_graph(program, graph)

@@ -17,7 +17,7 @@ from d3d_edge.errors import LoweringError
 from d3d_edge.quantize import placement
 from d3d_edge.quantize.origin import layer_of
 from d3d_edge.quantize.quiet import quiet
-from d3d_edge.runtimes.quick_onnx import patterns_tried_where_they_begin
+from d3d_edge.runtimes.quick_onnx import decomposed_by_hand, patterns_tried_where_they_begin
 
 if TYPE_CHECKING:
     import onnx
@@ -39,6 +39,7 @@ def to_onnx(program: ExportedProgram, opset: int, *, input_name: str, output_nam
         quiet("torch.onnx"),
         quiet("onnxscript", logging.CRITICAL),
         patterns_tried_where_they_begin(),
+        decomposed_by_hand(),
         _layers_in_scopes(program),
     ):
         try:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,15 +52,6 @@ class Result(NamedTuple):
 
 
 D3DEdge = Callable[..., Result]
-
-
-@pytest.fixture
-def terminal() -> Iterator[None]:
-    """Commands that are started find signals as a terminal leaves them, also where the tests run in the background."""
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[str, str]:

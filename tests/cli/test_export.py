@@ -14,7 +14,7 @@ from d3d_edge.bundle import Bundle
 from d3d_edge.errors import LoweringError
 from d3d_edge.pipeline import export as exporting
 from d3d_edge.pipeline import golden
-from d3d_edge.quantize import pt2e
+from d3d_edge.quantize import graph_files
 from d3d_edge.quantize.origin import layer_of
 from d3d_edge.report import Report
 from tests import networks
@@ -28,11 +28,11 @@ def planted(made: Path, tmp_path: Path) -> Path:
     """The run, with a zero point in a layer of its quantized graph: TensorRT would refuse to build the engine."""
     run = Path(shutil.copytree(made / "run", tmp_path / "run"))
     path = run / "quantized" / "graph.pt2"
-    program = pt2e.load(path)
+    program = graph_files.load(path)
     quantize = torch.ops.quantized_decomposed.quantize_per_tensor.default
     node = next(node for node in program.graph.nodes if layer_of(node) == LAYER and node.target is quantize)
     node.args = (*node.args[:2], 3, *node.args[3:])
-    pt2e.save(program, path)
+    graph_files.save(program, path)
     return run
 
 
@@ -153,7 +153,7 @@ def test_two_targets_of_one_name_are_refused(made: Path, d3d_edge: D3DEdge, tmp_
 
 def test_a_graph_of_other_classes_is_refused(made: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
     run = Path(shutil.copytree(made / "run", tmp_path / "run"))
-    pt2e.save(networks.quantized(), run / "quantized" / "graph.pt2")
+    graph_files.save(networks.quantized(), run / "quantized" / "graph.pt2")
     refused(
         d3d_edge("export", run, "--target", "jetson", "--out", tmp_path / "bundles", "--workers", 0),
         5,

@@ -14,7 +14,7 @@ import torch
 
 from d3d_edge.distill import loop
 from d3d_edge.distill.loop import Job
-from d3d_edge.quantize import pt2e
+from d3d_edge.quantize import graph_files, pt2e
 from tests.cli.conftest import D3DEdge, refused
 
 
@@ -228,8 +228,8 @@ def test_a_graph_that_is_lost_or_damaged_is_written_again(
     assert again.code == 0, again.err
     # Weights are in the checkpoint, ranges in the graph alone.
     assert ("student (RGB): finished before" if stage == "student" else "quantized: top-1") in again.err
-    program = pt2e.load(graph)
-    assert pt2e.form(program.module()) == pt2e.form(pt2e.load(made / "run" / stage / "graph.pt2").module())
+    program = graph_files.load(graph)
+    assert pt2e.form(program.module()) == pt2e.form(graph_files.load(made / "run" / stage / "graph.pt2").module())
 
 
 def test_a_run_whose_clips_are_away_is_whole_when_they_are_back(

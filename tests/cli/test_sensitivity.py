@@ -13,7 +13,7 @@ import pytest
 from d3d_edge import resources
 from d3d_edge.pipeline import mixed
 from d3d_edge.pipeline.mixed import HeldOut
-from d3d_edge.quantize import pt2e
+from d3d_edge.quantize import graph_files, pt2e
 from d3d_edge.quantize.sensitivity import Switched
 from tests.cli.conftest import D3DEdge, refused
 
@@ -116,7 +116,7 @@ def test_a_gate_that_int8_misses_is_met_with_some_groups_in_float(
     assert f"in float: {', '.join(done['float_groups'])}" in result.err
     assert done["held_out"]["split"] == "val"
     assert (done["held_out"]["int8_drop_points"], done["held_out"]["drop_points"]) == (1000.0, 0.0)
-    program = pt2e.load(run / "quantized" / "graph.pt2")
+    program = graph_files.load(run / "quantized" / "graph.pt2")
     assert done["float_convolutions"] == list(pt2e.float_convolutions(program))
     assert done["float_cost"]["weights_bytes"] >= done["float_cost"]["int8_weights_bytes"]
     assert done["float_cost"]["latency"].startswith("not measured")

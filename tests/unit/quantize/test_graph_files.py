@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from d3d_edge.errors import BundleError
-from d3d_edge.quantize import pt2e
+from d3d_edge.quantize import graph_files, pt2e
 from tests import networks
 
 
@@ -16,14 +16,14 @@ def test_a_graph_has_no_dropout_no_float_weights_and_no_paths(tmp_path: Path) ->
     program = networks.quantized()
     assert not [node for node in program.graph.nodes if "dropout" in str(node.target)]
     assert all(value.dtype == torch.int8 or value.dim() == 1 for value in program.state_dict.values())
-    pt2e.save(program, tmp_path / "graph.pt2")
+    graph_files.save(program, tmp_path / "graph.pt2")
     assert b"site-packages" not in (tmp_path / "graph.pt2").read_bytes()
     assert b"networks.py" not in (tmp_path / "graph.pt2").read_bytes()
 
 
 def test_a_saved_graph_is_the_same_graph(tmp_path: Path) -> None:
-    pt2e.save(networks.quantized(), tmp_path / "graph.pt2")
-    program = pt2e.load(tmp_path / "graph.pt2")
+    graph_files.save(networks.quantized(), tmp_path / "graph.pt2")
+    program = graph_files.load(tmp_path / "graph.pt2")
     clip = networks.clip(4)
     with torch.no_grad():
         assert torch.equal(program.module()(clip), networks.quantized().module()(clip))
@@ -33,17 +33,17 @@ def test_a_saved_graph_is_the_same_graph(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep", [0, 100, 5000])
 def test_a_damaged_graph_is_refused(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "graph.pt2"
-    pt2e.save(networks.quantized(), path)
+    graph_files.save(networks.quantized(), path)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(BundleError, match="not a readable graph"):
-        pt2e.load(path)
+        graph_files.load(path)
 
 
 def test_a_graph_with_a_changed_weight_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "graph.pt2"
-    pt2e.save(networks.quantized(), path)
+    graph_files.save(networks.quantized(), path)
     data = bytearray(path.read_bytes())
     data[data.index(networks.quantized().state_dict["_scale_0"].numpy().tobytes())] ^= 1
     path.write_bytes(data)
     with pytest.raises(BundleError, match=r"not a readable graph: its part .* is damaged"):
-        pt2e.load(path)
+        graph_files.load(path)

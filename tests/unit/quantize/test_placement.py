@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from d3d_edge.errors import LoweringError
-from d3d_edge.quantize import placement, pt2e
+from d3d_edge.quantize import graph_files, placement
 from d3d_edge.quantize.origin import layer_of
 from tests import networks
 
@@ -173,14 +173,14 @@ def found(program: ExportedProgram) -> list[LoweringError]:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("saved") / "graph.pt2"
-    pt2e.save(networks.quantized(), path)
+    graph_files.save(networks.quantized(), path)
     return path
 
 
 @pytest.fixture
 def program(saved: Path) -> ExportedProgram:
     """A graph of one's own, to plant a fault in."""
-    return pt2e.load(saved)
+    return graph_files.load(saved)
 
 
 @pytest.mark.parametrize(
@@ -281,8 +281,8 @@ def test_a_range_that_is_not_of_its_type_is_named_wherever_it_stands(program: Ex
 
 
 def test_a_weight_of_a_float_network_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    pt2e.save(networks.float_program(), tmp_path / "graph.pt2")
-    program = pt2e.load(tmp_path / "graph.pt2")
+    graph_files.save(networks.float_program(), tmp_path / "graph.pt2")
+    program = graph_files.load(tmp_path / "graph.pt2")
     add_no_number(program)
     (fault,) = placement.faults(program, "a runtime")
     assert "no finite number [stage check, layer temporal.spatial.conv," in str(fault)
@@ -303,8 +303,8 @@ def test_the_affine_scheme_has_zero_points_and_no_other_fault() -> None:
 def test_layers_are_named_as_in_the_network_and_survive_a_file(
     make: Callable[[], ExportedProgram], tmp_path: Path
 ) -> None:
-    pt2e.save(make(), tmp_path / "graph.pt2")
-    program = pt2e.load(tmp_path / "graph.pt2")
+    graph_files.save(make(), tmp_path / "graph.pt2")
+    program = graph_files.load(tmp_path / "graph.pt2")
     weighted = [layer_of(node) for node in program.graph.nodes if node.target is CONV]
     network = networks.small()
     assert sorted(weighted) == sorted(name for name, part in network.named_modules() if isinstance(part, nn.Conv2d))

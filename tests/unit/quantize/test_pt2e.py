@@ -51,7 +51,7 @@ def test_a_prepared_graph_is_of_no_device(qat: bool) -> None:
 def test_the_model_itself_is_not_changed() -> None:
     model = networks.small()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    pt2e.prepare(model, networks.clip(), scheme="symmetric", observer="minmax", qat=True)
+    pt2e.prepare(pt2e.capture(model, networks.clip()), scheme="symmetric", observer="minmax", qat=True)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -180,7 +180,9 @@ def test_training_resumes_from_a_state_dict() -> None:
     file = io.BytesIO()
     torch.save(graph.state_dict(), file)
     file.seek(0)
-    again = pt2e.prepare(networks.small(2), networks.clip(clips=2), scheme="symmetric", observer="minmax", qat=True)
+    again = pt2e.prepare(
+        pt2e.capture(networks.small(2), networks.clip(clips=2)), scheme="symmetric", observer="minmax", qat=True
+    )
     again.load_state_dict(torch.load(file, weights_only=True))
     clips = networks.clip(9, clips=2)
     assert torch.equal(logits(graph, clips), logits(again, clips))
@@ -202,7 +204,7 @@ class Stem(nn.Module):
 
 def stem(*, scheme: Scheme = "symmetric", observer: Observer = "minmax") -> torch.fx.GraphModule:
     torch.manual_seed(0)
-    return pt2e.prepare(Stem().eval(), networks.clip(), scheme=scheme, observer=observer, qat=True)
+    return pt2e.prepare(pt2e.capture(Stem().eval(), networks.clip()), scheme=scheme, observer=observer, qat=True)
 
 
 def test_the_form_of_a_graph_is_not_changed_by_training() -> None:
@@ -246,7 +248,9 @@ def test_running_the_destination_changes_no_range() -> None:
 
 
 def test_dropout_keeps_its_probability_and_works_in_training_only() -> None:
-    graph = pt2e.prepare(networks.small(dropout=0.25), networks.clip(), scheme="symmetric", observer="minmax", qat=True)
+    graph = pt2e.prepare(
+        pt2e.capture(networks.small(dropout=0.25), networks.clip()), scheme="symmetric", observer="minmax", qat=True
+    )
     (dropout,) = graph.graph.find_nodes(op="call_function", target=torch.ops.aten.dropout.default)
     assert dropout.args[1:] == (0.25, False)
     pt2e.set_training(graph, True)

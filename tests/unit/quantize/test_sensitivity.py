@@ -11,7 +11,7 @@ from torch.fx import Node
 from d3d_edge.errors import RecipeError
 from d3d_edge.models.recogniser import Recogniser
 from d3d_edge.models.s3dg import MIXED, POOLS, S3DG
-from d3d_edge.quantize import origin, placement, pt2e
+from d3d_edge.quantize import graph_files, origin, placement, pt2e
 from d3d_edge.quantize.groups import Group, groups_of, kept_in_float
 from d3d_edge.quantize.sensitivity import Switched
 from tests import networks
@@ -160,8 +160,8 @@ def test_between_a_float_group_and_an_int8_one_values_are_rounded_once() -> None
 
 
 def test_float_on_purpose_is_known_and_float_by_mistake_is_refused(tmp_path: Path) -> None:
-    pt2e.save(networks.mixed(), tmp_path / "graph.pt2")
-    program = pt2e.load(tmp_path / "graph.pt2")
+    graph_files.save(networks.mixed(), tmp_path / "graph.pt2")
+    program = graph_files.load(tmp_path / "graph.pt2")
     assert not list(placement.faults(program, "a runtime"))
     (head,) = [node for node in program.graph.nodes if origin.is_kept_float(node) and origin.layer_of(node) == "logits"]
     head.meta["custom"] = {"layer": "logits"}

@@ -183,7 +183,7 @@ def test_a_stem_copies_its_frames_once_a_step(lowered: Lower) -> None:
 def unbiased() -> ExportedProgram:
     model = networks.small()
     model.logits.bias = None
-    graph = pt2e.prepare(model, networks.clip(), scheme="symmetric", observer="minmax", qat=False)
+    graph = pt2e.prepare(pt2e.capture(model, networks.clip()), scheme="symmetric", observer="minmax", qat=False)
     pt2e.calibrate(graph, [networks.clip(seed) for seed in range(3)])
     return pt2e.convert(graph, networks.clip())
 

@@ -68,7 +68,7 @@ def test_a_classifier_that_pads_is_an_ordinary_convolution(tmp_path: Path) -> No
 def steps_apart(network: nn.Module, scheme: Scheme, folder: Path) -> float:
     """How far the file's logits are from its INT8 graph's, in steps of a logit."""
     clips = [networks.clip(seed) for seed in range(4)]
-    graph = pt2e.prepare(network.eval(), clips[0], scheme=scheme, observer="minmax", qat=False)
+    graph = pt2e.prepare(pt2e.capture(network.eval(), clips[0]), scheme=scheme, observer="minmax", qat=False)
     pt2e.calibrate(graph, clips)
     program = networks.reopened(pt2e.convert(graph, clips[0]))
     executorch.RUNTIME.lower(program, folder, target.load("android"), precision="int8")

@@ -98,6 +98,7 @@ def test_a_damaged_package_is_refused(damage: str, tmp_path: Path) -> None:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.usefixtures("terminal")
 def test_ctrl_c_is_heard_after_the_imports_of_coremltools() -> None:
     command = [sys.executable, "-W", "ignore", "-c", INTERRUPTED]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -10,7 +10,7 @@ from torch import nn
 
 from d3d_edge import target
 from d3d_edge.errors import LoweringError, MissingDependency, RecipeError
-from d3d_edge.quantize import pt2e
+from d3d_edge.quantize import graph_files
 from d3d_edge.runtimes import tensorrt
 from tests import networks
 
@@ -70,8 +70,8 @@ def test_a_float_network_has_no_quantization(tmp_path: Path) -> None:
 
 
 def test_an_operator_that_onnx_has_not_is_named_with_its_layer(tmp_path: Path) -> None:
-    pt2e.save(networks.quantized(), tmp_path / "graph.pt2")
-    program = pt2e.load(tmp_path / "graph.pt2")  # one of its own, to plant a fault in
+    graph_files.save(networks.quantized(), tmp_path / "graph.pt2")
+    program = graph_files.load(tmp_path / "graph.pt2")  # one of its own, to plant a fault in
     relu = next(node for node in program.graph.nodes if node.target is torch.ops.aten.relu.default)
     with program.graph.inserting_after(relu):
         strange = program.graph.call_function(torch.ops.aten.erfinv.default, (relu,))
