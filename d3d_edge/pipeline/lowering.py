@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.export import ExportedProgram
+from torch.fx import GraphModule
 
 from d3d_edge import runtimes
 from d3d_edge.bundle import Bundle, Description
@@ -20,6 +21,7 @@ from d3d_edge.harness.accuracy import largest_difference
 from d3d_edge.pipeline import golden
 from d3d_edge.pipeline.golden import Golden
 from d3d_edge.quantize.passes import InFloat16, round_weights
+from d3d_edge.quantize.running import module_of
 from d3d_edge.runtimes import Lowered, settle
 from d3d_edge.target import QUANTIZED, Precision, Target
 
@@ -64,8 +66,9 @@ def write(
         lowered = runtimes.get(target.runtime).lower(
             program, scratch, target, precision=precision, allow_fallback=allow_fallback
         )
-        asked = Golden(clips, _logits(program.module(), clips))
-        description = _held_to_graph(scratch, describe(lowered), program, asked, allow_fallback=allow_fallback)
+        module = module_of(program)
+        asked = Golden(clips, _logits(module, clips))
+        description = _held_to_graph(scratch, describe(lowered), program, module, asked, allow_fallback=allow_fallback)
 
         def whole(folder: Path) -> None:
             (scratch / lowered.model).rename(folder / lowered.model)
@@ -82,9 +85,17 @@ def write(
 
 
 def _held_to_graph(
-    folder: Path, made: Description, program: ExportedProgram, asked: Golden, *, allow_fallback: bool
+    folder: Path,
+    made: Description,
+    program: ExportedProgram,
+    module: GraphModule,
+    asked: Golden,
+    *,
+    allow_fallback: bool,
 ) -> Description:
     """`made`, with how far the file in `folder` is from `program` on the clips, where this machine can run it.
+
+    `module` is that of the program.
 
     Raises:
         LoweringError: it does not run, or is further than rounding brings it, which no check of its operators tells.
@@ -94,9 +105,9 @@ def _held_to_graph(
     runtime = runtimes.get(made.runtime)
     if len(asked.clips) == 1:  # of one clip alone, nobody knows what clips change
         clips = np.concatenate([asked.clips, 255 - asked.clips])
-        asked = Golden(clips, _logits(program.module(), clips))
+        asked = Golden(clips, _logits(module, clips))
     facts: dict[str, int | float | str | bool] = dict(made.lowering)
-    if made.precision in QUANTIZED and np.isfinite(moved := _moved_by_noise(program, asked)):
+    if made.precision in QUANTIZED and np.isfinite(moved := _moved_by_noise(module, asked)):
         facts[golden.MOVED] = moved
     if made.precision == "weights-int8" and np.isfinite(moved := _moved_by_weights(program, asked)):
         facts[golden.ROUNDED] = moved
@@ -132,14 +143,14 @@ def _held_to_graph(
     return made.model_copy(update={"lowering": facts, "fallbacks": (*made.fallbacks, *noted)})
 
 
-def _moved_by_noise(program: ExportedProgram, asked: Golden) -> float:
-    """The most that a logit of `program` moves by where each byte of the clips moves by one or none."""
+def _moved_by_noise(module: GraphModule, asked: Golden) -> float:
+    """The most that a logit of `module` moves by where each byte of the clips moves by one or none."""
     chance = np.random.default_rng(0)
     moved = []
     for _ in range(-(-_NOISY_CLIPS // len(asked.clips))):
         noise = chance.integers(-1, 2, asked.clips.shape, dtype=np.int16)
         noisy = np.clip(asked.clips + noise, 0, 255).astype(np.uint8)
-        moved.append(largest_difference(_logits(program.module(), noisy), asked.logits))
+        moved.append(largest_difference(_logits(module, noisy), asked.logits))
     return max(moved)
 
 

@@ -34,6 +34,7 @@ from d3d_edge.pipeline.streams import evaluate, load_rgb, rgb_stream
 from d3d_edge.progress import Progress
 from d3d_edge.quantize import pt2e
 from d3d_edge.quantize.groups import Group
+from d3d_edge.quantize.running import module_of
 from d3d_edge.quantize.sensitivity import Switched
 from d3d_edge.runner import Where
 from d3d_edge.runs import Run
@@ -75,7 +76,7 @@ class HeldOut:
     @torch.no_grad()
     def drop_of(self, program: ExportedProgram) -> float:
         """The same of a graph of one clip."""
-        module = program.module()
+        module = module_of(program)
         return self.drop_points(torch.cat([module(clip) for clip in self.clips()]))
 
 

@@ -22,6 +22,7 @@ from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.streams import load_rgb, rgb_stream
 from d3d_edge.progress import Progress
 from d3d_edge.quantize import graph_files, pt2e
+from d3d_edge.quantize.running import module_of
 from d3d_edge.report import FILE_NAME, Report
 from d3d_edge.runs import Run, fingerprint
 from d3d_edge.video.cache import CachedClip
@@ -91,7 +92,7 @@ def _quantize(run: Run, data: RunData, plan: CalibrationPlan, mark: str, progres
     answers = motion.answers({"float student": rgb_stream(load_rgb(run, "student"))}, data, progress)
     program, mix = _program(run, data, plan, drawn, mark, progress)
     graph_files.save(program, folder / GRAPH_NAME)
-    answers |= motion.answers({"INT8 graph": calibration.one_by_one(program.module())}, data, progress)
+    answers |= motion.answers({"INT8 graph": calibration.one_by_one(module_of(program))}, data, progress)
     done: dict[str, Any] = {
         **motion.figures(answers["INT8 graph"], data, answers["float student"]),
         "float_student": motion.figures(answers["float student"], data),

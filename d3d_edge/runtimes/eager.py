@@ -15,6 +15,7 @@ from d3d_edge.bundle import Bundle
 from d3d_edge.errors import DataError
 from d3d_edge.files import size_of
 from d3d_edge.quantize import graph_files
+from d3d_edge.quantize.running import module_of
 from d3d_edge.runner import TensorSpec, Where
 from d3d_edge.runtimes import Lowered, held_to
 from d3d_edge.target import Precision, Target
@@ -79,7 +80,7 @@ class EagerRunner:
         clip, logits = values[names.user_inputs[0]], values[names.user_outputs[0]]
         self.inputs: tuple[TensorSpec, ...] = (_spec("clip", clip.dtype, clip.shape),)
         self.outputs: tuple[TensorSpec, ...] = (_spec("logits", logits.dtype, logits.shape[1:]),)
-        self._module: torch.nn.Module | None = program.module()
+        self._module: torch.nn.Module | None = module_of(program)
 
     def run(self, clip: NDArray[Any]) -> NDArray[Any]:
         """Logits float32 [classes] of `clip: uint8 [T, H, W, C] RGB`.
