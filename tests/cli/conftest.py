@@ -141,15 +141,22 @@ def cli(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
     return done
 
 
+def finished(*words: object) -> None:
+    """Run a command in this process, which has PyTorch already; it must end well."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    assert not ended.value.code
+
+
 @pytest.fixture(scope="session")
 def made(shared: Path, clips: Path, recipe_file: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run and its bundles: run/ and bundles/. Not to be changed: copy what you damage."""
 
     def make(folder: Path) -> None:
-        cli("distill", recipe_file, "--data", clips, "--out", folder / "run", "--cache", cache)
-        cli("quantize", folder / "run", "--cache", cache)
         # Other tests have the other processors, and workers would each import PyTorch once more.
-        cli("export", folder / "run", "--target", "all", "--out", folder / "bundles", "--workers", 0)
+        finished("distill", recipe_file, "--data", clips, "--out", folder / "run", "--cache", cache, "--workers", 0)
+        finished("quantize", folder / "run", "--cache", cache, "--workers", 0)
+        finished("export", folder / "run", "--target", "all", "--out", folder / "bundles", "--workers", 0)
 
     # A copy for each process, since commands write reports beside what they measure.
     return Path(shutil.copytree(once(shared / "made", make), tmp_path_factory.mktemp("made") / "made"))

@@ -12,7 +12,7 @@ import yaml
 
 from d3d_edge.pipeline.decoding import Network
 from d3d_edge.runs import Run
-from tests.cli.conftest import D3DEdge, cli, refused
+from tests.cli.conftest import D3DEdge, finished, refused
 
 # One epoch of each stage is enough: the probe must work, and what it finds is not the question here.
 ONE_EPOCH = ("teacher.train.epochs=1", "student.train.epochs=1", "baselines.spatial=null")
@@ -23,7 +23,7 @@ def trained(clips: Path, recipe_file: Path, cache: Path, tmp_path_factory: pytes
     """A run with teacher and student. Not to be changed."""
     run = tmp_path_factory.mktemp("trained") / "run"
     settings = [word for setting in ONE_EPOCH for word in ("--set", setting)]
-    cli("distill", recipe_file, "--data", clips, "--out", run, "--cache", cache, "--workers", 0, *settings)
+    finished("distill", recipe_file, "--data", clips, "--out", run, "--cache", cache, "--workers", 0, *settings)
     return run
 
 
