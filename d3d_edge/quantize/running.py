@@ -84,7 +84,8 @@ def _grid_of(node: Node) -> Grid | None:
         return None
     _, zero_point, lowest, highest, _ = grid = node.args[1:]
     small: Any = highest - lowest < _INTEGERS_MAX and lowest <= zero_point <= highest  # type: ignore[operator]
-    return grid if small and rounded.args[0].meta["val"].dtype is torch.float32 else None
+    given = rounded.args[0].meta.get("val")
+    return grid if small and getattr(given, "dtype", None) is torch.float32 else None
 
 
 def _replace(node: Node, by: Node) -> None:
