@@ -157,7 +157,13 @@ def transfer(source: GraphModule, destination: GraphModule) -> None:
     state = source.state_dict()
     if _computation(source) != _computation(destination) or state.keys() != destination.state_dict().keys():
         raise ValueError("the two graphs do not compute the same operators in the same order")
-    destination.load_state_dict(state)
+    # Not all in one `load_state_dict`, which looks through all names once for every module.
+    for name, module in destination.named_modules():
+        if isinstance(module, FakeQuantizeBase):
+            module.load_state_dict(source.get_submodule(name).state_dict())
+    with torch.no_grad():
+        for name, value in destination.state_dict(keep_vars=True).items():
+            value.copy_(state[name])
     set_rounding(destination, True)
     freeze_observers(destination)
 
