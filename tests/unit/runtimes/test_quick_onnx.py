@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,52 +20,33 @@ from tests import networks
 
 
 @pytest.mark.parametrize("program", [networks.quantized, networks.mixed, networks.float_program])
-def test_fewer_patterns_are_tried_and_not_a_byte_is_another(
+def test_less_is_tried_and_traced_and_not_a_byte_is_another(
     program: Callable[[], ExportedProgram], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     matcher = pytest.importorskip("onnxscript.rewriter._matcher").SimplePatternMatcher
-    match, tried = matcher.match, 0
+    counts: dict[str, Counter[str]] = {"quick": Counter(), "slow": Counter()}
+    name = "quick"
 
-    def counted(*words: Any, **options: Any) -> Any:
-        nonlocal tried
-        tried += 1
-        return match(*words, **options)
+    def counted(function: Callable[..., Any], what: str) -> Callable[..., Any]:
+        def called(*words: Any, **options: Any) -> Any:
+            counts[name][what] += 1
+            return function(*words, **options)
 
-    monkeypatch.setattr(matcher, "match", counted)
-    counts, files = [], []
-    for name in ("quick", "slow"):
+        return called
+
+    tried, traced = counted(matcher.match, "tried"), counted(ExportedProgram.run_decompositions, "traced")
+    monkeypatch.setattr(matcher, "match", tried)
+    monkeypatch.setattr(ExportedProgram, "run_decompositions", traced)
+    files = []
+    for name in counts:
         (tmp_path / name).mkdir()
         tensorrt.RUNTIME.lower(program(), tmp_path / name, target.load("jetson"), precision="int8")
-        assert matcher.match is counted
-        counts.append(tried)
+        assert (matcher.match, ExportedProgram.run_decompositions) == (tried, traced)
         files.append((tmp_path / name / tensorrt.MODEL).read_bytes())
-        tried = 0
         monkeypatch.setattr(tensorrt_onnx, "patterns_tried_where_they_begin", nullcontext)
-    assert 0 < counts[0] < counts[1]
-    assert files[0] == files[1]
-
-
-@pytest.mark.parametrize("program", [networks.quantized, networks.mixed, networks.float_program])
-def test_the_graph_is_not_traced_again_and_not_a_byte_is_another(
-    program: Callable[[], ExportedProgram], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decompose, traced = ExportedProgram.run_decompositions, 0
-
-    def counted(*words: Any, **options: Any) -> ExportedProgram:
-        nonlocal traced
-        traced += 1
-        return decompose(*words, **options)
-
-    monkeypatch.setattr(ExportedProgram, "run_decompositions", counted)
-    counts, files = [], []
-    for name in ("quick", "slow"):
-        (tmp_path / name).mkdir()
-        tensorrt.RUNTIME.lower(program(), tmp_path / name, target.load("jetson"), precision="int8")
-        counts.append(traced)
-        files.append((tmp_path / name / tensorrt.MODEL).read_bytes())
-        traced = 0
         monkeypatch.setattr(tensorrt_onnx, "decomposed_by_hand", nullcontext)
-    assert counts == [0, 1]
+    assert 0 < counts["quick"]["tried"] < counts["slow"]["tried"]
+    assert (counts["quick"]["traced"], counts["slow"]["traced"]) == (0, 1)
     assert files[0] == files[1]
 
 
