@@ -40,7 +40,8 @@ def module_of(program: ExportedProgram) -> GraphModule:
     with quiet("torch.export"):
         module: GraphModule = program.module()
         _read_constants(module)
-        _stay_float(module)
+        if not any(_writes(node) for node in module.graph.nodes):  # into what would be shared
+            _stay_float(module)
         module.graph.eliminate_dead_code()
         module.recompile()
     return module
@@ -62,9 +63,8 @@ def _stay_float(module: GraphModule) -> None:
     """The grid that the values of a node are known to be on."""
     for node in list(module.graph.nodes):
         if (grid := _grid_of(node)) is not None:
-            source = node.args[0].args[0]
-            by = source
-            if on.get(source) != grid:
+            source = by = node.args[0].args[0]
+            if on.get(source) != grid or _strides(source) != _strides(node):
                 with module.graph.inserting_before(node):
                     by = module.graph.call_function(_rounded, (source, *grid[:4]))
                 on[by] = grid
@@ -86,6 +86,17 @@ def _grid_of(node: Node) -> Grid | None:
     small: Any = highest - lowest < _INTEGERS_MAX and lowest <= zero_point <= highest  # type: ignore[operator]
     given = rounded.args[0].meta.get("val")
     return grid if small and getattr(given, "dtype", None) is torch.float32 else None
+
+
+def _writes(node: Node) -> bool:
+    """Whether `node` changes one of its inputs."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _strides(node: Node) -> tuple[int, ...]:
+    """How `node` lies in memory, on which it depends what can be viewed as what: rounding makes a part whole."""
+    strides: tuple[int, ...] = node.meta["val"].stride()
+    return strides
 
 
 def _replace(node: Node, by: Node) -> None:

@@ -98,6 +98,7 @@ WIDE = (1e-5, 0, -(2**31), 2**31 - 1, torch.int32)
     [
         (lambda x: through(through(x, GRID), GRID), 1, 0),
         (lambda x: through(through(x, GRID).view(2, 6).relu(), GRID), 1, 0),
+        (lambda x: through(through(x, GRID)[:, :2], GRID).view(6), 2, 0),
         (lambda x: through(through(x, GRID), OTHER), 2, 0),
         (lambda x: through(through(x, GRID) + 0.04, GRID), 2, 0),
         (lambda x: through(nn.functional.pad(through(x, GRID), (1, 1), value=0.04), GRID), 2, 0),
@@ -106,10 +107,12 @@ WIDE = (1e-5, 0, -(2**31), 2**31 - 1, torch.int32)
         (lambda x: through(x, GRID, OTHER), 0, 1),
         (lambda x: through(x, WIDE), 0, 1),
         (lambda x: _stored.quantize_per_tensor(x, *GRID).float() + through(x, GRID), 1, 1),
+        (lambda x: through(through(x, GRID), GRID).mul_(2) + 1, 0, 2),
     ],
     ids=[
         "again",
         "rearranged",
+        "a part, which is whole then",
         "by another grid",
         "after a sum",
         "after a pad by a number",
@@ -118,6 +121,7 @@ WIDE = (1e-5, 0, -(2**31), 2**31 - 1, torch.int32)
         "read by another grid",
         "of too many integers",
         "read as integers too",
+        "written into",
     ],
 )
 def test_what_is_on_the_grid_is_left_alone(function: Callable[[Tensor], Tensor], rounded: int, left: int) -> None:

@@ -18,7 +18,7 @@ from d3d_edge.runtimes import coreml
 from d3d_edge.runtimes.mil import MilProgram
 from tests import networks
 
-pytest.importorskip("coremltools")
+ct = pytest.importorskip("coremltools")
 
 CLIP = torch.arange(256, dtype=torch.uint8).reshape(4, 8, 8, 1)
 Function = Callable[[Tensor], Tensor]
@@ -70,3 +70,12 @@ def test_what_changes_a_tensor_in_place_is_refused_by_name(tmp_path: Path) -> No
     product.target = torch.ops.aten.mul_.Tensor
     with pytest.raises(LoweringError, match=r"is not functional \[stage convert, operator aten.mul_.Tensor"):
         coreml.RUNTIME.lower(program, tmp_path, target.load("ios"), precision="float16")
+
+
+def test_what_has_names_is_sorted_by_them(tmp_path: Path) -> None:
+    """It is in another order in every process by itself, and the same model is to be the same file."""
+    program = networks.reopened(pt2e.export_float(Network(lambda x: x * x), CLIP))
+    coreml.RUNTIME.lower(program, tmp_path, target.load("ios"), precision="float16")
+    (file,) = tmp_path.rglob("*.mlmodel")
+    written = file.read_bytes()
+    assert ct.proto.Model_pb2.Model.FromString(written).SerializeToString(deterministic=True) == written
