@@ -1,7 +1,8 @@
 """Lets ExecuTorch lower a graph in a third of the time: what its passes compute again and again is computed once.
 
 Must not change a byte of the file. For executorch 1.4, whose time goes to copies of a graph that come out the same:
-some twenty passes trace all operators anew, validate them and write Python source of the result, whatever they changed.
+some twenty passes trace all operators anew and validate them, whatever they changed. (They also write Python source of
+the result, which `quantize.quick_graphs` puts off.)
 """
 
 from __future__ import annotations
