@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.ao.quantization.fx._decomposed  # It registers the operators that quantize and dequantize.
 from torch import nn
+from torch.export import ExportedProgram, ExportGraphSignature
 from torch.fx import GraphModule, Node
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -151,3 +152,25 @@ def core_aten(node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]] | None:
         value = args[3] if len(args) > 3 else None
         return _aten.constant_pad_nd.default, (*args[:2], value or 0.0), {}
     return None
+
+
+def with_graph(
+    program: ExportedProgram, graph: GraphModule, signature: ExportGraphSignature | None = None
+) -> ExportedProgram:
+    """`program` computed by an edited copy of its graph, with the same weights, and the same inputs and outputs unless
+    `signature` names them otherwise.
+
+    ExecuTorch adds the numbers of a graph to its weights, so these are listed anew: `program` goes to other targets
+    too.
+    """
+    return ExportedProgram(
+        root=graph,
+        graph=graph.graph,
+        graph_signature=signature or program.graph_signature,
+        state_dict=dict(program.state_dict),
+        range_constraints=program.range_constraints,
+        module_call_graph=program.module_call_graph,
+        example_inputs=program.example_inputs,
+        constants=dict(program.constants),
+        verifiers=program.verifiers,
+    )

@@ -22,8 +22,7 @@ from torch.fx import GraphModule, Node, Proxy
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
-from d3d_edge.quantize.passes import core_aten
-from d3d_edge.runtimes.xnnpack_graph import with_graph
+from d3d_edge.quantize.passes import core_aten, with_graph
 
 VERSIONS = "1.4."
 """Of executorch, as its version begins. Any other lowers in its own way, and takes longer."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from d3d_edge.quantize.passes import core_aten
+from d3d_edge.quantize.passes import core_aten, with_graph
 
 
 @contextmanager
@@ -82,14 +82,4 @@ def _in_core_aten(program: ExportedProgram) -> ExportedProgram:
             before = node.name
             node._rename(written[0]._opname)
             signature.replace_all_uses(before, node.name)
-    return ExportedProgram(
-        root=graph,
-        graph=graph.graph,
-        graph_signature=signature,
-        state_dict=program.state_dict,
-        range_constraints=program.range_constraints,
-        module_call_graph=program.module_call_graph,
-        example_inputs=program.example_inputs,
-        constants=program.constants,
-        verifiers=program.verifiers,
-    )
+    return with_graph(program, graph, signature)

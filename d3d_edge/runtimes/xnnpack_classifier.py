@@ -18,7 +18,8 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from d3d_edge.quantize.groups import CONVOLUTIONS, is_of_one_position
-from d3d_edge.runtimes.xnnpack_graph import kind, tensor_of, values_of, with_graph
+from d3d_edge.quantize.passes import with_graph
+from d3d_edge.runtimes.xnnpack_graph import kind, tensor_of, values_of
 
 _quantized = torch.ops.quantized_decomposed
 _QUANTIZE = _quantized.quantize_per_tensor.default

@@ -11,9 +11,6 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from torch.export import ExportedProgram
-from torch.fx import GraphModule
-
 ALIGNMENT = 4
 """Bytes: of a float. Executorch aligns to 16, but XNNPACK packs all weights anew before it computes with them."""
 
@@ -24,25 +21,6 @@ VECTOR = 64
 """Values that are a whole number of vectors on every processor that XNNPACK knows: bytes of AVX-512's, the longest."""
 
 _MOVES = ("XNNStaticTranspose", "XNNStaticReshape")
-
-
-def with_graph(program: ExportedProgram, graph: GraphModule) -> ExportedProgram:
-    """`program` computed by an edited copy of its graph, with the same inputs, outputs and weights.
-
-    ExecuTorch adds the numbers of a graph to its weights, so these are listed anew: `program` goes to other targets
-    too.
-    """
-    return ExportedProgram(
-        root=graph,
-        graph=graph.graph,
-        graph_signature=program.graph_signature,
-        state_dict=dict(program.state_dict),
-        range_constraints=program.range_constraints,
-        module_call_graph=program.module_call_graph,
-        example_inputs=program.example_inputs,
-        constants=dict(program.constants),
-        verifiers=program.verifiers,
-    )
 
 
 def simplify(graph: Any) -> None:
