@@ -138,10 +138,10 @@ def core_aten(node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]] | None:
     """Operator, arguments and options in core ATen of what `node` computes; None where it stays as it is.
 
     Those few that a network of `models` has. Torch's own `run_decompositions` knows all, and traces the whole graph
-    anew, which takes a third of the time to lower it.
+    anew to write these in another way.
     """
     args: tuple[Any, ...] = node.args
-    if node.target is _aten.to.dtype and len(args) == 2:
+    if node.target is _aten.to.dtype and len(args) < 5:  # The fifth asks for another order in memory.
         return _aten._to_copy.default, args[:1], {"dtype": args[1]}
     if node.target is _aten.flatten.using_ints:
         return _aten.view.default, (args[0], list(node.meta["val"].shape)), {}
@@ -157,11 +157,10 @@ def core_aten(node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]] | None:
 def with_graph(
     program: ExportedProgram, graph: GraphModule, signature: ExportGraphSignature | None = None
 ) -> ExportedProgram:
-    """`program` computed by an edited copy of its graph, with the same weights, and the same inputs and outputs unless
-    `signature` names them otherwise.
+    """`program` computed by an edited copy of its graph, with the same inputs, outputs and weights.
 
-    ExecuTorch adds the numbers of a graph to its weights, so these are listed anew: `program` goes to other targets
-    too.
+    `signature` is the program's with names that the copy gives. ExecuTorch adds the numbers of a graph to its weights,
+    so these are listed anew: `program` goes to other targets too.
     """
     return ExportedProgram(
         root=graph,

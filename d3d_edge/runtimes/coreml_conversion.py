@@ -40,7 +40,7 @@ _PASSES = (
 )
 """Those of coremltools' 95 graph passes, in its order, that find something to do in these networks.
 
-The others take as long again. A test compares the result with theirs.
+A test compares the result with that of all.
 """
 
 _aten = torch.ops.aten
@@ -95,7 +95,7 @@ def with_int8_weights(ct: ModuleType, model: Any) -> Any:
 def _as_coremltools_takes_it(program: ExportedProgram) -> ExportedProgram:
     """A copy of `program` in the ATEN dialect, with its uint8 input declared float16: the same numbers.
 
-    One that is missing in `core_aten` is refused by coremltools.
+    An operator that `core_aten` does not know is refused by coremltools.
     """
     graph = copy.deepcopy(program.graph_module)
     for node in list(graph.graph.nodes):

@@ -1,4 +1,4 @@
-"""Converts to Core ML in three quarters of the time, by the same passes. Changes nothing of what is written."""
+"""Converts to Core ML in two thirds of the time, by the same passes. Changes nothing of what is written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 def validated_at_the_end(ct: ModuleType) -> Iterator[None]:
     """Validate a program once, when all graph passes have changed it.
 
-    coremltools 9 does so after each of them, which is a third of the time to convert an INT8 student.
+    coremltools 9 does so after each of them, which was a third of the time to convert an INT8 student.
     """
     program_class: Any = ct.converters.mil.mil.Program
     validate = program_class.validate

@@ -44,7 +44,8 @@ def patterns_tried_where_they_begin() -> Iterator[None]:
 def decomposed_by_hand() -> Iterator[None]:
     """Have a graph decomposed by `core_aten` alone, if that leaves nothing to decompose.
 
-    The exporter of torch 2.13 traces the graph anew for it, half of the time that was left to write an INT8 student.
+    The exporter of torch 2.13 traces the graph anew for it, which was half of the time that was left to write an INT8
+    student.
     """
     from torch.onnx._internal.exporter import _decomp, _fx_passes
 

@@ -44,6 +44,12 @@ def computed(function: Function, folder: Path) -> tuple[Any, Any]:
     return program.module()(CLIP).numpy(), package.run({source.name: CLIP.numpy()})[result.name]
 
 
+@pytest.mark.parametrize("options", [{"copy": True}, {"non_blocking": True}], ids=str)
+def test_a_cast_is_one_however_it_is_asked_for(options: dict[str, bool], tmp_path: Path) -> None:
+    expected, found = computed(lambda x: x.to(torch.float32, **options) * 2, tmp_path)
+    assert np.asarray(found) == pytest.approx(expected, abs=2e-3)
+
+
 @pytest.mark.parametrize(
     "function",
     [
