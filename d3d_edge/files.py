@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import struct
 import time
 import zipfile
@@ -75,15 +76,26 @@ def _place_of(path: Path) -> Path:
     try:
         place = Path(os.path.realpath(path)) if path.is_symlink() else path
         place.parent.mkdir(parents=True, exist_ok=True)
-        # What /dev/stdout leads to may exist without a name, and a link in a loop of them leads to nothing.
-        taken = not path.is_file() and (path.exists() or os.path.lexists(place))
+        replaceable = _is_file_or_nothing(path)
     except OSError as error:
         raise StorageError.of(path, error) from error
-    if taken:
+    if not replaceable:
         raise StorageError(
             f"cannot write {path}: it is a device, a pipe, a folder or a link to itself", hint="choose a file"
         )
     return place
+
+
+def _is_file_or_nothing(path: Path) -> bool:
+    """Looks once: between two looks another process may put the very file there."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        raise
 
 
 @contextmanager

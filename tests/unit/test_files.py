@@ -90,6 +90,25 @@ def test_two_that_write_the_same_do_not_meet(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["a", "b"]
 
 
+def test_a_file_that_comes_while_its_place_is_looked_at_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, stat = tmp_path / "file", Path.stat
+    theirs = [path]
+
+    def early(self: Path, **options: Any) -> os.stat_result:
+        try:
+            return stat(self, **options)
+        finally:
+            if self == path and not options and theirs:
+                theirs.pop().write_text("theirs")
+
+    monkeypatch.setattr(Path, "stat", early)
+    files.write_text(path, "ours")
+    assert path.read_text() == "ours"
+    assert names_in(tmp_path) == ["file"]
+
+
 def test_a_folder_that_comes_while_another_is_moved_in_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
