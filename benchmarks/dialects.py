@@ -130,7 +130,7 @@ class Onnx:
         onnx.checker.check_model(model)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # The others' turns are not ours.
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # The others' turns are not ours.
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         return lambda x: session.run(None, {"x": x})[0]
 

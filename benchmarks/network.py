@@ -136,7 +136,7 @@ def _onnx(path: Path, sample: Tensor, threads: int) -> Callable[[], Any]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # The others' turns are not ours.
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # The others' turns are not ours.
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, {"clip": sample.numpy()})[0][0]
 

@@ -150,6 +150,9 @@ class OnnxRunner:
         # What the file says, computed in float between the rounded values. ONNX Runtime's INT8 kernels round products
         # and means otherwise: several steps of the logits away from the graph, and not as TensorRT rounds either.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
+        # Its threads wait for work by spinning. Behind a run they would go on for a while, on processors that the next
+        # model needs: `validate` asks all of them about a clip in turn.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         self._failures = (errors.Fail, errors.InvalidArgument, errors.RuntimeException)
         unreadable = (
             UnicodeDecodeError,  # an error that quotes a damaged file

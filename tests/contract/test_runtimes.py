@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,17 @@ def test_a_wrong_clip_is_refused_in_one_line(runner: Runner, clip: np.ndarray[An
         runner.run(clip)
     assert "\n" not in str(caught.value)
     assert str(clip.dtype) in str(caught.value)
+
+
+def test_a_runner_at_rest_leaves_the_processors_to_others(runtime: str, bundle: Bundle) -> None:
+    resting_s, used_s = 0.1, []
+    with runtimes.get(runtime).open(bundle, threads=2) as opened:
+        for seed in range(5):
+            opened.run(networks.clip(seed).numpy())
+            began_s = time.process_time()
+            time.sleep(resting_s)
+            used_s.append(time.process_time() - began_s)
+    assert min(used_s) < resting_s / 4, "its threads wait for work by spinning"
 
 
 def test_closing_twice_is_harmless(runtime: str, bundle: Bundle) -> None:
