@@ -93,7 +93,7 @@ def _is_file_or_nothing(path: Path) -> bool:
     except FileNotFoundError:
         return True
     except OSError as error:
-        if error.errno == errno.ELOOP:
+        if error.errno == errno.ELOOP:  # a link to itself, which leads to nothing, and is something
             return False
         raise
 

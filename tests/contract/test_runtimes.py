@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,9 @@ def test_a_wrong_clip_is_refused_in_one_line(runner: Runner, clip: np.ndarray[An
 
 def test_a_runner_at_rest_leaves_the_processors_to_others(runtime: str, bundle: Bundle) -> None:
     resting_s, used_s = 0.1, []
-    with runtimes.get(runtime).open(bundle, threads=2) as opened:
+    with ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())  # some runtimes set it for the whole process
+        opened = stack.enter_context(runtimes.get(runtime).open(bundle, threads=2))
         for seed in range(5):
             opened.run(networks.clip(seed).numpy())
             began_s = time.process_time()
