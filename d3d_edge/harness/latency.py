@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d3d_edge.harness import conditions
+from d3d_edge.report import Row
 from d3d_edge.timing import Drift, Latency, Samples, Spread, Sustained
 
 
@@ -27,6 +28,11 @@ def figures(samples: Samples) -> Latency:
         drift=drift(samples.sustained, samples.threads, cpus) if samples.sustained else None,
         busy=conditions.busy(samples.environment_before, samples.environment_after, cpus),
     )
+
+
+def timed(row: Row, samples: Samples) -> Row:
+    """`row` with what was timed."""
+    return row.model_copy(update={"samples": samples, "latency": figures(samples)})
 
 
 def spread(times_ms: Sequence[float] | NDArray[np.float64]) -> Spread:

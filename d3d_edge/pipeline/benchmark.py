@@ -13,13 +13,13 @@ from d3d_edge import runtimes
 from d3d_edge.bundle import Bundle, by_place
 from d3d_edge.errors import RecipeError
 from d3d_edge.files import files_below
-from d3d_edge.harness import stopwatch
+from d3d_edge.harness import latency, stopwatch
 from d3d_edge.harness.stopwatch import Opener, Plan
 from d3d_edge.pipeline import memory
 from d3d_edge.pipeline.devices import HERE, THIS_MACHINE, Devices, Fleet, check, fits
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.golden import golden_of
-from d3d_edge.pipeline.validate import role_of, with_times
+from d3d_edge.pipeline.references import role_of
 from d3d_edge.progress import Progress
 from d3d_edge.report import Report, Row
 from d3d_edge.runner import Where
@@ -133,7 +133,7 @@ def _here(
             peak = memory.peak_bytes(bundle.path, threads)
             samples[name] = samples[name].model_copy(update={"memory_peak_bytes": peak})
     return {
-        name: row.model_copy(update={"note": UNTIMED}) if name in untimed else with_times(row, samples[name])
+        name: row.model_copy(update={"note": UNTIMED}) if name in untimed else latency.timed(row, samples[name])
         for name, row in rows.items()
     }
 

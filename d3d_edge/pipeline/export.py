@@ -23,6 +23,7 @@ from d3d_edge.manifest import Clip
 from d3d_edge.pipeline import lowering
 from d3d_edge.pipeline.distill import GRAPH_NAME
 from d3d_edge.pipeline.environment import tools
+from d3d_edge.pipeline.references import REFERENCES
 from d3d_edge.progress import Progress
 from d3d_edge.quantize import graph_files, placement, pt2e
 from d3d_edge.runner import TensorSpec
@@ -32,10 +33,6 @@ from d3d_edge.target import QUANTIZED, Precision, Target
 from d3d_edge.video.container import declared_length_s
 from d3d_edge.video.preprocess import load_clip
 from d3d_edge.workers import mapper
-
-REFERENCES: dict[Precision, str] = {"float32": "reference-float32", "int8": "reference-int8"}
-"""Bundles of the float student and of the quantized graph, written beside the others: `validate` compares with them."""
-
 
 _HEADERS_READ = 64
 

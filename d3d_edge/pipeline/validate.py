@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,16 +23,14 @@ from d3d_edge.manifest import Source
 from d3d_edge.pipeline.data import note_skipped
 from d3d_edge.pipeline.devices import HERE, THIS_MACHINE, Devices, Fleet, check, fits
 from d3d_edge.pipeline.environment import environment
-from d3d_edge.pipeline.export import REFERENCES
 from d3d_edge.pipeline.golden import golden_of, told_apart
 from d3d_edge.pipeline.measured import Decoding, clips_of, named, root_of
+from d3d_edge.pipeline.references import REFERENCES, Role, role_of
 from d3d_edge.progress import Progress
 from d3d_edge.report import Report, ReportClip, Row
 from d3d_edge.runner import Runner, Where
 from d3d_edge.target import QUANTIZED
-from d3d_edge.timing import Samples
 
-Role = Literal["float", "quantized", "bundle"]
 PLAN = stopwatch.Plan(runs=50, rounds=5, warmup_runs=5, budget_s=3.0)
 """Fewer times than `benchmark` takes: here they stand beside the accuracy."""
 _NAME: dict[Role, str] = {"float": "float student", "quantized": "quantized graph"}
@@ -186,13 +183,6 @@ def _models(paths: Sequence[Path], devices: Devices) -> list[_Model]:
     return sorted(models, key=lambda model: order[model.role])
 
 
-def role_of(bundle: Bundle) -> Role:
-    """The part of a bundle in a comparison: PyTorch's own are what the others are compared with."""
-    if bundle.manifest.runtime != "eager":
-        return "bundle"
-    return "quantized" if bundle.manifest.precision in QUANTIZED else "float"
-
-
 def _open(models: Sequence[_Model], threads: int, stack: ExitStack) -> tuple[dict[str, Runner], dict[str, str]]:
     """Runners by name, and why the others cannot run here."""
     runners: dict[str, Runner] = {}
@@ -261,12 +251,7 @@ def _timed(rows: Sequence[Row], models: Sequence[_Model], threads: int, progress
             for name, bundle in bundles.items()
         }
         samples = stopwatch.take(openers, clips, PLAN, threads=threads, on_round=task.advance)
-    return [with_times(row, samples[row.name]) if row.name in samples else row for row in rows]
-
-
-def with_times(row: Row, samples: Samples) -> Row:
-    """`row` with what was timed on this machine."""
-    return row.model_copy(update={"samples": samples, "latency": latency.figures(samples)})
+    return [latency.timed(row, samples[row.name]) if row.name in samples else row for row in rows]
 
 
 def _with_accuracy(
