@@ -222,7 +222,7 @@ def _place(found: Latencies) -> str:
     if found.where == Where.DEVICE:
         return f"on {found.device} by {found.runtime}, {threads}"
     here = "this host" if found.device == "host" else found.device
-    return f"on {here} ({found.environment.processor}) by {found.runtime}, {threads}"
+    return f"on {here} ({found.environment.kind}) by {found.runtime}, {threads}"
 
 
 def print_models(rows: Sequence[Model], classes: int) -> None:

@@ -193,10 +193,8 @@ def _where_notes(report: Report) -> list[str]:
     here = [row for row in report.rows if row.where == Where.HOST_RUNTIME and not row.device]
     hosted = [f"{row.name} by {row.runtime}" for row in here]
     if hosted:
-        processor = report.environment.processor
-        notes.append(
-            f"host runtime: the target's file on this machine ({processor}), not on a device: " + ", ".join(hosted)
-        )
+        kind = report.environment.kind
+        notes.append(f"host runtime: the target's file on this machine ({kind}), not on a device: {', '.join(hosted)}")
     interpreted = [row.name for row in report.rows if row.where == Where.REFERENCE_INTERPRETER]
     if interpreted:
         notes.append(

@@ -112,7 +112,7 @@ def _difference(before: Report, after: Report, row: Row, other: Row) -> str:
 
 def _machine(report: Report, row: Row) -> str:
     """What ran a row: a device by its name, whoever asked it."""
-    return row.device or report.environment.processor
+    return row.device or report.environment.kind
 
 
 def _latency(before: Report, after: Report, row: Row, other: Row) -> list[Change]:

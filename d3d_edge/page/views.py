@@ -237,7 +237,7 @@ class Head:
         if clips:
             chance = "" if report.chance is None else f", chance {percent(report.chance)}"
             said.append(f"{report.classes} classes, {clips} {report.split} clips{chance}.")
-        return [*said, f"Measured {machine.started[:10]} on {machine.processor}, {machine.cpus} CPUs."]
+        return [*said, f"Measured {machine.started[:10]} on {machine.kind}, {machine.cpus} CPUs."]
 
     @property
     def best(self) -> Row | None:

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+
+import torch
 
 from d3d_edge import __version__, runtimes
 from d3d_edge.processors import cpus
 from d3d_edge.report import Environment
 
 _BASE = ("torch", "torchao", "numpy")
+_INSTRUCTIONS = (
+    {"avx512_vnni": "AVX-512 VNNI", "avx512_f": "AVX-512", "avx_vnni": "AVX-VNNI", "avx2": "AVX2"},
+    {"amx_int8": "AMX"},
+    {"i8mm": "I8MM", "dot": "dot product"},
+    {"sme": "SME"},
+)
+"""Capabilities in PyTorch's words and in a reader's, for which XNNPACK, ONNX Runtime and oneDNN have kernels of their
+own; of each family the first that there is stands for those behind it."""
 
 
 def environment(started: datetime, runtime_names: Iterable[str]) -> Environment:
@@ -27,6 +37,7 @@ def environment(started: datetime, runtime_names: Iterable[str]) -> Environment:
     return Environment(
         machine=platform.machine(),
         processor=_processor(),
+        instructions=instructions(torch.cpu.get_capabilities()),
         cpus=cpus(),
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
@@ -43,6 +54,12 @@ def tools(runtime_names: Iterable[str]) -> dict[str, str]:
     for name in sorted(set(runtime_names)):
         versions |= runtimes.get(name).tools()
     return versions
+
+
+def instructions(capabilities: Mapping[str, object]) -> tuple[str, ...]:
+    """The vector instructions among `capabilities` (`torch.cpu.get_capabilities`) that kernels are chosen by."""
+    found = (next((name for key, name in family.items() if capabilities.get(key)), "") for family in _INSTRUCTIONS)
+    return tuple(name for name in found if name)
 
 
 def _processor() -> str:

@@ -139,6 +139,14 @@ def test_a_device_is_the_same_whoever_asks_it() -> None:
     assert "same machine" in one(before, other).note
 
 
+@pytest.mark.parametrize("difference", [{"processor": "q"}, {"instructions": ("AVX-512 VNNI",)}], ids=str)
+def test_processors_of_one_name_differ_by_their_instructions(difference: dict[str, Any]) -> None:
+    before, after = (report(row(taken=samples(seed))) for seed in (0, 1))
+    other = after.environment.model_copy(update=difference)
+    assert not one(before, after).note
+    assert "same machine" in one(before, after.model_copy(update={"environment": other})).note
+
+
 @pytest.mark.parametrize(
     ("before", "after", "points", "verdict"),
     [
