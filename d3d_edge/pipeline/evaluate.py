@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from d3d_edge.clip import ClipSpec
 from d3d_edge.errors import DataError
 from d3d_edge.evaluation import FILE_NAME, Evaluation, Fusion, System
 from d3d_edge.harness import accuracy
@@ -185,17 +188,15 @@ def _system(
 ) -> System:
     answers = np.mean([logits[stage] for stage in stages], axis=0)
     clip = run.recipe.clip
-    # Untrained, since loaded networks are frozen and a frozen scale of a batch norm is not a parameter.
-    with torch.device("meta"):
-        nets = [network(one.spec, answers.shape[1], in_channels=one.in_channels) for one in networks]
+    sizes = [_size(one.spec, answers.shape[1], one.in_channels, clip) for one in networks]
     right = round(accuracy.topk(answers, labels, 1) * len(labels))
     low, high = accuracy.wilson(right, len(labels))
     return System(
         name=name,
         streams=stages,
         inputs=tuple(sorted({"flow" if one.in_channels == 2 else "RGB" for one in networks})),
-        parameters=sum(parameter_count(net) for net in nets),
-        gmac=sum(mac_count(net, clip.frames, clip.height, clip.width) for net in nets) / 1e9,
+        parameters=sum(size.parameters for size in sizes),
+        gmac=sum(size.macs for size in sizes) / 1e9,
         right=right,
         top1=right / len(labels),
         top1_low=low,
@@ -203,3 +204,18 @@ def _system(
         top5=accuracy.topk(answers, labels, 5),
         mean_class=accuracy.mean_class(answers, labels),
     )
+
+
+class _Size(NamedTuple):
+    """How large a network is, and how much it computes for one clip."""
+
+    parameters: int
+    macs: int
+
+
+@functools.cache
+def _size(spec: NetworkSpec, classes: int, in_channels: int, clip: ClipSpec) -> _Size:
+    # Untrained, since loaded networks are frozen and a frozen scale of a batch norm is not a parameter.
+    with torch.device("meta"):
+        net = network(spec, classes, in_channels=in_channels)
+    return _Size(parameter_count(net), mac_count(net, clip.frames, clip.height, clip.width))

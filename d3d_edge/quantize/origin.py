@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch.export import ExportedProgram
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule, Node, config
 from torch.fx.traceback import NodeSource
 
 _NOTE, _KEY, _FLOAT = "custom", "layer", "float"
@@ -62,6 +62,20 @@ def layer_of(node: Node) -> str:
         return str(kept)
     paths = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
     return str(paths[-1]).removeprefix(f"{_WRAPPER}.") if paths else ""
+
+
+@contextmanager
+def sources_left_out() -> Iterator[None]:
+    """Trace graphs without noting, for every node, the lines of source of all that called it.
+
+    torch looks them up while it traces, about a fifth of the time of a capture, and `keep_layers` drops them.
+    """
+    before = getattr(config, "do_not_emit_stack_traces", False)  # older torch has no such switch
+    config.do_not_emit_stack_traces = True
+    try:
+        yield
+    finally:
+        config.do_not_emit_stack_traces = before
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from d3d_edge.quantize.origin import origins_shared
+from d3d_edge.quantize.origin import origins_shared, sources_left_out
 from d3d_edge.quantize.quick_graphs import written_when_asked_for
 
 
@@ -18,7 +18,7 @@ def quiet(library: str, level: int = logging.ERROR) -> Iterator[None]:
     before = log.level
     log.setLevel(level)
     try:
-        with warnings.catch_warnings(), origins_shared(), written_when_asked_for():
+        with warnings.catch_warnings(), origins_shared(), sources_left_out(), written_when_asked_for():
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
             yield
