@@ -242,7 +242,7 @@ def main(words: Sequence[str] | None = None) -> None:
     console.print(table(results))
     console.print("speed-up: of rank 4 over this form, the middle of the ratios within a repetition")
     console.print(
-        f"{machine.processor}, {machine.cpus} CPUs, {torch.get_num_threads()} threads, torch {torch.__version__}; "
+        f"{machine.kind}, {machine.cpus} CPUs, {torch.get_num_threads()} threads, torch {torch.__version__}; "
         f"{given.repetitions} steps of each form, in turns"
     )
     console.print(f"wrote {given.out}")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from d3d_edge import cli
+from tests.cli.conftest import D3DEdge
 from tests.unit.page import samples
 
 
@@ -47,11 +48,11 @@ def test_where_the_output_goes(ending: str, code: int, said: str) -> None:
     assert (done.returncode, done.stderr) == (code, said)
 
 
-def test_a_terminal_of_no_width_gets_tables_all_the_same() -> None:
-    command = [sys.executable, "-m", "d3d_edge", "models"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "0"})
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "nano" in done.stdout
+def test_a_terminal_of_no_width_gets_tables_all_the_same(d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "0")
+    done = d3d_edge("models")
+    assert (done.code, done.err) == (0, "")
+    assert "nano" in done.out
 
 
 def test_a_folder_that_is_gone_under_the_command() -> None:
