@@ -99,7 +99,7 @@ def _without(rows: Iterable[Row], known: list[Row]) -> tuple[str, ...]:
 def _difference(before: Report, after: Report, row: Row, other: Row) -> str:
     """What else than the model differs between two timed rows, or spoils their times."""
     found = []
-    if _machine(before, row) != _machine(after, other) or row.where != other.where:
+    if not _same_machine(before, row, after, other) or row.where != other.where:
         found.append("not measured by the same machine and means")
     if row.runtime != other.runtime:
         found.append(f"{row.runtime} before, {other.runtime} after")
@@ -110,9 +110,13 @@ def _difference(before: Report, after: Report, row: Row, other: Row) -> str:
     return "; ".join(found)
 
 
-def _machine(report: Report, row: Row) -> str:
-    """What ran a row: a device by its name, whoever asked it."""
-    return row.device or report.environment.kind
+def _same_machine(before: Report, row: Row, after: Report, other: Row) -> bool:
+    """Whether one kind of machine ran two rows: a device goes by its name, whoever asked it."""
+    if row.device or other.device:
+        return row.device == other.device
+    one, two = before.environment, after.environment
+    known = one.instructions and two.instructions  # Older reports do not say them.
+    return one.processor == two.processor and (not known or one.instructions == two.instructions)
 
 
 def _latency(before: Report, after: Report, row: Row, other: Row) -> list[Change]:

@@ -68,7 +68,7 @@ def layer_of(node: Node) -> str:
 def sources_left_out() -> Iterator[None]:
     """Trace graphs without noting, for every node, the lines of source of all that called it.
 
-    torch looks them up while it traces, about a fifth of the time of a capture, and `keep_layers` drops them.
+    torch looks them up while it traces, a fifth to a quarter of the time of a capture, and `keep_layers` drops them.
     """
     before = getattr(config, "do_not_emit_stack_traces", False)  # older torch has no such switch
     config.do_not_emit_stack_traces = True

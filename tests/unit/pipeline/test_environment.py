@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+import torch
 
 from d3d_edge.pipeline.environment import environment, instructions
 
@@ -32,5 +33,6 @@ def test_instructions_that_kernels_are_chosen_by(capabilities: tuple[str, ...], 
 def test_this_machine_is_named() -> None:
     found = environment(datetime.now(UTC), ())
     assert found.processor
+    assert found.instructions == instructions(torch.cpu.get_capabilities())
     assert found.kind.startswith(found.processor)
     assert all(word in found.kind for word in found.instructions)
