@@ -2,7 +2,7 @@
 
 A step is forward, cross-entropy, backward and AdamW. All forms start from the same weights and get the same clips; that
 they give the same logits and gradients is checked first. The forms take turns within each repetition, so that whatever
-else the machine does falls on all of them alike.
+else the machine does falls on all of them alike. In bfloat16 forward runs under autocast, as `precision` does.
 """
 
 from __future__ import annotations
@@ -143,18 +143,22 @@ def _length(gradients: Iterable[Tensor]) -> float:
     return math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients))
 
 
-def step(form: Form, labels: Tensor) -> None:
+def step(form: Form, labels: Tensor, precision: str = "float32") -> None:
     """One step of training."""
-    _backward(form, labels)
+    _backward(form, labels, precision)
     form.optimizer.step()
 
 
-def _backward(form: Form, labels: Tensor) -> None:
+def _backward(form: Form, labels: Tensor, precision: str = "float32") -> None:
     form.optimizer.zero_grad()
-    F.cross_entropy(form.logits(), labels).backward()  # type: ignore[no-untyped-call]
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        logits = form.logits()
+    if precision == "bfloat16":
+        logits = logits.float()
+    F.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
 
 
-def measure(case: Case, repetitions: int) -> Result:
+def measure(case: Case, repetitions: int, precision: str = "float32") -> Result:
     """Time `repetitions` steps of each form after warm-up; ends the program if the forms are not one network."""
     made = forms(case)
     labels = torch.arange(case.batch) % CLASSES
@@ -168,7 +172,7 @@ def measure(case: Case, repetitions: int) -> Result:
     for repetition in range(WARM_UP + repetitions):
         for name, form in made.items():
             began = time.perf_counter()
-            step(form, labels)
+            step(form, labels, precision)
             if repetition >= WARM_UP:
                 times[name].append(1e3 * (time.perf_counter() - began))
     return Result(
@@ -216,6 +220,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "cases", nargs="*", type=case_from_text, metavar="WIDTH:TxHxW:BATCH", help="default: three sizes"
     )
     parser.add_argument("--repetitions", type=int, default=10, help="timed steps of each form (default: 10)")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="default: float32")
     parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch; 0 leaves its own choice")
     parser.add_argument(
         "--out", type=Path, default=Path("build/train_step.json"), help="default: build/train_step.json"
@@ -227,12 +232,13 @@ def main(words: Sequence[str] | None = None) -> None:
     if given.threads:
         torch.set_num_threads(given.threads)
     started = datetime.now(UTC)
-    results = [measure(case, given.repetitions) for case in given.cases or CASES]
+    results = [measure(case, given.repetitions, given.precision) for case in given.cases or CASES]
     machine = environment(started, ())
     write_json(
         given.out,
         {
             "environment": machine.model_dump(mode="json"),
+            "precision": given.precision,
             "threads": torch.get_num_threads(),
             "repetitions": given.repetitions,
             "results": [result.model_dump(mode="json") for result in results],
@@ -243,7 +249,7 @@ def main(words: Sequence[str] | None = None) -> None:
     console.print("speed-up: of rank 4 over this form, the middle of the ratios within a repetition")
     console.print(
         f"{machine.kind}, {machine.cpus} CPUs, {torch.get_num_threads()} threads, torch {torch.__version__}; "
-        f"{given.repetitions} steps of each form, in turns"
+        f"{given.repetitions} steps of each form in {given.precision}, in turns"
     )
     console.print(f"wrote {given.out}")
 

@@ -114,6 +114,10 @@ def run(job: Job, folder: Path, fingerprint: str, progress: Progress) -> list[di
     if spec.accumulate > job.batches_per_epoch:
         there = job.batches_per_epoch
         progress.note(f"{job.title}: accumulate is {spec.accumulate}, and all {there} batches of an epoch are one step")
+    if spec.precision == "bfloat16" and distributed.device().type == "cpu" and not _knows_bfloat16():
+        progress.note(
+            f"{job.title}: precision is bfloat16, for which this processor has no instructions; float32 is faster here"
+        )
     every = max(1, spec.epochs // _EVALUATIONS)
     total, done = spec.epochs * job.batches_per_epoch, state.epoch * job.batches_per_epoch
     with Log(folder, state.epoch * job.steps_per_epoch) as log, progress.task(job.title, total, done) as task:
@@ -190,6 +194,12 @@ def _found(job: Job, folder: Path, fingerprint: str, progress: Progress) -> Chec
         )
     discard(folder)
     return None
+
+
+def _knows_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16, as far as PyTorch can tell: of others than x86 it is taken for so."""
+    able = torch.cpu.get_capabilities()
+    return able.get("architecture") != "x86_64" or any(able.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _compile(forward: nn.Module) -> None:

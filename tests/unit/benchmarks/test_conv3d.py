@@ -45,10 +45,14 @@ def gradient(parameter: Tensor) -> Tensor:
     return parameter.grad
 
 
-def test_train_step_measures_each_form_and_says_on_what(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_train_step_measures_each_form_and_says_on_what(
+    precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "figures.json"
-    train_step.main(["0.25:4x32x32:2", "--repetitions", "2", "--out", str(out)])
+    train_step.main(["0.25:4x32x32:2", "--repetitions", "2", "--precision", precision, "--out", str(out)])
     written = json.loads(out.read_text())
+    assert written["precision"] == precision
     (result,) = written["results"]
     assert result["case"] == "0.25:4x32x32:2"
     assert result["relative_difference"] < 1e-3
@@ -60,6 +64,7 @@ def test_train_step_measures_each_form_and_says_on_what(tmp_path: Path, capsys: 
     assert written["environment"]["processor"]
     shown = capsys.readouterr().out
     assert "speed-up" in shown
+    assert f"in {precision}" in shown
     assert written["environment"]["processor"] in shown
 
 

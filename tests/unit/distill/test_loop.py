@@ -130,6 +130,26 @@ def test_bfloat16_is_for_the_networks_and_not_for_loss_and_weights(tmp_path: Pat
     assert history[-1]["loss"] < history[0]["loss"]
 
 
+@pytest.mark.parametrize(
+    ("precision", "able", "told"),
+    [
+        ("bfloat16", {"architecture": "x86_64", "avx2": True, "avx512_f": True}, True),
+        ("bfloat16", {"architecture": "x86_64", "avx512_bf16": True}, False),
+        ("bfloat16", {"architecture": "x86_64", "amx_bf16": True}, False),
+        ("bfloat16", {"architecture": "aarch64"}, False),
+        ("float32", {"architecture": "x86_64", "avx2": True}, False),
+    ],
+)
+def test_bfloat16_on_a_processor_without_its_instructions_is_told(
+    precision: str, able: dict[str, object], told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    progress = Notes()
+    loop.run(job(SPEC.model_copy(update={"precision": precision, "epochs": 1})), tmp_path, "mark", progress)
+    note = "test: precision is bfloat16, for which this processor has no instructions; float32 is faster here"
+    assert progress.notes == ([note] if told else [])
+
+
 @pytest.mark.slow
 def test_a_compiled_run_learns_the_same(tmp_path: Path) -> None:
     compiled = job(SPEC.model_copy(update={"compile": True}))
