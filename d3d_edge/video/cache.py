@@ -90,6 +90,8 @@ _DIED = DataError(
     "a process that prepared clips died",
     hint="out of memory, or a video crashes the decoder; run again with one worker, finished clips are kept",
 )
+_LOOK_S = 1.0
+"""For how long entries are looked up before processes share that: about what it takes to start those."""
 _Outcome = tuple[CachedClip, int | None] | DataError
 """The entry and the frames decoded for it (None where it was there), or why there is none."""
 
@@ -111,7 +113,8 @@ def prepare(
 
     Every entry is written whole or not at all, so a run that was killed goes on where it stood. With `verify` entries
     that are there are read to the last byte, and made anew if one of them is not what was written. `workers` processes
-    share the work (0 or 1: this process does it), or the cluster that `engine` names (`workers.mapper`).
+    share the work (0 or 1: this process does it), or the cluster that `engine` names (`workers.mapper`). What is found
+    within a second is not handed to them, so that they are not started where nothing is to be done.
 
     Raises:
         DataError: a clip cannot be used and `strict` is set; or a worker process died.
@@ -125,11 +128,15 @@ def prepare(
     skipped: list[SkippedClip] = []
     computed = decoded = 0
     began = time.perf_counter()
+    found = {} if verify or engine != PROCESSES else _looked_up(clips, clip_spec, flow_spec, cache_dir, form, workers)
+    rest = [clip for place, clip in enumerate(clips) if place not in found]
     with (
         progress.task("prepare clips", total=len(clips)) as task,
-        mapper(min(workers, len(clips)), prepare=_one_thread, died=_DIED, engine=engine) as mapped,
+        mapper(min(workers, len(rest)), prepare=_one_thread, died=_DIED, engine=engine) as mapped,
     ):
-        for clip, outcome in zip(clips, mapped(work, clips), strict=True):
+        made = iter(mapped(work, rest))
+        for place, clip in enumerate(clips):
+            outcome = found.get(place) or next(made)
             if not isinstance(outcome, DataError):
                 ready.append(outcome[0])
                 if outcome[1] is not None:
@@ -143,6 +150,25 @@ def prepare(
         for folder in {entry.frames_path.parent for entry in ready}:
             sweep(folder)
     return Prepared(tuple(ready), tuple(skipped), computed, decoded)
+
+
+def _looked_up(
+    clips: Sequence[Clip], clip_spec: ClipSpec, flow_spec: FlowSpec, cache_dir: Path, form: Form, workers: int
+) -> dict[int, _Outcome]:
+    """What is there already, by place: of all clips, or of those before the one that all workers are worth it for."""
+    found: dict[int, _Outcome] = {}
+    until_s = time.perf_counter() + _LOOK_S
+    for place, clip in enumerate(clips):
+        if place - len(found) >= max(1, workers) or time.perf_counter() > until_s:
+            break
+        try:
+            lookup = find(clip, clip_spec, flow_spec, cache_dir, form)
+        except DataError as error:
+            found[place] = error
+        else:
+            if lookup.whole:
+                found[place] = lookup.entry, None
+    return found
 
 
 def _one_thread() -> None:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from d3d_edge.clip import ClipSpec, FlowSpec
-from tests.unit.video.samples import VideoWriter, spec_of
+from d3d_edge.manifest import Clip
+from tests.unit.video.samples import VideoWriter, spec_of, textured
 
 
 @pytest.fixture
@@ -47,3 +48,14 @@ def write_video(tmp_path: Path) -> VideoWriter:
         return path
 
     return write
+
+
+@pytest.fixture
+def clips(write_video: VideoWriter) -> list[Clip]:
+    """Three good videos."""
+    made = []
+    for seed in range(3):
+        frames = [np.roll(textured(64, 80, seed), 2 * number, axis=1) for number in range(12)]
+        path = str(write_video(f"{seed}.mp4", frames=frames))
+        made.append(Clip(path=path, label=f"class {seed}", split="train", group=path))
+    return made

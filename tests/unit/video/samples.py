@@ -11,7 +11,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from d3d_edge.clip import ClipSpec
+from d3d_edge.clip import ClipSpec, FlowSpec
+from d3d_edge.manifest import Clip
+from d3d_edge.progress import Silent
+from d3d_edge.video import cache
+from d3d_edge.video.cache import Prepared
 
 VideoWriter = Callable[..., Path]
 _EXTENSION = b"\x00\x00\x01\xb5"
@@ -73,3 +77,8 @@ def spec_of(**changes: Any) -> ClipSpec:
         "dtype": "uint8",
     }
     return ClipSpec(**(fields | changes))
+
+
+def prepared(clips: list[Clip], folder: Path, spec: ClipSpec, flow: FlowSpec, **options: Any) -> Prepared:
+    """A cache in `folder`, filled by this process unless `options` say otherwise."""
+    return cache.prepare(clips, spec, flow, folder, **({"workers": 0, "progress": Silent()} | options))

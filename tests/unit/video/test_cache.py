@@ -11,31 +11,14 @@ import numpy as np
 import pytest
 
 from d3d_edge.clip import ClipSpec, FlowSpec
-from d3d_edge.errors import DataError, RecipeError, StorageError
+from d3d_edge.errors import DataError, StorageError
 from d3d_edge.files import sha256_of_file
 from d3d_edge.manifest import Clip
-from d3d_edge.progress import Silent
 from d3d_edge.video import cache
 from d3d_edge.video.arrays import Form
-from d3d_edge.video.cache import Prepared
 from d3d_edge.video.flow import flow_of_frames
 from d3d_edge.video.preprocess import load_frames
-from tests.unit.video.samples import VideoWriter, spec_of, textured
-
-
-@pytest.fixture
-def clips(write_video: VideoWriter) -> list[Clip]:
-    """Three good videos."""
-    made = []
-    for seed in range(3):
-        frames = [np.roll(textured(64, 80, seed), 2 * number, axis=1) for number in range(12)]
-        path = str(write_video(f"{seed}.mp4", frames=frames))
-        made.append(Clip(path=path, label=f"class {seed}", split="train", group=path))
-    return made
-
-
-def prepared(clips: list[Clip], folder: Path, spec: ClipSpec, flow: FlowSpec, **options: Any) -> Prepared:
-    return cache.prepare(clips, spec, flow, folder, **({"workers": 0, "progress": Silent()} | options))
+from tests.unit.video.samples import prepared, spec_of
 
 
 def written(folder: Path) -> dict[Path, int]:
@@ -66,22 +49,6 @@ def test_a_second_run_computes_nothing(
     assert second.computed == 0
     assert second.clips == first.clips
     assert written(tmp_path / "c") == before
-
-
-def test_processes_give_the_same_entries(
-    clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec, capfd: pytest.CaptureFixture[str]
-) -> None:
-    Path(clips[1].path).write_text("no video")
-    alone = prepared(clips, tmp_path / "a", spec, flow_spec)
-    pooled = prepared(clips, tmp_path / "b", spec, flow_spec, workers=2)
-    assert pooled.skipped == alone.skipped
-    assert pooled.computed == 2
-    for one, other in zip(alone.clips, pooled.clips, strict=True):
-        assert one.frames_path.read_bytes() == other.frames_path.read_bytes()
-        assert one.flow_path.read_bytes() == other.flow_path.read_bytes()
-    with pytest.raises(DataError, match=r"1\.mp4 is not a video"):
-        prepared(clips, tmp_path / "b", spec, flow_spec, workers=2, strict=True)
-    assert capfd.readouterr() == ("", "")
 
 
 def test_a_copied_video_shares_its_entry(
@@ -253,11 +220,6 @@ def test_what_is_no_file_is_not_waited_for(
     clip = Clip(path=str(tmp_path / "a.mp4"), label="a", split="train", group="")
     with pytest.raises(DataError, match=r"a\.mp4 is a device, a pipe or a folder"):
         prepared([clip], tmp_path / "c", spec, flow_spec, strict=True)
-
-
-def test_an_unknown_engine_is_refused(clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec) -> None:
-    with pytest.raises(RecipeError, match="no engine 'spark'"):
-        prepared(clips, tmp_path / "c", spec, flow_spec, engine="spark")
 
 
 def test_what_a_killed_run_left_is_harmless(
