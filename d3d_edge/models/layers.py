@@ -116,6 +116,8 @@ class SpatialConv(_Conv):
         """
         if isinstance(self.bn, nn.BatchNorm2d):
             self.conv = fuse_conv_bn_eval(self.conv, self.bn)
+            assert self.conv.bias is not None
+            self.conv.bias.requires_grad_(self.bn.bias.requires_grad)  # torch makes one that does not learn
             self.bn = nn.Identity().train(self.training)
 
     def read_blocks(self) -> None:
@@ -128,7 +130,7 @@ class SpatialConv(_Conv):
             return
         self.blocks = Blocks(self.padding, size, self.taps)
         weight = self.blocks.weight(self.conv.weight.detach())
-        self.conv = nn.Conv2d(weight.shape[1], len(weight), self.blocks.side, bias=False)
+        self.conv = nn.Conv2d(weight.shape[1], len(weight), self.blocks.side, bias=False).train(self.training)
         self.conv.weight = nn.Parameter(weight)
         self.pad_apart = False
 

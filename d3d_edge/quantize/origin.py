@@ -22,8 +22,12 @@ _WRAPPER = "net"
 """The part of `models.recogniser.Recogniser` whose layers they are; without it, names are those of the weights."""
 
 
-def keep_layers(program: ExportedProgram, graph: GraphModule) -> None:
-    """Replace torch's notes on `program`'s operators by the layer of each, `graph` being what it was exported from."""
+def keep_layers(program: ExportedProgram, exported: GraphModule | None = None) -> None:
+    """Replace torch's notes on `program`'s operators by the layer of each.
+
+    `exported` is the graph that it was exported from; None where that was a network.
+    """
+    graph = exported or program.graph_module
     layers = {node.name: layer_of(node) for node in graph.graph.nodes}
     for node in graph.graph.nodes:
         # What quantization put in belongs to the layer whose values, or whose weights, it rounds.
@@ -31,13 +35,13 @@ def keep_layers(program: ExportedProgram, graph: GraphModule) -> None:
         layers[node.name] = layers[node.name] or next((layers[one.name] for one in near if layers[one.name]), "")
     kept_float = {node.name for node in graph.graph.nodes if is_kept_float(node)}
     for node in program.graph.nodes:
-        origins = {one.name for one in node.meta.get("from_node", ())}
-        layer = next((layers[one.name] for one in node.meta.get("from_node", ()) if layers.get(one.name)), "")
+        origins = [one.name for one in node.meta.get("from_node", ())] if exported else [node.name]
+        layer = next((layers[name] for name in origins if layers.get(name)), "")
         for note in _OWN:
             node.meta.pop(note, None)
         node.meta.pop(_NOTE, None)
-        if layer:
-            node.meta[_NOTE] = {_KEY: layer} | ({_FLOAT: True} if origins & kept_float else {})
+        if layer and node.op == "call_function":
+            node.meta[_NOTE] = {_KEY: layer} | ({_FLOAT: True} if kept_float.intersection(origins) else {})
 
 
 def keep_float(node: Node) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
@@ -10,43 +9,13 @@ import torch.ao.quantization.fx._decomposed  # It registers the operators that q
 from torch import nn
 from torch.export import ExportedProgram, ExportGraphSignature
 from torch.fx import GraphModule, Node
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from d3d_edge.errors import DataError, LoweringError
+from d3d_edge.errors import DataError
 from d3d_edge.quantize.groups import CONVOLUTIONS
 
 _aten = torch.ops.aten
 _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
-
-
-def fold_batch_norms(graph: GraphModule) -> None:
-    """Fold each batch norm that follows a convolution into it, exactly, with its own epsilon. Changes `graph`.
-
-    Raises:
-        LoweringError: another convolution reads the same weight, which this would change as well.
-    """
-    norms: list[Any] = graph.graph.find_nodes(op="call_function", target=_aten.batch_norm.default)
-    for norm in norms:
-        conv = norm.args[0]
-        if conv.target not in CONVOLUTIONS or len(conv.users) != 1:
-            continue
-        weight = conv.args[1].target
-        readers = [user for node in graph.graph.find_nodes(op="get_attr", target=weight) for user in node.users]
-        if len(readers) > 1:
-            raise LoweringError(
-                f"{len(readers)} convolutions read {weight}, and a batch norm follows one of them",
-                stage="fold batch norms",
-                layer=weight.rpartition(".")[0],
-                operator=str(conv.target),
-                hint="give every convolution weights of its own",
-            )
-        _fold(graph, conv, norm)
-        norm.replace_all_uses_with(conv)
-        graph.graph.erase_node(norm)
-    graph.graph.eliminate_dead_code()
-    graph.delete_all_unused_submodules()
-    graph.recompile()
 
 
 def round_weights(graph: GraphModule) -> None:
@@ -70,19 +39,6 @@ class InFloat16(torch.fx.Interpreter):
         value = super().run_node(n)
         rounds = isinstance(value, torch.Tensor) and value.dtype == torch.float32
         return value.half().float() if rounds else value
-
-
-def _fold(graph: GraphModule, conv: Any, norm: Any) -> None:
-    gamma, beta, mean, variance = (arg and operator.attrgetter(arg.target)(graph) for arg in norm.args[1:5])
-    weight_node = conv.args[1]
-    owner: Any = graph.get_submodule(weight_node.target.rpartition(".")[0])
-    bias = getattr(owner, "bias", None)
-    weight, bias = fuse_conv_bn_weights(owner.weight, bias, mean, variance, norm.args[7], gamma, beta)
-    owner.weight, owner.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
-    with graph.graph.inserting_after(weight_node):
-        bias_node = graph.graph.get_attr(weight_node.target.rpartition(".")[0] + ".bias")
-    bias_node.meta = dict(norm.args[3].meta)
-    conv.args = (*conv.args[:2], bias_node, *conv.args[3:])
 
 
 def drop_device_checks(graph: GraphModule) -> None:

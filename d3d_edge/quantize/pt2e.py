@@ -43,7 +43,7 @@ from d3d_edge.quantize import rounding
 from d3d_edge.quantize.groups import CONVOLUTIONS, groups_of, kept_in_float
 from d3d_edge.quantize.observer import count_uses
 from d3d_edge.quantize.origin import keep_layers, layer_of
-from d3d_edge.quantize.passes import drop_device_checks, drop_identities, drop_unread, fold_batch_norms, round_biases
+from d3d_edge.quantize.passes import drop_device_checks, drop_identities, drop_unread, round_biases
 from d3d_edge.quantize.placement import DEQUANTIZE, constants
 from d3d_edge.quantize.quiet import quiet
 from d3d_edge.quantize.scheme import EdgeQuantizer
@@ -58,9 +58,8 @@ def capture(model: nn.Module, sample: Tensor) -> GraphModule:
 
     `sample: uint8 [N*T, H, W, C]` fixes the shape; its values do not matter.
     """
-    graph = _export(model, sample)
+    graph = _traced(_deployed(model), sample).module()
     drop_device_checks(graph)
-    fold_batch_norms(graph)
     return graph
 
 
@@ -91,7 +90,7 @@ def prepare(
 
 def check_names(model: nn.Module, sample: Tensor, keep_float: Iterable[str]) -> None:
     """Raises RecipeError where `keep_float` names no part of `model`, or all of it; it is neither run nor changed."""
-    kept_in_float(groups_of(_export(model, sample)).values(), keep_float)
+    kept_in_float(groups_of(_traced(_deployed(model), sample).module()).values(), keep_float)
 
 
 def calibrate(prepared: GraphModule, clips: Iterable[Tensor]) -> None:
@@ -220,15 +219,18 @@ def convert(prepared: GraphModule, sample: Tensor) -> ExportedProgram:
     drop_identities(converted)
     drop_unread(converted)
     round_biases(converted)
-    return _program(converted, sample)
+    program = _traced(converted.requires_grad_(False), sample)
+    keep_layers(program, converted)
+    return program
 
 
 def export_float(model: nn.Module, sample: Tensor) -> ExportedProgram:
     """The float graph of `model`, batch norms folded: what `convert` gives, without quantization."""
-    graph = _export(model, sample)
-    fold_batch_norms(graph)
-    drop_identities(graph)
-    return _program(graph, sample)
+    deployed = _deployed(model)
+    program = _traced(deployed.requires_grad_(False), sample)
+    drop_identities(program.graph_module)
+    keep_layers(program)
+    return program
 
 
 def logit_step(program: ExportedProgram) -> float | None:
@@ -267,21 +269,19 @@ def float_convolutions(program: ExportedProgram) -> tuple[str, ...]:
     return tuple(layer_of(node) for node in convolutions if node.args[1].op == "placeholder")
 
 
-def _export(model: nn.Module, sample: Tensor) -> GraphModule:
+def _deployed(model: nn.Module) -> nn.Module:
+    """A copy of `model` in evaluation mode that computes the same with fewer layers."""
     model = copy.deepcopy(model).to("cpu").eval()
     for layer in model.modules():
         if isinstance(layer, SpatialConv):
             layer.read_blocks()
-    with _quiet():
-        return torch.export.export(model, (sample.cpu().contiguous(),), strict=False).module()
+            layer.fold()
+    return model
 
 
-def _program(graph: GraphModule, sample: Tensor) -> ExportedProgram:
-    graph.requires_grad_(False)
+def _traced(model: nn.Module, sample: Tensor) -> ExportedProgram:
     with _quiet():
-        program = torch.export.export(graph, (sample.cpu().contiguous(),), strict=False)
-    keep_layers(program, graph)
-    return program
+        return torch.export.export(model, (sample.cpu().contiguous(),), strict=False)
 
 
 def _quiet() -> AbstractContextManager[None]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from d3d_edge.errors import LoweringError
+from d3d_edge.models.layers import SpatialConv
 from d3d_edge.quantize import pt2e
 from tests import networks
 
@@ -22,27 +22,38 @@ def test_folding_batch_norms_is_exact() -> None:
     assert not [node for node in networks.float_program().graph.nodes if "batch_norm" in str(node.target)]
 
 
-class Normed(nn.Module):
-    """A convolution with a batch norm behind it, as often as asked."""
+class Repeated(nn.Module):
+    """One layer, as often as asked."""
 
-    def __init__(self, times: int, affine: bool) -> None:
+    def __init__(self, times: int) -> None:
         super().__init__()
-        self.conv, self.bn, self.times = nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3, affine=affine), times
-        self.bn.running_var.fill_(0.1)
+        self.layer, self.times = SpatialConv(3, 3, 3), times
+        self.layer.bn.running_var.fill_(0.1)  # type: ignore[operator,union-attr]
 
-    def forward(self, clip: torch.Tensor) -> torch.Tensor:
+    def forward(self, clip: Tensor) -> Tensor:
         x = clip.float().permute(0, 3, 1, 2)
         for _ in range(self.times):
-            x = self.bn(self.conv(x))
+            x = self.layer(x)
         return x.mean((2, 3))
 
 
-def test_a_batch_norm_without_scale_and_offset_is_folded_too() -> None:
-    model = Normed(1, affine=False).eval()
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_layer_is_folded_once_however_often_it_is_used(times: int) -> None:
+    model = Repeated(times).eval()
     folded = pt2e.export_float(model, networks.clip()).module()
     torch.testing.assert_close(folded(networks.clip()), model(networks.clip()), rtol=1e-5, atol=1e-5)
 
 
-def test_a_convolution_that_is_used_twice_is_not_folded_twice() -> None:
-    with pytest.raises(LoweringError, match=r"2 convolutions read conv.weight, and a batch norm follows"):
-        pt2e.export_float(Normed(2, affine=True).eval(), networks.clip())
+def test_the_network_is_left_as_it_is() -> None:
+    model = networks.small()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    pt2e.capture(model, networks.clip())
+    pt2e.export_float(model, networks.clip())
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_all_that_is_folded_goes_on_learning() -> None:
+    captured = pt2e.capture(networks.small(), networks.clip())
+    assert all(value.requires_grad for value in captured.parameters())
