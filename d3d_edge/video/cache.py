@@ -155,7 +155,7 @@ def prepare(
 def _looked_up(
     clips: Sequence[Clip], clip_spec: ClipSpec, flow_spec: FlowSpec, cache_dir: Path, form: Form, workers: int
 ) -> dict[int, _Outcome]:
-    """What is there already, by place: of all clips, or of those before the one that all workers are worth it for."""
+    """What is there already, by place: of all clips, or of the first until time is up or every worker has work."""
     found: dict[int, _Outcome] = {}
     until_s = time.perf_counter() + _LOOK_S
     for place, clip in enumerate(clips):
