@@ -116,7 +116,7 @@ def run(job: Job, folder: Path, fingerprint: str, progress: Progress) -> list[di
         progress.note(f"{job.title}: accumulate is {spec.accumulate}, and all {there} batches of an epoch are one step")
     if spec.precision == "bfloat16" and distributed.device().type == "cpu" and not _knows_bfloat16():
         progress.note(
-            f"{job.title}: precision is bfloat16, for which this processor has no instructions; float32 is faster here"
+            f"{job.title}: precision is bfloat16, for which this processor has no instructions; float32 may be faster"
         )
     every = max(1, spec.epochs // _EVALUATIONS)
     total, done = spec.epochs * job.batches_per_epoch, state.epoch * job.batches_per_epoch

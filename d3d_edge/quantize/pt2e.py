@@ -54,7 +54,7 @@ _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 
 
 def capture(model: nn.Module, sample: Tensor) -> GraphModule:
-    """`model` as a graph of operators in evaluation mode, batch norms folded. `model` is not changed.
+    """`model` as a graph of operators in evaluation mode, the batch norms of `SpatialConv` folded. It is not changed.
 
     `sample: uint8 [N*T, H, W, C]` fixes the shape; its values do not matter.
     """
@@ -225,7 +225,7 @@ def convert(prepared: GraphModule, sample: Tensor) -> ExportedProgram:
 
 
 def export_float(model: nn.Module, sample: Tensor) -> ExportedProgram:
-    """The float graph of `model`, batch norms folded: what `convert` gives, without quantization."""
+    """The float graph of `model`, batch norms folded as in `capture`: what `convert` gives, without quantization."""
     deployed = _deployed(model)
     program = _traced(deployed.requires_grad_(False), sample)
     drop_identities(program.graph_module)
@@ -270,7 +270,7 @@ def float_convolutions(program: ExportedProgram) -> tuple[str, ...]:
 
 
 def _deployed(model: nn.Module) -> nn.Module:
-    """A copy of `model` in evaluation mode that computes the same with fewer layers."""
+    """A copy of `model` in evaluation mode that computes the same: stems of blocks, and no batch norms."""
     model = copy.deepcopy(model).to("cpu").eval()
     for layer in model.modules():
         if isinstance(layer, SpatialConv):

@@ -146,7 +146,7 @@ def test_bfloat16_on_a_processor_without_its_instructions_is_told(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     progress = Notes()
     loop.run(job(SPEC.model_copy(update={"precision": precision, "epochs": 1})), tmp_path, "mark", progress)
-    note = "test: precision is bfloat16, for which this processor has no instructions; float32 is faster here"
+    note = "test: precision is bfloat16, for which this processor has no instructions; float32 may be faster"
     assert progress.notes == ([note] if told else [])
 
 
