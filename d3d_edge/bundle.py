@@ -29,7 +29,7 @@ LABELS = "labels.txt"
 RECIPE = "recipe.yaml"
 GOLDEN_CLIPS = "golden/clips.npy"
 GOLDEN_LOGITS = "golden/logits.npy"
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
 
 
 class FileEntry(Schema):
@@ -114,12 +114,12 @@ class Bundle:
             BundleError: it is not a bundle, of another format version, or a file is missing, changed or added.
         """
         try:
-            data = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+            data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         except OSError as error:
             hint = "bundles are folders: bundles/*/ leaves files out" if path.is_file() else "d3d-edge export"
-            raise BundleError(f"{path} is not a bundle: no readable {_MANIFEST}", hint=hint) from error
+            raise BundleError(f"{path} is not a bundle: no readable {MANIFEST}", hint=hint) from error
         except (ValueError, RecursionError) as error:
-            raise BundleError(f"{path / _MANIFEST} is not JSON", hint="export the bundle again") from error
+            raise BundleError(f"{path / MANIFEST} is not JSON", hint="export the bundle again") from error
         version = data.get("format_version") if isinstance(data, dict) else None
         if version != FORMAT_VERSION:
             raise BundleError(f"{path} has bundle format {version!r}, this version reads {FORMAT_VERSION}")
@@ -128,7 +128,7 @@ class Bundle:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
-            raise BundleError(f"{path / _MANIFEST}: {where}: {first['msg']}", hint="export the bundle again") from error
+            raise BundleError(f"{path / MANIFEST}: {where}: {first['msg']}", hint="export the bundle again") from error
         _verify(path, manifest)
         return cls(path, manifest)
 
@@ -157,7 +157,7 @@ class Bundle:
                 for file in files_below(folder)
             }
             manifest = BundleManifest(**dict(description), files=files)
-            write_json(folder / _MANIFEST, manifest.model_dump(mode="json"))
+            write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
         return cls(path, manifest)
 
 
@@ -171,7 +171,7 @@ def _as_readable(folder: Path) -> None:
 def is_bundle(path: Path) -> bool:
     """Whether a folder says that it is a bundle; any folder may hold a manifest.json."""
     try:
-        data = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(data, dict) and data.get("format") == Description.model_fields["format"].default
@@ -183,7 +183,7 @@ def _may_replace(path: Path) -> bool:
 
 
 def _verify(path: Path, manifest: BundleManifest) -> None:
-    present = {file.relative_to(path).as_posix() for file in files_below(path)} - {_MANIFEST}
+    present = {file.relative_to(path).as_posix() for file in files_below(path)} - {MANIFEST}
     again = "copy or export the bundle again"
     if missing := sorted(set(manifest.files) - present):
         raise BundleError(f"{path}: the file {missing[0]} is missing", hint=again)
@@ -192,9 +192,9 @@ def _verify(path: Path, manifest: BundleManifest) -> None:
     if not any(name == manifest.model or name.startswith(manifest.model + "/") for name in manifest.files):
         raise BundleError(f"{path}: the model {manifest.model} is not among the bundle's files", hint=again)
     if manifest.output.shape[-1:] != (len(manifest.labels),) or tuple(manifest.input.shape) != manifest.clip.shape:
-        raise BundleError(f"{path / _MANIFEST}: labels or clip do not fit what the model gives or takes", hint=again)
+        raise BundleError(f"{path / MANIFEST}: labels or clip do not fit what the model gives or takes", hint=again)
     if manifest.clip.hash() != manifest.clip_hash:
-        raise BundleError(f"{path / _MANIFEST}: the clip was changed; its clip_hash is another's", hint=again)
+        raise BundleError(f"{path / MANIFEST}: the clip was changed; its clip_hash is another's", hint=again)
     for name, entry in manifest.files.items():
         try:
             same = sha256_of_file(path / name) == entry.sha256
@@ -204,7 +204,7 @@ def _verify(path: Path, manifest: BundleManifest) -> None:
             raise BundleError(f"{path}: the file {name} is damaged (SHA-256 differs)", hint=again)
     labels = "".join(f"{label}\n" for label in manifest.labels).encode()
     if LABELS in manifest.files and (path / LABELS).read_bytes() != labels:
-        raise BundleError(f"{path / _MANIFEST}: the labels are not those of {LABELS}", hint=again)
+        raise BundleError(f"{path / MANIFEST}: the labels are not those of {LABELS}", hint=again)
 
 
 def by_place(bundles: Iterable[Bundle]) -> dict[str, Bundle]:

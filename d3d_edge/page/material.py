@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from d3d_edge import evaluation, report, sensitivity
-from d3d_edge.bundle import Bundle, BundleManifest
+from d3d_edge.bundle import MANIFEST, Bundle, BundleManifest
 from d3d_edge.errors import DataError
 from d3d_edge.evaluation import Evaluation
 from d3d_edge.report import Report
@@ -80,10 +80,10 @@ _ANY = (report.FILE_NAME, evaluation.FILE_NAME, sensitivity.FILE_NAME, "recipe.y
 
 def _bundles(path: Path) -> Iterator[Path]:
     """`path` itself, or the bundles in it."""
-    if (path / "manifest.json").is_file():
+    if (path / MANIFEST).is_file():
         yield path
     elif path.is_dir():
-        yield from (folder for folder in sorted(path.iterdir()) if (folder / "manifest.json").is_file())
+        yield from (folder for folder in sorted(path.iterdir()) if (folder / MANIFEST).is_file())
 
 
 def _free(taken: dict[str, object] | dict[str, str] | dict[str, BundleManifest], folder: Path) -> str:

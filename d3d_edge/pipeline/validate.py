@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d3d_edge import recipe, runtimes
-from d3d_edge.bundle import RECIPE, Bundle, by_place
+from d3d_edge.bundle import MANIFEST, RECIPE, Bundle, by_place
 from d3d_edge.errors import BundleError, DataError, MissingDependency
 from d3d_edge.files import check_writable
 from d3d_edge.harness import accuracy, gates, latency, stopwatch
@@ -158,7 +158,7 @@ def _models(paths: Sequence[Path], devices: Devices) -> list[_Model]:
     for path in dict.fromkeys(path.parent for path in given):
         for name in REFERENCES.values():
             beside = path / name
-            if beside not in given and (beside / "manifest.json").is_file():
+            if beside not in given and (beside / MANIFEST).is_file():
                 reference = Bundle.open(beside)
                 roles = map(role_of, given.values())
                 if reference.manifest.float_sha256 == first.float_sha256 and role_of(reference) not in roles:
