@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from d3d_edge import resources
 from d3d_edge.errors import RecipeError
@@ -27,6 +27,8 @@ Scheme = Literal["symmetric", "affine"]
 """How activations are quantized: with zero point 0 everywhere, or with a zero point of their own."""
 
 RuntimeName = Literal["executorch", "coreml", "tensorrt", "eager"]
+OPTIONS: dict[RuntimeName, tuple[str, ...]] = {"coreml": ("minimum_deployment_target",), "tensorrt": ("opset",)}
+"""What a runtime reads of a target's options; the others read none."""
 
 
 class Target(Schema):
@@ -37,9 +39,9 @@ class Target(Schema):
     description: str
     runtime: RuntimeName
     """The code that lowers to this target, one module in d3d_edge/runtimes/."""
-    schemes: tuple[Scheme, ...]
+    schemes: tuple[Scheme, ...] = Field(min_length=1)
     """Quantization schemes the target takes, best first."""
-    precisions: tuple[Precision, ...]
+    precisions: tuple[Precision, ...] = Field(min_length=1)
     """Precisions the target takes, best first."""
     options: dict[str, str | int | bool] = Field(default_factory=dict)
     """Settings of the runtime, such as the lowest iOS version."""
@@ -47,6 +49,16 @@ class Target(Schema):
     """What building and running on the device takes."""
     limits: tuple[str, ...] = ()
     """Known limits, for the reader of `d3d-edge targets show`."""
+
+    @field_validator("options")
+    @classmethod
+    def _are_read(cls, options: dict[str, str | int | bool], info: ValidationInfo) -> dict[str, str | int | bool]:
+        if (runtime := info.data.get("runtime")) is not None:  # otherwise that is the mistake
+            known = OPTIONS.get(runtime, ())
+            for name in options:
+                if name not in known:
+                    raise ValueError(f"{runtime} reads no {name}; {resources.near_miss(name, [*known] or ['none'])}")
+        return options
 
 
 def load(name_or_folder: str) -> Target:

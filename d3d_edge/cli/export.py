@@ -68,6 +68,7 @@ def command(
     wanted = dict.fromkeys(n for name in names for n in (opened.recipe.export.targets if name == "all" else (name,)))
     found = targets.configured([targets.load(name) for name in wanted], settings)
     from d3d_edge.pipeline.export import export
+    from d3d_edge.pipeline.references import REFERENCES
 
     bundles = export(
         opened,
@@ -79,7 +80,7 @@ def command(
         allow_fallback=allow_fallback,
     )
     _show(bundles)
-    shipped = " ".join(str(bundle.path) for bundle in bundles if not bundle.path.name.startswith("reference-"))
+    shipped = " ".join(str(bundle.path) for bundle in bundles if bundle.path.name not in REFERENCES.values())
     click.echo(f"next: d3d-edge validate {shipped} --data DIR")
 
 

@@ -96,17 +96,19 @@ def export(
     be slow on a target or not run there is noted in the bundle instead of refused.
 
     Raises:
-        RecipeError: a target does not take the precision, or two have one name.
+        RecipeError: a target does not take the precision, or two bundles would have one folder.
         MissingDependency: a runtime's package is not installed.
         LoweringError: the graph cannot be lowered, or would not run there.
         StorageError: a bundle cannot be written.
     """
     sweep(out)
-    targets = tuple(targets)
-    for name, many in Counter(found.name for found in targets).items():
-        if many > 1:
-            raise RecipeError(f"{many} of the targets are called {name}", hint="change name in one's target.yaml")
     wanted = [Wanted(found, _folder(found.name, precision), precision, allow_fallback) for found in targets]
+    for folder, many in Counter([*(one.folder for one in wanted), *REFERENCES.values()]).items():
+        if many > 1:
+            raise RecipeError(
+                f"{many} bundles would be written to {out / folder}",
+                hint=f"change name in a target.yaml ({' and '.join(REFERENCES.values())} are the references')",
+            )
     for one in wanted:
         _check(run, one.target, precision)
     host = target.load("host")

@@ -33,14 +33,19 @@ _WEIGHTED = CONVOLUTIONS | {
     *(_aten.conv_transpose1d.default, _aten.conv_transpose2d.input, _aten.linear.default),
 }
 _PRODUCTS: dict[Any, int] = {
-    **dict.fromkeys((_aten.matmul.default, _aten.mm.default, _aten.bmm.default), 0),
-    **dict.fromkeys((_aten.addmm.default, _aten.baddbmm.default), 1),
+    **dict.fromkeys((_aten.matmul.default, _aten.linalg_matmul.default, _aten.mm.default, _aten.bmm.default), 0),
+    **dict.fromkeys((_aten.mv.default, _aten.dot.default, _aten.inner.default, _aten.tensordot.default), 0),
+    **dict.fromkeys((_aten.scaled_dot_product_attention.default, _aten.bilinear.default), 0),
+    **dict.fromkeys((_aten.addmm.default, _aten.addmv.default, _aten.addbmm.default, _aten.baddbmm.default), 1),
+    _aten.einsum.default: 1,
 }
 """Products of matrices, any of which may be an activation, and where the first stands among the arguments."""
+_FACTORS = ("first factor", "second factor", "third factor")
 FOLLOWERS = frozenset(
     {
         *(_aten.relu.default, _aten.relu6.default, _aten.hardtanh.default, _aten.clamp.default),
         *(_aten.relu_.default, _aten.relu6_.default, _aten.hardtanh_.default, _aten.clamp_.default),
+        *(_aten.clamp_min.default, _aten.clamp_min_.default, _aten.threshold.default, _aten.threshold_.default),
         _aten.batch_norm.default,
     }
 )
@@ -65,10 +70,10 @@ def is_quantized(program: ExportedProgram) -> bool:
 def faults(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
     """What in `program` would not be fused, or not be computed, by `runtime`; each names its layer and operator."""
     quantized = is_quantized(program)
+    yield from many_axes(program, runtime)
     yield from _no_numbers(program, runtime)
     for node in program.graph.nodes:
         for found in (
-            _too_many_axes(node),
             _per_channel_elsewhere(node),
             _parted_from_relu(node),
             _no_scale(node),
@@ -91,12 +96,26 @@ def faults(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
                     )
 
 
+def many_axes(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
+    """The tensors of more than MAX_RANK axes."""
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor) and value.dim() > MAX_RANK:
+            message = f"the tensor {node.name} has {value.dim()} axes, at most {MAX_RANK} are lowered"
+            yield refusal(node, message, "use the rank-4 layers of d3d_edge.models.layers", runtime=runtime)
+
+
 def _factors(node: Node) -> Iterable[tuple[str, Any]]:
     """What `node` multiplies and sums, which is nothing but for convolutions and products of matrices."""
     if node.target in _WEIGHTED:
         return zip(("input", "weight"), node.args, strict=False)
     first = _PRODUCTS.get(node.target)
-    return () if first is None else zip(("first factor", "second factor"), node.args[first:], strict=False)
+    if first is None:
+        return ()
+    factors = node.args[first:]
+    if factors and isinstance(factors[0], list | tuple):  # einsum's
+        factors = tuple(factors[0])
+    return zip(_FACTORS, factors, strict=False)
 
 
 def zero_points(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
@@ -160,15 +179,17 @@ def constant(given: Any, held: dict[str, torch.Tensor]) -> torch.Tensor | None:
 def beyond_float16(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
     """The weights and biases that are infinite in float16, for a runtime that stores them so."""
     for name, value, reader in _float_constants(program):
-        largest = float(value.abs().max())
+        largest = float(value.abs().max()) if value.numel() else 0.0
         if _FLOAT16_MAX < largest < math.inf:
             message = f"the constant {name} holds {largest:.3g}, and {runtime} stores at most {_FLOAT16_MAX:.0f}"
             yield refusal(reader, message, "only a target that computes in float32 takes it", runtime=runtime)
     held = constants(program)
     for node in program.graph.nodes:
-        if node.target in DEQUANTIZE and (weight := constant(node.args[0], held)) is not None:
-            steps, scales = weight.long().abs().reshape(len(weight), -1).amax(1), constant(node.args[1], held)
-            if scales is not None and scales.numel() in (1, len(weight)):
+        weight = constant(node.args[0], held) if node.target in DEQUANTIZE else None
+        if weight is not None and weight.numel():
+            channels = weight.shape[0] if weight.dim() else 1
+            steps, scales = weight.long().abs().reshape(channels, -1).amax(1), constant(node.args[1], held)
+            if scales is not None and scales.numel() in (1, channels):
                 largest = float((steps * scales).max())
                 if _FLOAT16_MAX < largest < math.inf:
                     message = f"the weight {node.args[0]} means {largest:.3g}, and {runtime} takes {_FLOAT16_MAX:.0f}"
@@ -216,16 +237,6 @@ def blamed(program: ExportedProgram, message: str) -> tuple[str, str]:
     named = (node for node in calls if str(node.target) in message or re.search(rf"node {node.name}\b", message))
     node = next(named, None)
     return ("", "") if node is None else (layer_of(node), str(node.target))
-
-
-def _too_many_axes(node: Node) -> tuple[str, str] | None:
-    value = node.meta.get("val")
-    if not isinstance(value, torch.Tensor) or value.dim() <= MAX_RANK:
-        return None
-    return (
-        f"the tensor {node.name} has {value.dim()} axes, at most {MAX_RANK} are lowered",
-        "use the rank-4 layers of d3d_edge.models.layers",
-    )
 
 
 def _per_channel_elsewhere(node: Node) -> tuple[str, str] | None:
@@ -293,7 +304,7 @@ def _parted_from_relu(node: Node) -> tuple[str, str] | None:
             if after.target in FOLLOWERS:
                 return (
                     f"{rounded.name} and what reads it stand between {node.name} and {after.name}, else one kernel",
-                    "quantize what comes after the pair instead: let nothing else read the convolution's output",
+                    "quantize what comes after the pair instead: a relu that alone reads the convolution",
                 )
     return None
 

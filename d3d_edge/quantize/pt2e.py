@@ -44,7 +44,7 @@ from d3d_edge.quantize.groups import CONVOLUTIONS, groups_of, kept_in_float
 from d3d_edge.quantize.observer import count_uses
 from d3d_edge.quantize.origin import keep_layers, layer_of
 from d3d_edge.quantize.passes import drop_device_checks, drop_identities, drop_unread, round_biases
-from d3d_edge.quantize.placement import DEQUANTIZE, constants
+from d3d_edge.quantize.placement import DEQUANTIZE, constant, constants
 from d3d_edge.quantize.quiet import quiet
 from d3d_edge.quantize.scheme import EdgeQuantizer
 from d3d_edge.target import Scheme
@@ -248,7 +248,9 @@ def logit_step(program: ExportedProgram) -> float | None:
             source, weight = node.args[:2]
             if not DEQUANTIZE.issuperset((source.target, weight.target)):
                 return None
-            integers, scales = (held[given.name] for given in weight.args[:2])
+            integers, scales = (constant(given, held) for given in weight.args[:2])
+            if integers is None or scales is None:
+                return None
             return float(source.args[1]) * float((integers.float().abs().flatten(1).amax(1) * scales).max())
     return None
 

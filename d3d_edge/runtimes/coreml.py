@@ -161,9 +161,6 @@ class CoreMLRunner:
 
 
 def _deployment_target(ct: ModuleType, target: Target) -> Any:
-    unknown = sorted(set(target.options) - {_OPTION})
-    if unknown:
-        raise RecipeError(f"target {target.name}: Core ML knows no option {unknown[0]!r}", hint=f"it knows {_OPTION}")
     name = target.options.get(_OPTION)
     if name not in _DEPLOYMENT_TARGETS:
         raise RecipeError(f"target {target.name}: {_OPTION} is {name!r}, not one of {', '.join(_DEPLOYMENT_TARGETS)}")

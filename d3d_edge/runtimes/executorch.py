@@ -113,8 +113,7 @@ class ExecuTorch:
                 ):
                     edge = to_edge_transform_and_lower(same, partitioner=[XnnpackPartitioner()])
                     partitioned = edge.exported_program()
-                    left_out = executorch_checks.undelegated(partitioned, _version())
-                    allowed += settle(left_out, allow_fallback=allow_fallback)
+                    allowed += settle(_faults_of_lowered(partitioned), allow_fallback=allow_fallback)
                     facts = _facts(partitioned)
                     outside = bool(facts["undelegated_operators"])
                     lowered = edge.to_executorch(xnnpack_delegate.memory(delegates, outside=outside))
@@ -211,11 +210,25 @@ def _spec(name: str, described: Any, *, drop: int) -> TensorSpec:
 
 
 def _faults(program: ExportedProgram) -> Iterator[LoweringError]:
-    yield from placement.faults(program, _version())
-    yield from placement.weight_grids(program, _version())
-    yield from placement.shared_weights(program, _version())
-    yield from executorch_checks.large_biases(program, _version())
-    yield from executorch_checks.far_scales(program, _version())
+    misplaced = [
+        fault
+        for check in (placement.faults, placement.weight_grids, placement.shared_weights)
+        for fault in check(program, _version())
+    ]
+    yield from misplaced
+    if not misplaced:  # what follows reckons with scales, which have to be there and to be sound
+        yield from executorch_checks.large_biases(program, _version())
+        yield from executorch_checks.far_scales(program, _version())
+
+
+def _faults_of_lowered(program: ExportedProgram) -> Iterator[LoweringError]:
+    from executorch.exir.backend.utils import get_delegates
+
+    yield from executorch_checks.undelegated(program, _version())
+    # ExecuTorch writes some operators as others, which reach over more axes.
+    delegated = [getattr(program.graph_module, node.target).original_module for node in get_delegates(program.graph)]
+    for part in (program, *delegated):
+        yield from placement.many_axes(part, _version())
 
 
 def _facts(program: ExportedProgram) -> dict[str, int | float | str | bool]:

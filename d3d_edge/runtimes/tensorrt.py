@@ -24,6 +24,7 @@ from d3d_edge.quantize import placement
 from d3d_edge.quantize.origin import kept_float_layers
 from d3d_edge.runner import TensorSpec, Where
 from d3d_edge.runtimes import Lowered, held_to, settle, tensorrt_float16, tensorrt_onnx, tensorrt_rules
+from d3d_edge.runtimes.tensorrt_rules import OPSETS
 from d3d_edge.target import Precision, Target
 
 if TYPE_CHECKING:
@@ -93,6 +94,12 @@ class TensorRT:
         opset = target.options.get("opset", OPSET)
         if isinstance(opset, bool) or not isinstance(opset, int):
             raise RecipeError(f"the target {target.name}: options.opset is {opset!r}, not a number")
+        if opset not in OPSETS:
+            raise RecipeError(
+                f"the target {target.name}: options.opset is {opset}, TensorRT 10.0 reads {OPSETS.start} to "
+                f"{OPSETS.stop - 1}",
+                hint=f"--set opset={OPSET}",
+            )
         if precision == "int8+float16" and opset < _FLOAT16_SCALES:
             raise RecipeError(
                 f"the target {target.name}: options.opset is {opset}, and DequantizeLinear gives float16 from "

@@ -147,8 +147,32 @@ def test_what_was_exported_needs_no_clips_any_more(
 def test_two_targets_of_one_name_are_refused(made: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
     copied = Path(shutil.copytree(resources.find("targets", "host").parent, tmp_path / "mine"))
     words = ("export", made / "run", "--target", "host", "--target", copied, "--out", tmp_path / "bundles")
-    refused(d3d_edge(*words), 2, "2 of the targets are called host")
+    refused(d3d_edge(*words), 2, f"2 bundles would be written to {tmp_path / 'bundles' / 'host'}")
     assert not (tmp_path / "bundles").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [("reference-int8", "int8"), ("reference-float32", "int8"), ("reference", "float32")]
+)
+def test_a_target_with_the_folder_of_a_reference_is_refused(
+    name: str, precision: str, made: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    copied = Path(shutil.copytree(resources.find("targets", "host").parent, tmp_path / "mine"))
+    described = (copied / "target.yaml").read_text()
+    (copied / "target.yaml").write_text(described.replace("name: host", f"name: {name}"))
+    words = ("export", made / "run", "--target", copied, "--precision", precision, "--out", tmp_path / "bundles")
+    refused(d3d_edge(*words), 2, "2 bundles would be written to")
+    assert not (tmp_path / "bundles").exists()
+
+
+def test_a_board_called_reference_may_be_validated_next(made: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
+    """Only the two references themselves are left out of what is to be validated."""
+    copied = Path(shutil.copytree(resources.find("targets", "host").parent, tmp_path / "mine"))
+    described = (copied / "target.yaml").read_text()
+    (copied / "target.yaml").write_text(described.replace("name: host", "name: reference-board"))
+    out = with_references(made, tmp_path / "bundles")
+    exported = d3d_edge("export", made / "run", "--target", copied, "--out", out, "--workers", 0)
+    assert f"next: d3d-edge validate {out / 'reference-board'} --data DIR" in exported.out
 
 
 def test_a_graph_of_other_classes_is_refused(made: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:

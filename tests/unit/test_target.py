@@ -52,6 +52,8 @@ def test_a_folder_of_ones_own_is_a_target(tmp_path: Path) -> None:
     [
         ("runtime: executorch", "runtime: executroch", "target.yaml:3: runtime: input should be 'executorch'"),
         ("schemes: [symmetric]", "schemes: [int4]", "target.yaml:4: schemes.0"),
+        ("schemes: [symmetric]", "schemes: []", "target.yaml:4: schemes: .* at least 1 item"),
+        ("precisions: [int8]", "precisions: []", "target.yaml:5: precisions: .* at least 1 item"),
         ("needs: [a cable]\n", "", "'needs' is missing"),
         ("needs:", "extra: android\nneeds:", "target.yaml:6: unknown key 'extra'"),
         ("needs:", "need:", "target.yaml:6: unknown key 'need'; did you mean 'needs'"),
@@ -59,6 +61,24 @@ def test_a_folder_of_ones_own_is_a_target(tmp_path: Path) -> None:
 )
 def test_a_mistake_is_told_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
     (tmp_path / "target.yaml").write_text(OWN.replace(old, new))
+    with pytest.raises(RecipeError, match=message):
+        target.load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("runtime", "option", "message"),
+    [
+        ("tensorrt", "opst: 17", "target.yaml:7: options: tensorrt reads no opst; did you mean 'opset'"),
+        ("coreml", "compute: gpu", "coreml reads no compute; known: minimum_deployment_target"),
+        ("executorch", "opset: 20", "executorch reads no opset; known: none"),
+        ("eager", "threads: 2", "eager reads no threads; known: none"),
+    ],
+)
+def test_an_option_that_the_runtime_does_not_read_is_refused(
+    runtime: str, option: str, message: str, tmp_path: Path
+) -> None:
+    own = OWN.replace("executorch", runtime)
+    (tmp_path / "target.yaml").write_text(f"{own}options:\n  {option}\n")
     with pytest.raises(RecipeError, match=message):
         target.load(str(tmp_path))
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.nn import functional as F
 
 from d3d_edge.errors import LoweringError
 from d3d_edge.quantize import graph_files, placement
@@ -34,11 +35,22 @@ def round_before_relu(program: ExportedProgram) -> None:
         relu.args = (program.graph.call_function(DEQUANTIZE, (rounded, *quantize.args[1:])),)
 
 
-def round_before_clamp(program: ExportedProgram) -> None:
+def write_the_relu_as(program: ExportedProgram, operator: Any, *numbers: float) -> None:
     relu = first(program, RELU, "temporal.spatial")
     round_before_relu(program)
-    relu.target = aten.clamp.default
-    relu.args = (*relu.args, 0.0, 6.0)
+    relu.target, relu.args = operator, (*relu.args, *numbers)
+
+
+def round_before_clamp(program: ExportedProgram) -> None:
+    write_the_relu_as(program, aten.clamp.default, 0.0, 6.0)
+
+
+def round_before_clamp_min(program: ExportedProgram) -> None:
+    write_the_relu_as(program, aten.clamp_min.default, 0.0)
+
+
+def round_before_threshold(program: ExportedProgram) -> None:
+    write_the_relu_as(program, aten.threshold.default, 0.0, 0.0)
 
 
 def round_and_move_before_relu(program: ExportedProgram) -> None:
@@ -114,11 +126,18 @@ def use_half_of_a_weights_range(program: ExportedProgram) -> None:
     node.args = (*node.args[:4], -64, 64, torch.int8)
 
 
-def round_by_no_number(program: ExportedProgram) -> None:
+def round_by(program: ExportedProgram, scale: float) -> None:
     quantize = next(iter(first(program, RELU, "stem").users))
-    quantize.args = (quantize.args[0], float("nan"), *quantize.args[2:])
-    for reader in list(quantize.users):
-        reader.args = (reader.args[0], *quantize.args[1:])
+    for node in (quantize, *list(quantize.users)):
+        node.args = (node.args[0], scale, *node.args[2:])
+
+
+def round_by_no_number(program: ExportedProgram) -> None:
+    round_by(program, float("nan"))
+
+
+def round_by_zero(program: ExportedProgram) -> None:
+    round_by(program, 0.0)
 
 
 def change_a_weight(program: ExportedProgram, place: int, change: Callable[[Tensor], Tensor]) -> None:
@@ -151,9 +170,7 @@ def add_a_large_number(program: ExportedProgram) -> None:
 
 
 def round_to_large_numbers(program: ExportedProgram) -> None:
-    quantize = next(iter(first(program, RELU, "stem").users))
-    for node in (quantize, *list(quantize.users)):
-        node.args = (node.args[0], 600.0, *node.args[2:])
+    round_by(program, 600.0)
 
 
 def shift_a_weight(program: ExportedProgram) -> None:
@@ -201,7 +218,10 @@ def program(saved: Path) -> ExportedProgram:
                 "aten.conv2d",
                 "after the pair",
             )
-            for plant in (round_before_clamp, round_and_move_before_relu, round_twice_before_relu)
+            for plant in (
+                *(round_before_clamp, round_before_clamp_min, round_before_threshold),
+                *(round_and_move_before_relu, round_twice_before_relu),
+            )
         ),
         (
             leave_input_float,
@@ -266,6 +286,62 @@ def test_a_planted_fault_is_named_with_its_remedy(
     assert fault.exit_code == 5
     with pytest.raises(LoweringError, match=rf"{said}.*layer {layer}, operator \S*{operator}.*a runtime.*{remedy}"):
         raise fault
+
+
+class Product(nn.Module):
+    """A product of rounded features and a weight that is not."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.weight = nn.Parameter(torch.ones(4, 4), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rounded = stored.quantize_per_tensor(x, 0.1, 0, -128, 127, torch.int8)
+        return self.function(stored.dequantize_per_tensor(rounded, 0.1, 0, -128, 127, torch.int8), self.weight)
+
+
+@pytest.mark.parametrize(
+    ("product", "factor", "operator"),
+    [
+        (lambda x, w: x @ w, "second factor", "aten.matmul"),
+        (lambda x, w: F.linear(x, w), "weight", "aten.linear"),
+        (lambda x, w: torch.einsum("ij,jk->ik", w, x), "first factor", "aten.einsum"),
+        (lambda x, w: torch.mv(x, w[0]), "second factor", "aten.mv"),
+        (lambda x, w: torch.inner(x, w), "second factor", "aten.inner"),
+        (lambda x, w: torch.tensordot(x, w, dims=1), "second factor", "aten.tensordot"),
+        (lambda x, w: torch.addmv(w[0], w, x[0]), "first factor", "aten.addmv"),
+        (lambda x, w: F.scaled_dot_product_attention(x, x, w), "third factor", "aten.scaled_dot_product_attention"),
+        (lambda x, w: F.bilinear(x, x, w[None]), "third factor", "aten.bilinear"),
+    ],
+)
+def test_a_product_with_a_factor_that_is_not_rounded_is_named(
+    product: Callable[[Tensor, Tensor], Tensor], factor: str, operator: str
+) -> None:
+    program = torch.export.export(Product(product), (torch.ones(4, 4),))
+    faults = [str(fault) for fault in placement.faults(program, "a runtime")]
+    assert any(f"the {factor} " in fault and f"operator {operator}" in fault for fault in faults), faults
+
+
+class Scaled(nn.Module):
+    """Values times a learned number, and a weight of one scale that holds nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("number", torch.tensor(100, dtype=torch.int8))
+        self.register_buffer("nothing", torch.zeros(0, 4, dtype=torch.int8))
+        self.empty = nn.Parameter(torch.zeros(0, 4), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        number = stored.dequantize_per_tensor(self.number, 1e3, 0, -128, 127, torch.int8)
+        nothing = stored.dequantize_per_tensor(self.nothing, 1e3, 0, -128, 127, torch.int8)
+        return torch.cat([x * number, self.empty, nothing])
+
+
+def test_a_constant_may_have_no_axes_or_no_values() -> None:
+    program = torch.export.export(Scaled(), (torch.ones(4, 4),))
+    (fault,) = placement.beyond_float16(program, "a runtime")
+    assert "means 1e+05" in str(fault)
 
 
 def test_a_scale_that_is_no_number_is_named_wherever_it_stands(program: ExportedProgram) -> None:

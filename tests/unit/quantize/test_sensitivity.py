@@ -179,6 +179,16 @@ def test_a_float_classifier_has_no_step_of_its_logits() -> None:
     assert pt2e.logit_step(reads_floats) is None
 
 
+def test_a_classifier_may_have_one_scale_for_all_of_its_weights() -> None:
+    program = networks.reopened(networks.quantized())
+    weight = [node for node in program.graph.nodes if node.target is torch.ops.aten.conv2d.default][-1].args[1]
+    weight.target = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+    weight.args = (weight.args[0], 0.01, 0, *weight.args[4:])
+    largest = program.state_dict[program.graph_signature.inputs_to_buffers[weight.args[0].name]].float().abs().max()
+    source = [node for node in program.graph.nodes if node.target is torch.ops.aten.conv2d.default][-1].args[0]
+    assert pt2e.logit_step(program) == pytest.approx(float(largest) * 0.01 * source.args[1])
+
+
 def test_leaving_groups_in_float_brings_the_logits_nearer() -> None:
     clips = [networks.clip(seed) for seed in range(7, 12)]
     with torch.no_grad():

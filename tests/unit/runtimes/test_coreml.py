@@ -309,7 +309,6 @@ def test_an_operator_that_coremltools_does_not_know_is_named(tmp_path: Path, cli
     [
         ({}, "is None, not one of iOS17"),
         ({"minimum_deployment_target": "iOS15"}, "is 'iOS15', not one of iOS17"),
-        ({"minimum_deployment_target": "iOS17", "compute": "gpu"}, "no option 'compute'"),
     ],
 )
 def test_wrong_options_are_a_mistake_of_the_target(

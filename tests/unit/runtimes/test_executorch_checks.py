@@ -17,6 +17,7 @@ from d3d_edge.errors import BundleError, LoweringError
 from d3d_edge.quantize import pt2e
 from d3d_edge.runtimes import Lowered, executorch, executorch_checks
 from tests import networks
+from tests.unit.quantize import test_placement as placing
 
 pytest.importorskip("executorch")
 pytestmark = pytest.mark.slow
@@ -83,8 +84,12 @@ def sorts(x: Tensor, kernel: Tensor) -> Tensor:
     return torch.sort(x, dim=1)[0]
 
 
+def reads_beyond_its_end(x: Tensor, kernel: Tensor) -> Tensor:
+    return x[:, torch.tensor([0, 9])]
+
+
 def shuffles(x: Tensor, kernel: Tensor) -> Tensor:
-    return F.pixel_shuffle(x, 2)
+    return F.channel_shuffle(x, 2)
 
 
 def takes_a_bessel_function(x: Tensor, kernel: Tensor) -> Tensor:
@@ -111,6 +116,7 @@ def rounds_to_uint8(x: Tensor, kernel: Tensor) -> Tensor:
         (sorts, "has no kernel for aten::sort", "kernels", "aten.sort", "other operators"),
         (takes_a_bessel_function, "cannot lower", "to ExecuTorch", "aten.special_bessel_j0", "rank-4 layers"),
         (convolves_in_3d, "has 5 axes", "check", "aten.unsqueeze", "rank-4 layers"),
+        (shuffles, "has 5 axes", "check", "aten.view_copy", "rank-4 layers"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
@@ -125,8 +131,8 @@ def test_what_would_be_slow_or_missing_on_the_phone_is_refused(
 
 
 def test_a_file_that_loads_and_does_not_run_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(LoweringError, match=r"does not run.*stage run, operator dim_order_ops::_clone_dim_order"):
-        lower(shuffles, tmp_path)
+    with pytest.raises(LoweringError, match=r"does not run.*stage run, operator aten::index"):
+        lower(reads_beyond_its_end, tmp_path)
     assert capfd.readouterr() == ("", "")
 
 
@@ -162,6 +168,20 @@ def test_a_bias_that_xnnpack_cannot_sum_is_refused(tmp_path: Path) -> None:
 
 def test_the_bias_of_a_classifier_is_float_and_may_be_large() -> None:
     assert not list(executorch_checks.large_biases(networks.with_bias("logits", 1e12), "executorch"))
+
+
+@pytest.mark.parametrize(
+    ("plant", "said"),
+    [
+        (placing.round_by_zero, "has the scale 0.0.*layer stem"),
+        (placing.lose_a_scale, "has 7 scales for 8 output channels.*layer stem.conv"),
+    ],
+)
+def test_a_scale_that_cannot_be_reckoned_with_is_refused(plant: placing.Plant, said: str, tmp_path: Path) -> None:
+    program = networks.reopened(networks.quantized())
+    plant(program)
+    with pytest.raises(LoweringError, match=said):
+        executorch.RUNTIME.lower(program, tmp_path, ANDROID, precision="int8")
 
 
 @pytest.mark.parametrize(
