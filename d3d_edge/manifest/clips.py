@@ -63,15 +63,18 @@ def gathered(placed: Iterable[tuple[str, Clip]]) -> list[Clip]:
     """The clips that are given, each with its place (a line of a list, or a file): a CSV of them can be read back.
 
     Raises:
-        DataError: a clip is given twice, however it is spelled, or a name cannot stand in a CSV.
+        DataError: a clip is given twice, however it is spelled, or a name is empty or cannot stand in a CSV.
     """
     place_of_key: dict[str, str] = {}
     clips: list[Clip] = []
     for place, clip in placed:
         refuse_unwritable(place, clip.path, clip.label, clip.group)
-        if clip.key in place_of_key:
-            raise DataError(f"{place}: {clip.key} is given by {place_of_key[clip.key]} already", hint="keep one")
-        place_of_key[clip.key] = place
+        if not clip.label:
+            raise DataError(f"{place}: its class has no name", hint="rename the folder")
+        key = clip.key if clip.start_s or clip.end_s else clip.path  # from 0 s on is all of it
+        if key in place_of_key:
+            raise DataError(f"{place}: {clip.key} is given by {place_of_key[key]} already", hint="keep one")
+        place_of_key[key] = place
         clips.append(clip)
     return clips
 

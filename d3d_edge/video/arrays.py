@@ -59,6 +59,7 @@ def write(path: Path, array: npt.NDArray[Any]) -> None:
     """Write frames uint8 [T, h, w, 3] or flow float16 [T, h, w, 2], whole or not at all; the suffix says how.
 
     Raises:
+        DataError: it is too large for a .png.
         StorageError: the file system refused.
     """
     with atomic_file(path, lasting=False) as partial, partial.open("wb") as file:
@@ -116,7 +117,11 @@ def header(path: Path, count: int) -> Header | None:
 
 
 def png_of(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """The bytes of the .png of frames uint8 [T, h, w, 3] or flow float16 [T, h, w, 2]."""
+    """The bytes of the .png of frames uint8 [T, h, w, 3] or flow float16 [T, h, w, 2].
+
+    Raises:
+        DataError: libpng does not write one so large: of more than a million rows, T x h.
+    """
     count, height, width, _ = array.shape
     if array.dtype == np.uint8:
         picture = np.ascontiguousarray(array[..., ::-1])  # OpenCV takes BGR
@@ -124,7 +129,12 @@ def png_of(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     else:
         bits = np.ascontiguousarray(array).view(np.uint16)
         picture = np.concatenate([bits[..., 0], bits[..., 1]], axis=2).reshape(count * height, 2 * width)
-    return np.asarray(cv2.imencode(".png", picture, _PACKED)[1], dtype=np.uint8)
+    done, data = cv2.imencode(".png", picture, _PACKED)
+    if not done:
+        raise DataError(
+            f"{count} pictures of {height}x{width} are too large for one .png", hint="leave them uncompressed"
+        )
+    return np.asarray(data, dtype=np.uint8)
 
 
 def write_picture(path: Path, picture: npt.NDArray[np.uint8]) -> None:
@@ -163,8 +173,11 @@ def _raw(path: Path) -> npt.NDArray[Any]:
     with path.open("rb", buffering=0) as file:
         header = _raw_header(file)
         array = np.empty(header.shape, header.dtype)
-        if file.readinto(array.data.cast("B")) != array.nbytes:
-            raise EOFError(f"{path} is shorter than its header says")
+        rest = array.data.cast("B")
+        while rest:  # Linux reads 2 GiB at once, some file systems less
+            if not (count := file.readinto(rest)):
+                raise EOFError(f"{path} is shorter than its header says")
+            rest = rest[count:]
         if file.read(_SUM.size + 1) != _SUM.pack(zlib.crc32(array.data)):
             raise ValueError(f"{path} has another checksum than its numbers")
     return array

@@ -38,6 +38,6 @@ def is_refused(address: str, at_s: float) -> bool:
         looked = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE_S, check=False
         )
-    except subprocess.TimeoutExpired:
-        return False
+    except subprocess.TimeoutExpired as ended:  # a long video may have been refused at once, and looked through on
+        return _REFUSED in (ended.stdout or b"") + (ended.stderr or b"")
     return _REFUSED in looked.stdout + looked.stderr

@@ -145,7 +145,8 @@ class _Chart:
             index = int(best[start])
             left, right = self._x(edges[start]), self._x(edges[stop])
             colour = colour_of.get(index, _OTHER)
-            self._draw.rectangle([_SCALE * left, _SCALE * top, _SCALE * (right - 1), _SCALE * bottom], fill=colour)
+            end = max(left, right - 1)  # a window of a long video is narrower than a pixel
+            self._draw.rectangle([_SCALE * left, _SCALE * top, _SCALE * end, _SCALE * bottom], fill=colour)
             if lettering.font_for(labels[index], 18).getlength(labels[index]) < right - left - 8:
                 light = sum(colour) > _LIGHT
                 middle = ((left + right) / 2, (top + bottom) / 2)

@@ -133,6 +133,7 @@ class TestFolders:
             (["train/a/1.mp4", "train/b/1.mp4", "test/a/2.mp4", "extra/a/3.mp4"], "extra is no split, and lies beside"),
             (["a/1.mp4", "b/1.mp4", "2.mp4"], r"2\.mp4 lies in no class folder"),
             (["a/1.mp4", "b/line\nbreak.mp4"], r"b/line\\nbreak\.mp4' holds a control character"),
+            (["a/1.mp4", " /1.mp4"], r" /1\.mp4': its class has no name"),
             (["a/1.mp4", "b/not\udce9utf8.mp4"], r"b/not\\udce9utf8\.mp4' holds .* not UTF-8 .*rename"),
         ],
     )
@@ -237,6 +238,7 @@ class TestTable:
                 'path,label\na.mp4,"two\nlines"\n',
                 r"list.csv:3: 'two\\nlines' holds a control character",
             ),
+            ("path,label,start_s\na.mp4,x,\na.mp4,y,0\n", "list.csv:3: .*a.mp4#t=0 is given by .*list.csv:2 already"),
             ("path,label\na.mp4,x\nb.mp4,y\n./a.mp4,y\n", "list.csv:4: .*a.mp4 is given by .*list.csv:2 already"),
             ("path,label,split\na.mp4,x,train\nb.mp4,y,\n", "1 of 2 rows have no split"),
             (

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +53,27 @@ def test_no_changed_bit_is_read(
         assert not path.exists()
     else:
         assert back.tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("array", [np.zeros((1001, 1000, 1, 3), np.uint8), np.zeros((1001, 1000, 1, 2), np.float16)])
+def test_what_no_png_holds_is_refused(array: np.ndarray, tmp_path: Path) -> None:
+    """libpng takes a million rows."""
+    with pytest.raises(DataError, match=r"1001 pictures of 1000x1 are too large .*uncompressed"):
+        arrays.write(tmp_path / "array.png", array)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_may_be_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux reads 2 GiB at once, and some file systems less."""
+    array = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), np.uint8)
+    arrays.write(tmp_path / "a.npy", array)
+
+    class Short(io.FileIO):
+        def readinto(self, buffer: Any) -> int:
+            return super().readinto(memoryview(buffer)[:100]) or 0
+
+    monkeypatch.setattr(Path, "open", lambda path, mode, **_: Short(path, mode.replace("b", "")))
+    np.testing.assert_array_equal(arrays.read(tmp_path / "a.npy", 2), array)
 
 
 def test_a_raw_entry_is_an_npy_file_for_others(tmp_path: Path) -> None:

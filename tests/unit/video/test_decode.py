@@ -8,6 +8,7 @@ import pytest
 
 from d3d_edge.errors import DataError
 from d3d_edge.video import boxes, decode, encode, seek
+from d3d_edge.video import interlaced as interlacing
 from d3d_edge.video.container import frame_rate_hz, opened, promise_of
 from d3d_edge.video.decode import Span, count_frames, first_frame, iterate_frames, read_frames
 from tests.unit.video.samples import VideoWriter, declare, hide, interlaced, textured
@@ -194,6 +195,13 @@ def test_interlaced_video_is_refused(write_video: VideoWriter, name: str) -> Non
         read_frames(path, lambda count: [0, 20, 40], lambda frame: frame)
     with pytest.raises(DataError, match=said):
         read_frames(path, lambda count: [0, 2, 4], lambda frame: frame, Span(1.0, 1.3))
+
+
+def test_a_refusal_counts_where_the_rest_takes_too_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    look = f"import os, time\nos.write(2, {interlacing._REFUSED!r})\ntime.sleep(60)"
+    monkeypatch.setattr(interlacing, "_LOOK", look)
+    monkeypatch.setattr(interlacing, "_PATIENCE_S", 1)
+    assert interlacing.is_refused(str(tmp_path / "long.mpg"), 1.0)
 
 
 @pytest.mark.parametrize("still", [(0, 48), (20, 30)])

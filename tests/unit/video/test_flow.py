@@ -75,6 +75,22 @@ def test_too_small_frames_are_refused() -> None:
         flow_of_frames(np.zeros((2, 8, 8, 3), np.uint8), SPECS[1])
 
 
+@pytest.mark.parametrize(
+    ("spec", "height", "width"), [(SPECS[0], 28, 84), (SPECS[1], 16, 320), (SPECS[2], 15, 160), (SPECS[2], 8, 40)]
+)
+def test_frames_that_dis_reads_beyond_are_refused(spec: FlowSpec, height: int, width: int) -> None:
+    with pytest.raises(DataError, match=rf"reads beyond .*{height}x{width} .*farneback"):
+        flow_of_frames(np.zeros((2, height, width, 3), np.uint8), spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "height", "width"), [(SPECS[0], 32, 1280), (SPECS[1], 28, 60), (SPECS[2], 16, 640), (SPECS[3], 8, 1280)]
+)
+def test_low_frames_have_flow(spec: FlowSpec, height: int, width: int) -> None:
+    frames = np.stack([np.roll(textured(height, width), t, axis=1) for t in range(2)])
+    assert np.isfinite(flow_of_frames(frames, spec)).all()
+
+
 def test_flow_does_not_depend_on_threads() -> None:
     """A cache made by workers with one thread each equals one made in a process with many."""
     before = cv2.getNumThreads()

@@ -16,6 +16,12 @@ from tests.unit.video.samples import textured
 SCORES = [Score("wave", 0.75), Score("clap", 0.2), Score("jump", 0.05)]
 
 
+def test_a_window_of_a_long_video_may_be_narrower_than_a_pixel() -> None:
+    scores = np.tile([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8]], (1000, 1))
+    times_s = np.arange(len(scores)) / 4
+    timeline.draw(times_s.tolist(), scores, ("a", "b"), span_s=(0, times_s[-1] + 1), title="a", subtitle="b")
+
+
 @pytest.mark.parametrize(
     ("height", "width", "size"),
     [(128, 170, (384, 510)), (720, 1280, (720, 1280)), (33, 33, (396, 396)), (401, 700, (402, 700))],
