@@ -11,6 +11,7 @@ BUNDLE/
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
@@ -18,7 +19,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from d3d_edge.clip import ClipSpec
-from d3d_edge.errors import BundleError
+from d3d_edge.errors import BundleError, RecipeError
 from d3d_edge.files import atomic_folder, files_below, sha256_of_file, size_of, write_json
 from d3d_edge.runner import TensorSpec
 from d3d_edge.schema import Schema
@@ -175,6 +176,19 @@ def is_bundle(path: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(data, dict) and data.get("format") == Description.model_fields["format"].default
+
+
+def check_outside(path: Path, option: str) -> None:
+    """Whether what `option` puts at `path` leaves every bundle whole: a file more, and it would not open again.
+
+    Raises:
+        RecipeError: a folder above `path` is a bundle, links followed.
+    """
+    for folder in Path(os.path.realpath(path)).parents:
+        if is_bundle(folder):
+            raise RecipeError(
+                f"cannot write {path}: {folder} is a bundle, which holds nothing else", hint=f"choose another {option}"
+            )
 
 
 def _may_replace(path: Path) -> bool:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from d3d_edge.bundle import check_outside
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress, plain
 from d3d_edge.cli.tables import columns, measured_by
+from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.files import check_writable
 from d3d_edge.report import Report, Row
 from d3d_edge.timing import Latency
@@ -74,7 +76,7 @@ def command(
     if out and out.is_dir():
         raise click.BadParameter(f"{out} is a folder.", param_hint="--out")
     if out:
-        check_writable(out)
+        _check_out(out)
     report = benchmark(
         bundles,
         plan=Plan(runs=runs, rounds=min(rounds, runs), warmup_runs=warm_up),
@@ -91,6 +93,21 @@ def command(
         click.echo(report.model_dump_json(indent=2))
     else:
         _print(report, out)
+
+
+def _check_out(out: Path) -> None:
+    """Refuse what the times may not replace, before they are taken: anything but older ones."""
+    check_outside(out, "--out")
+    if out.is_file() and out.stat().st_size and not _holds_times(out):
+        raise RecipeError(f"{out} exists and is no report of benchmark", hint="choose another --out")
+    check_writable(out)
+
+
+def _holds_times(path: Path) -> bool:
+    try:
+        return not Report.read(path).split  # `validate` and training measure on a split of clips
+    except DataError:
+        return False
 
 
 def _print(report: Report, out: Path | None) -> None:

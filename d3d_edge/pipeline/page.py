@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from d3d_edge import page
-from d3d_edge.bundle import is_bundle
+from d3d_edge.bundle import check_outside
 from d3d_edge.clip import ClipSpec
 from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.files import write_text
@@ -33,11 +33,12 @@ def write_page(paths: Sequence[Path], out: Path, data: Path | None) -> int:
     `data`: the folder of the clips; without it there are no pictures.
 
     Raises:
-        RecipeError: something else is at `out`.
+        RecipeError: something else is at `out`, or it lies in a bundle.
         DataError: a path holds neither a run nor a bundle, what it holds is unreadable, or `data` is no folder.
         BundleError: a bundle is damaged.
         StorageError: the page cannot be written.
     """
+    check_outside(out, "--html")
     _refuse_other_file(out)
     if data is not None and not data.is_dir():
         raise DataError(f"{data} is not a folder", hint="--data takes the folder that the clips' paths start from")
@@ -52,13 +53,11 @@ def write_page(paths: Sequence[Path], out: Path, data: Path | None) -> int:
 
 
 def _refuse_other_file(out: Path) -> None:
-    """A page may replace a page, but no report, nor a file of a bundle, which would not be one any more."""
+    """A page may replace a page, but no report."""
     if out.is_file():
         with out.open("rb") as file:
             if not file.read(64).lstrip().lower().startswith(b"<!doctype html"):
                 raise RecipeError(f"{out} exists and is no page", hint="choose another name with --html")
-    if is_bundle(out.parent):
-        raise RecipeError(f"{out.parent} is a bundle, which holds nothing else", hint="choose another folder")
 
 
 def _picture(data: Path, key: str) -> str:

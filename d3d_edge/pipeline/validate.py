@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d3d_edge import recipe, runtimes
-from d3d_edge.bundle import MANIFEST, RECIPE, Bundle, by_place
+from d3d_edge.bundle import MANIFEST, RECIPE, Bundle, by_place, check_outside
 from d3d_edge.errors import BundleError, DataError, MissingDependency
 from d3d_edge.files import check_writable
 from d3d_edge.harness import accuracy, gates, latency, stopwatch
@@ -72,13 +72,14 @@ def validate(
 
     Raises:
         BundleError: a bundle is damaged, or the bundles are not of one student.
-        RecipeError: a device is none, or can run none of the bundles.
+        RecipeError: a device is none, or can run none of the bundles; or the report would lie in a bundle.
         DeviceError: a device failed; --resume goes on.
         DataError: the data cannot be used, or a label is not the bundles'.
         StorageError: the report cannot be written.
     """
     started = datetime.now(UTC)
     models = _models(paths, devices)
+    check_outside(report_path, "--out")
     check_writable(report_path)
     made = models[0].bundle.manifest
     rules = recipe.stored(models[0].bundle.path / RECIPE)

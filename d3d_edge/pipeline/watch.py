@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from d3d_edge import runtimes
-from d3d_edge.bundle import Bundle
+from d3d_edge.bundle import Bundle, check_outside
 from d3d_edge.errors import DataError, DeviceError, RecipeError
 from d3d_edge.files import check_writable
 from d3d_edge.pipeline.film import Film, named, of_file
@@ -83,7 +83,7 @@ def watch(
         BundleError: the bundle is damaged.
         MissingDependency: its runtime's package is not installed.
         RecipeError: a window's length is given and the bundle's sampling sets it, the overlay's name is no video or
-            the timeline's no picture, or one of them is the source or the other.
+            the timeline's no picture, or one of them is the source or the other, or lies in a bundle.
         DataError: the source cannot be read, or holds too few frames for a window.
         DeviceError: there is no such camera.
         StorageError: overlay or timeline cannot be written.
@@ -124,8 +124,10 @@ def _check_outputs(wanted: Wanted) -> None:
     for what, path in (("overlay", wanted.overlay), ("timeline", wanted.timeline)):
         if path and (is_ := taken.setdefault(os.path.realpath(path), f"the {what}")) != f"the {what}":
             raise RecipeError(f"the {what} {path} is {is_}", hint="another name")
-    for path in filter(None, (wanted.overlay, wanted.timeline)):
-        check_writable(path)
+    for what, path in (("overlay", wanted.overlay), ("timeline", wanted.timeline)):
+        if path:
+            check_outside(path, f"--{what}")
+            check_writable(path)
 
 
 class _Watcher:

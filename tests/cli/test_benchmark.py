@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from d3d_edge.bundle import Bundle
 from d3d_edge.report import Report
 from d3d_edge.runner import Where
 from d3d_edge.timing import Conditions
 from tests.cli.conftest import D3DEdge, refused
+from tests.unit.page import samples as reports
 
 
 def test_benchmark(made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
     video, out = next(clips.rglob("*.mp4")), tmp_path / "before.json"
     more = ("--runs", 20, "--rounds", 4, "--video", video, "--memory", "--out", out)
+    reports.report().model_copy(update={"split": ""}).write(out)  # older times, which may be replaced
     result = d3d_edge("benchmark", made / "bundles" / "android", *more, "--json")
     assert result.code == 0, result.err
     report = Report.model_validate_json(result.out)
@@ -36,6 +39,10 @@ def test_benchmark(made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path) -
         (("--video", "nowhere.mp4"), 8, "there is no video file nowhere.mp4"),
         (("--video", "nowhere.mp4", "--device", "local:FOLDER"), 2, "--video is timed on this machine only"),
         (("--out", "FOLDER"), 2, "is a folder"),
+        (("--out", "BUNDLE/times.json"), 2, "is a bundle, which holds nothing else (choose another --out)"),
+        (("--out", "BUNDLE/manifest.json"), 2, "is a bundle, which holds nothing else (choose another --out)"),
+        (("--out", "FOLDER/report.json"), 2, "report.json exists and is no report of benchmark"),
+        (("--out", "FOLDER/clip.mp4", "--video", "FOLDER/clip.mp4"), 2, "clip.mp4 exists and is no report"),
         (("--out", "/dev/null"), 9, "cannot write /dev/null: it is a device"),
         (("--out", "/proc/x/y.json"), 9, "cannot write /proc/x/y.json"),
     ],
@@ -50,9 +57,13 @@ def test_what_would_fail_after_all_times_is_refused_before_any(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("d3d_edge.harness.stopwatch.take", None)
-    placed = [word.replace("FOLDER", str(tmp_path)) for word in words]
-    result = d3d_edge("benchmark", made / "bundles" / "jetson", *placed)
+    bundle = made / "bundles" / "jetson"
+    reports.report().write(tmp_path / "report.json")  # as of validate
+    (tmp_path / "clip.mp4").write_bytes(b"frames")
+    placed = [word.replace("FOLDER", str(tmp_path)).replace("BUNDLE", str(bundle)) for word in words]
+    result = d3d_edge("benchmark", bundle, *placed)
     assert (result.code, said in result.err) == (code, True), result.err
+    Bundle.open(bundle)
 
 
 def test_a_benchmark_for_people(made: Path, d3d_edge: D3DEdge) -> None:

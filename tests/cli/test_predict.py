@@ -212,6 +212,11 @@ def test_what_goes_wrong_is_one_line_and_leaves_no_file(
         (video, "--window", "nan"): (2, "not a finite number"),
         (video, "--timeline", tmp_path / "out.jpg"): (2, "out.jpg is no .png"),
         (video, "--overlay", video): (2, "is the video itself"),
+        (video, "--overlay", bundle / "out.mp4"): (
+            2,
+            "is a bundle, which holds nothing else (choose another --overlay)",
+        ),
+        (video, "--timeline", bundle / "golden" / "out.png"): (2, "(choose another --timeline)"),
         (loop, *overlay): (8, "no video file"),
     }
     for words, (code, said) in cases.items():

@@ -98,6 +98,6 @@ def test_a_page_replaces_a_page_and_no_part_of_a_bundle(
     words = ("report", made / "run", "--html")
     for _ in range(2):
         assert d3d_edge(*words, tmp_path / "page.html").code == 0
-    for name in ("manifest.json", "page.html"):
-        refused(d3d_edge(*words, bundle_copy / name), 2, "--html" if name == "manifest.json" else "is a bundle")
+    for name in ("manifest.json", "page.html", "golden/page.html"):
+        refused(d3d_edge(*words, bundle_copy / name), 2, "is a bundle", "another --html")
     Bundle.open(bundle_copy)

@@ -149,6 +149,9 @@ def test_where_the_report_cannot_be_written_nothing_is_measured(
     (tmp_path / "file").write_text("")
     result = d3d_edge("validate", bundle_copy, "--data", clips, "--out", tmp_path / "file")
     refused(result, 9, "cannot write")
+    for inside in (bundle_copy, bundle_copy / "golden"):
+        result = d3d_edge("validate", bundle_copy, "--data", clips, "--out", inside)
+        refused(result, 2, "is a bundle, which holds nothing else", "choose another --out")
     lost = tmp_path / "typed" / "wrong"
     refused(d3d_edge("validate", lost, "--data", clips), 6, "is not a bundle")
     assert not lost.parent.exists()

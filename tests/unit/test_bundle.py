@@ -14,7 +14,7 @@ import pytest
 from d3d_edge import bundle
 from d3d_edge.bundle import Bundle, Description
 from d3d_edge.clip import ClipSpec
-from d3d_edge.errors import BundleError, LoweringError, StorageError
+from d3d_edge.errors import BundleError, LoweringError, RecipeError, StorageError
 from d3d_edge.runner import TensorSpec
 
 
@@ -228,6 +228,15 @@ def test_anything_else_is_never_replaced_either(tmp_path: Path, description: Des
     with pytest.raises(BundleError, match="exists and is not a bundle"):
         Bundle.write(path, description, fill)
     assert inside.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["report.json", "golden/report.json", "new/folder/times.json", "manifest.json"])
+def test_nothing_else_may_be_put_into_a_bundle(made: Bundle, tmp_path: Path, name: str) -> None:
+    (tmp_path / "link").symlink_to(made.path)
+    for folder in (made.path, tmp_path / "link", tmp_path / "elsewhere" / ".." / "out" / "host"):
+        with pytest.raises(RecipeError, match=r"host is a bundle, which holds nothing else \(choose another --out\)"):
+            bundle.check_outside(folder / name, "--out")
+        bundle.check_outside(folder.parent / "report.json", "--out")
 
 
 def test_a_failed_export_leaves_the_older_bundle(made: Bundle, description: Description) -> None:
