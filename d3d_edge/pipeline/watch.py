@@ -120,7 +120,7 @@ def _check_outputs(wanted: Wanted) -> None:
         encode.check_name(wanted.overlay)
     if wanted.timeline and wanted.timeline.suffix.lower() != ".png":
         raise RecipeError(f"the timeline {wanted.timeline} is no .png", hint="a timeline is a PNG picture")
-    taken = {os.path.realpath(wanted.source.address): "the video itself"}
+    taken = {os.path.realpath(file): "the video itself" for file in wanted.source.files}
     for what, path in (("overlay", wanted.overlay), ("timeline", wanted.timeline)):
         if path and (is_ := taken.setdefault(os.path.realpath(path), f"the {what}")) != f"the {what}":
             raise RecipeError(f"the {what} {path} is {is_}", hint="another name")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import cv2
 
@@ -48,6 +48,17 @@ class Source:
     def live(self) -> bool:
         """Whether it may never end."""
         return self.kind != "file"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of the file that it may be: FFmpeg takes what follows file: as it stands, others decode its %20."""
+        if self.kind == "file":
+            return (self.address,)
+        scheme, _, path = self.address.partition("://")
+        if self.kind == "camera" or scheme.lower() != "file":
+            return ()
+        path = f"/{path.lstrip('/')}"
+        return (path, unquote(path))
 
     @property
     def name(self) -> str:

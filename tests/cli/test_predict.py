@@ -212,6 +212,8 @@ def test_what_goes_wrong_is_one_line_and_leaves_no_file(
         (video, "--window", "nan"): (2, "not a finite number"),
         (video, "--timeline", tmp_path / "out.jpg"): (2, "out.jpg is no .png"),
         (video, "--overlay", video): (2, "is the video itself"),
+        (video.as_uri(), "--overlay", video): (2, "is the video itself"),
+        (f"file://{video.parent}/%{ord(video.name[0]):x}{video.name[1:]}", "--overlay", video): (2, "the video itself"),
         (video, "--overlay", bundle / "out.mp4"): (
             2,
             "is a bundle, which holds nothing else (choose another --overlay)",

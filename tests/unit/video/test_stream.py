@@ -48,6 +48,21 @@ def test_what_a_source_is(text: str, kind: str, live: bool, name: str) -> None:
     assert (source.kind, source.live, source.name) == (kind, live, name)
 
 
+@pytest.mark.parametrize(
+    ("text", "files"),
+    [
+        ("clip.mp4", ("clip.mp4",)),
+        ("a%20b.mp4", ("a%20b.mp4",)),
+        ("file:///clips/a%20b.mp4", ("/clips/a%20b.mp4", "/clips/a b.mp4")),
+        ("FILE://clips/a.mp4", ("/clips/a.mp4", "/clips/a.mp4")),
+        ("http://10.0.0.5/clips/a.mp4", ()),
+        ("0", ()),
+    ],
+)
+def test_which_file_a_source_may_be(text: str, files: tuple[str, ...]) -> None:
+    assert Source.of(text).files == files
+
+
 def test_a_stream_gives_the_frames_and_times_of_the_file(write_video: VideoWriter, served: str) -> None:
     path = write_video("clip.mkv", count=12)
     frames = list(decode.iterate_frames(path))
