@@ -22,6 +22,12 @@ _WORDS = {
     "size_bytes": ("MB", 1e-6, ".2f"),
 }
 """Each figure's name in the table, what it is multiplied by there, and its format."""
+_TELLING = {
+    "latency_ms_p50": "time both again, in 3 rounds or more",
+    "top1": "validate both on the same clips",
+    "size_bytes": "measure both again",
+}
+"""What makes a change of each figure known."""
 
 
 class _PageUnlessNamed(click.Group):
@@ -76,7 +82,7 @@ def page(sources: tuple[Path, ...], out: Path, data: Path | None) -> None:
     type=options.Number(0),
     metavar="PERCENT",
     help="Exit with 4 where a row is slower or larger by more percent, or loses more points of top-1, beyond noise; "
-    "with 8 where the two have no clip in common.",
+    "with 8 where that cannot be told: of a figure or row that AFTER lacks, too few runs, or no clip in common.",
 )
 @options.as_json
 def compare(before: Path, after: Path, bound: float | None, as_json: bool) -> None:
@@ -93,26 +99,37 @@ def compare(before: Path, after: Path, bound: float | None, as_json: bool) -> No
 
     reports = Report.read(before), Report.read(after)
     found = compared(*reports)
-    if not found.changes:
+    if all(change.change is None for change in found.changes):
         names = (", ".join(row.name for row in one.rows) or "none" for one in reports)
         raise DataError("no row of the two reports can be compared: {}; and {}".format(*names))
     if as_json:
         click.echo(found.model_dump_json(indent=2))
     else:
         _print(found)
-    past = [change for change in found.changes if bound is not None and change.is_past(bound)]
+    if bound is not None:
+        _judge(found, bound, after)
+
+
+def _judge(found: Comparison, bound: float, after: Path) -> None:
+    """Fail unless every row of BEFORE is known to keep to the bound."""
+    past = [change for change in found.changes if change.is_past(bound)]
     if past:
         first = past[0]
         raise GateFailed(
             f"{len(past)} change(s) for the worse past {bound:g}, first {first.row}: {first.figure} "
             f"{_change(first)}, {first.verdict}"
         )
-    unknown = [change for change in found.changes if bound is not None and change.verdict == "not comparable"]
-    if unknown:
-        raise DataError(
-            f"whether {unknown[0].row} keeps to the bound cannot be told: {unknown[0].note}",
-            hint="validate both on the same clips",
-        )
+    for change in sorted(found.changes, key=lambda change: change.verdict == "too few runs"):
+        if not change.is_told:
+            what = f"{change.row} {_WORDS[change.figure][0]}"
+            why = change.note if change.verdict == "not comparable" else change.verdict
+            raise _untold(what, why, _TELLING[change.figure])
+    for name in found.only_before:
+        raise _untold(name, f"it is not in {after}", "measure it again")
+
+
+def _untold(what: str, why: str, hint: str) -> DataError:
+    return DataError(f"whether {what} keeps to the bound cannot be told: {why}", hint=hint)
 
 
 def _print(found: Comparison) -> None:
@@ -120,7 +137,7 @@ def _print(found: Comparison) -> None:
     table = columns(("model", "figure"), ("before", "after", "change", "interval", "verdict"), tight=True)
     for change in found.changes:
         name, factor, form = _WORDS[change.figure]
-        figures = (format(factor * value, form) for value in (change.before, change.after))
+        figures = ("-" if value is None else format(factor * value, form) for value in (change.before, change.after))
         interval = "-" if change.low is None else f"{change.low:+.1f} to {change.high:+.1f}"
         table.add_row(change.row, name, *figures, _change(change), interval, change.verdict)
     console.print(table)
@@ -139,4 +156,4 @@ def _print(found: Comparison) -> None:
 
 
 def _change(change: Change) -> str:
-    return f"{change.change:+.1f}" + ("" if change.figure == "top1" else "%")
+    return "-" if change.change is None else f"{change.change:+.1f}" + ("" if change.figure == "top1" else "%")

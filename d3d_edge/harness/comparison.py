@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -38,6 +38,7 @@ Verdict = Literal[
     "not comparable",
 ]
 _REGRESSIONS = ("slower", "worse", "larger")
+_UNTOLD = ("too few runs", "not comparable")
 
 
 class Change(Schema):
@@ -46,9 +47,10 @@ class Change(Schema):
     row: str
     figure: Figure
     before: float
-    after: float
-    change: float
-    """Times and sizes: percent of `before`. top1: percentage points."""
+    after: float | None
+    """Null where it was not measured again."""
+    change: float | None
+    """Times and sizes: percent of `before`. top1: percentage points. Null where it cannot be worked out."""
     low: float | None = None
     """Lower end of the interval of `change`; null for a size, which is exact, and where it cannot be told."""
     high: float | None = None
@@ -58,7 +60,12 @@ class Change(Schema):
 
     def is_past(self, bound_percent: float) -> bool:
         """Whether it is a change for the worse, beyond noise, by more than `bound_percent` percent (top1: points)."""
-        return self.verdict in _REGRESSIONS and abs(self.change) > bound_percent
+        return self.verdict in _REGRESSIONS and abs(self.change or 0.0) > bound_percent
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it can be told if there is a change: without it, no bound is kept to."""
+        return self.verdict not in _UNTOLD
 
 
 class Comparison(Schema):
@@ -74,15 +81,15 @@ class Comparison(Schema):
 
 
 def compare(before: Report, after: Report) -> Comparison:
-    """Every row that both have. Two reports of one row each are compared whatever its name."""
+    """Every row that both have, figures that `after` lost included. Two reports of one row each are compared whatever
+    its name."""
     pairs = [(row, other) for row in before.rows for other in after.rows if row.name == other.name]
     if not pairs and len(before.rows) == len(after.rows) == 1:
         pairs = [(before.rows[0], after.rows[0])]
     changes: list[Change] = []
     for row, other in pairs:
-        changes += _latency(before, after, row, other)
-        changes += _top1(before, after, row, other)
-        changes += _size(row, other)
+        found = [*_latency(before, after, row, other), *_top1(before, after, row, other), *_size(row, other)]
+        changes += [*found, *_lost(row, other, {change.figure for change in found})]
     return Comparison(
         before=before.title,
         after=after.title,
@@ -94,6 +101,33 @@ def compare(before: Report, after: Report) -> Comparison:
 
 def _without(rows: Iterable[Row], known: list[Row]) -> tuple[str, ...]:
     return tuple(row.name for row in rows if row not in known)
+
+
+def _lost(row: Row, other: Row, compared: set[Figure]) -> Iterator[Change]:
+    """The figures of `row` that nothing in `other` could be compared with."""
+    had, has = _figures(row), _figures(other)
+    for figure, value in had.items():
+        if figure not in compared:
+            why = "one report holds no single times or answers" if figure in has else "not measured after"
+            yield Change(
+                row=other.name,
+                figure=figure,
+                before=value,
+                after=has.get(figure),
+                change=None,
+                verdict="not comparable",
+                note=": ".join(filter(None, (why, other.note))),
+            )
+
+
+def _figures(row: Row) -> dict[Figure, float]:
+    """Those that were measured."""
+    known: dict[Figure, float | None] = {
+        "latency_ms_p50": row.latency.latency_ms_p50 if row.latency else None,
+        "top1": row.top1,
+        "size_bytes": row.size_bytes or None,
+    }
+    return {figure: value for figure, value in known.items() if value is not None}
 
 
 def _difference(before: Report, after: Report, row: Row, other: Row) -> str:

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from d3d_edge.bundle import Bundle
-from d3d_edge.report import ReportClip
+from d3d_edge.report import ReportClip, Row
 from tests.cli.conftest import D3DEdge, refused
 from tests.unit.page import samples
+
+QUICK = samples.measured("a", samples=samples.samples(network_ms=(4.0, 4.1) * 10, rounds=4))
+"""A row with times enough to be compared."""
 
 
 @pytest.fixture
@@ -90,6 +93,28 @@ def test_a_bound_on_top1_of_other_clips_cannot_be_told(tmp_path: Path, d3d_edge:
     assert result.code == 0, result.err
     assert "not comparable" in result.out
     refused(d3d_edge(*words, "--bound", 5), 8, "keeps to the bound cannot be told: no clip in common")
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        ((samples.measured("a"),), "whether a p50 ms keeps to the bound cannot be told: too few runs"),
+        ((samples.measured("a", samples=None, latency=None, note="no GPU"),), "a p50 ms keeps to the bound"),
+        ((samples.measured("a", samples=None, latency=None, note="no GPU"),), "told: not measured after: no GPU"),
+        ((samples.measured("a", size_bytes=None),), "whether a MB keeps to the bound cannot be told: not measured"),
+        ((QUICK,), "whether gone keeps to the bound cannot be told: it is not in"),
+    ],
+)
+def test_a_bound_on_what_is_not_known_is_not_kept_to(
+    after: tuple[Row, ...], said: str, tmp_path: Path, d3d_edge: D3DEdge
+) -> None:
+    before = (samples.measured("a"),) if QUICK not in after else (QUICK, samples.measured("gone"))
+    for name, rows in (("before", before), ("after", after)):
+        samples.report(rows=rows).write(tmp_path / name)
+    words = ("report", "compare", tmp_path / "before", tmp_path / "after")
+    result = d3d_edge(*words)
+    assert result.code == 0, result.err
+    refused(d3d_edge(*words, "--bound", 5), 8, said)
 
 
 def test_a_page_replaces_a_page_and_no_part_of_a_bundle(

@@ -204,6 +204,21 @@ def test_a_bound_on_the_time(after_ms: float, past: bool) -> None:
     assert timed(samples(0), samples(1, after_ms)).is_past(10.0) == past
 
 
+@pytest.mark.parametrize(
+    ("had", "after", "figure", "note"),
+    [
+        ({"taken": samples(0)}, row(note="not installed"), "latency_ms_p50", "not measured after: not installed"),
+        ({"answers": [0, 1]}, row(), "top1", "not measured after"),
+        ({"size_bytes": 9}, row(), "size_bytes", "not measured after"),
+        ({"taken": samples(0)}, row(latency=latency.figures(samples(1))), "latency_ms_p50", "no single times"),
+    ],
+)
+def test_a_figure_that_is_gone_is_not_comparable(had: dict[str, Any], after: Row, figure: str, note: str) -> None:
+    change = one(report(row(**had), clips=len(had.get("answers", ()))), report(after))
+    assert (change.figure, change.verdict, change.change, change.is_told) == (figure, "not comparable", None, False)
+    assert note in change.note
+
+
 def test_rows_are_matched_by_name() -> None:
     found = comparison.compare(
         report(row("a", size_bytes=1), row("b", size_bytes=1)), report(row("b", size_bytes=1), row("c", size_bytes=1))
