@@ -30,15 +30,15 @@ def measured_by(row: Row) -> str:
 def print_report(report: Report, path: Path | None) -> None:
     """Print the report, and that it was written to `path`, if it was."""
     console = plain()
-    console.print(_report(report))
+    console.print(_report(report), crop=False)
     if path:
-        console.print(f"wrote {path}")
+        console.print(f"wrote {path}", soft_wrap=True)
 
 
 def text_of(report: Report, width: int = 100) -> str:
     """The report as plain text, in lines of so many letters."""
     console = plain(width=width, file=io.StringIO(), record=True)
-    console.print(_report(report))
+    console.print(_report(report), crop=False)
     return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
 
 
@@ -51,7 +51,9 @@ def _report(report: Report) -> Group:
     parts += [Text(f"note: {note}") for note in (*report.notes, *_where_notes(report))]
     if report.skipped:
         parts.append(Text(f"skipped {len(report.skipped)} clip(s):"))
-        parts += [Text(f"  {clip.path}: {clip.reason}") for clip in report.skipped[:10]]
+        # In one line each, however long: a path that is broken cannot be copied.
+        for clip in report.skipped[:10]:
+            parts.append(Text(f"  {clip.path}: {clip.reason}", no_wrap=True, overflow="ignore"))
         if len(report.skipped) > 10:
             parts.append(Text(f"  and {len(report.skipped) - 10} more, all in the JSON report"))
     parts += [Text(line) for line in gate_lines(report.gates)]
