@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -30,6 +31,7 @@ def command(out: Path, as_json: bool) -> None:
     report = demo(out, workers=cpus(), progress=TerminalProgress())
     show(report, out / FILE_NAME, as_json=as_json)
     if not as_json:
-        made = f"{out}/run {out}/bundles {out}/{FILE_NAME}"
-        click.echo(f"try: d3d-edge report {made} --data {out}/clips --html {out}/report.html")
-        click.echo(f"try: d3d-edge predict {out}/bundles/android VIDEO, with a video below {out}/clips")
+        names = ("run", "bundles", "bundles/android", FILE_NAME, "clips", "report.html")
+        run, bundles, android, measured, clips, page = (shlex.quote(f"{out}/{name}") for name in names)
+        click.echo(f"try: d3d-edge report {run} {bundles} {measured} --data {clips} --html {page}")
+        click.echo(f"try: d3d-edge predict {android} VIDEO, with a video below {clips}")

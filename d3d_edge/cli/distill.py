@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -79,4 +80,4 @@ def command(
         )
     if main:
         print_report(report, out / FILE_NAME)
-        click.echo(f"next: d3d-edge quantize {out}")
+        click.echo(f"next: d3d-edge quantize {shlex.quote(str(out))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -33,11 +34,13 @@ def command(run: Path, cache_dir: Path, workers: int, strict: bool, as_json: boo
     from d3d_edge.pipeline.quantize import quantize
 
     if distributed.launched():
-        raise RecipeError("quantize runs in one process", hint=f"without torchrun: d3d-edge quantize {run}")
+        raise RecipeError(
+            "quantize runs in one process", hint=f"without torchrun: d3d-edge quantize {shlex.quote(str(run))}"
+        )
 
     report = quantize(Run.open(run), cache_dir=cache_dir, workers=workers, strict=strict, progress=TerminalProgress())
     if as_json:
         click.echo(report.model_dump_json(indent=2))
         return
     print_report(report, run / "quantized" / FILE_NAME)
-    click.echo(f"next: d3d-edge export {run} --target all --out bundles")
+    click.echo(f"next: d3d-edge export {shlex.quote(str(run))} --target all --out bundles")

@@ -1,11 +1,15 @@
-"""Names are shown as they are, whatever they would mean to the library that draws tables and bars."""
+"""Names are shown as they are, whatever they would mean to the library that draws tables and bars, or to a shell."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from d3d_edge.cli.console import TerminalProgress
 from d3d_edge.cli.tables import print_report, text_of
+from tests.cli.conftest import D3DEdge
 from tests.unit.page import samples
 
 NAMES = ("run[int8]", "run[float]", "[/x]", "[bold]b", ":smile:", r"\[a]")
@@ -34,3 +38,24 @@ def test_in_progress(
     said = capsys.readouterr().err
     assert name in said
     assert f"at {name}" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("distill", "compact", "--data", "clips", "--out", "my run"), "next: d3d-edge quantize 'my run'\n"),
+        (("quantize", "my run"), "next: d3d-edge export 'my run' --target all"),
+        (("demo", "--out", "my demo"), "try: d3d-edge report 'my demo/run' 'my demo/bundles' 'my demo/report.json' "),
+        (("demo", "--out", "my demo"), "--data 'my demo/clips' --html 'my demo/report.html'\n"),
+        (("demo", "--out", "my demo"), "try: d3d-edge predict 'my demo/bundles/android' VIDEO, with"),
+    ],
+)
+def test_a_suggested_command_can_be_pasted(
+    words: tuple[str, ...], said: str, tmp_path: Path, d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("d3d_edge.runs.Run.open", Mock())
+    monkeypatch.setattr(f"d3d_edge.pipeline.{words[0]}.{words[0]}", Mock(return_value=samples.report(gates=())))
+    result = d3d_edge(*words)
+    assert result.code == 0, result.err
+    assert said in result.out
