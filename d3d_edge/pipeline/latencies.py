@@ -152,7 +152,7 @@ def _devices(on: str) -> Devices:
 
 
 def _check(on: str, shape: Shape, target: Target, folder: Path, progress: Progress) -> None:
-    """Whether `on` can run what is lowered to `target`, before all of it is: by the first `shape`."""
+    """Whether `on` is there and can run what is lowered to `target`, before all of it is: by the first `shape`."""
     devices = _devices(on)
     for name in devices.names:
         transports.check(name)
@@ -161,6 +161,9 @@ def _check(on: str, shape: Shape, target: Target, folder: Path, progress: Progre
         runtime.check_run()
     (bundle,) = students.bundles([shape], target, folder, workers=1, progress=progress).values()
     check([bundle], devices)
+    for name in devices.remote:
+        with transports.get(name):  # it is reached, or says why not
+            pass
     if on == HOST:
         with runtime.open(bundle) as runner:
             if runner.where == Where.REFERENCE_INTERPRETER:

@@ -10,7 +10,7 @@ import pytest
 
 from d3d_edge.recipe import load
 from tests import networks
-from tests.cli.conftest import D3DEdge
+from tests.cli.conftest import D3DEdge, refused
 
 
 def test_the_presets(d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +99,18 @@ def test_a_student_for_a_budget(measured: D3DEdge, tmp_path: Path) -> None:
     none = measured("--budget-ms", took / 2)
     assert (none.code, f"none takes {took / 2:g} ms" in none.out) == (0, True)
     assert json.loads(measured("--budget-ms", took / 2, "--json").out)["proposed"] is None
+
+
+@pytest.mark.parametrize(
+    ("plot", "code", "said"),
+    [("/proc/x.svg", 9, "cannot write /proc/x.svg"), ("BUNDLE/x.svg", 2, "choose another --plot")],
+)
+def test_a_plot_that_cannot_be_written_is_refused_before_anything_is_measured(
+    plot: str, code: int, said: str, measured: D3DEdge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("d3d_edge.pipeline.latencies.measure", None)
+    (tmp_path / "manifest.json").write_text('{"format": "d3d-edge bundle"}')
+    refused(measured("--plot", plot.replace("BUNDLE", str(tmp_path))), code, said)
 
 
 @pytest.mark.parametrize(

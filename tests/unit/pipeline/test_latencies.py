@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from d3d_edge import runtimes, target
-from d3d_edge.errors import RecipeError
+from d3d_edge import runtimes, target, transports
+from d3d_edge.errors import DeviceError, RecipeError
 from d3d_edge.pipeline import latencies, students
 from d3d_edge.pipeline.latencies import Latencies, Timed, grid, measure
 from d3d_edge.presets import Shape
@@ -118,6 +119,21 @@ def test_an_interpreter_gives_no_times(tmp_path: Path, monkeypatch: pytest.Monke
     for this_machine in ("host", "local"):
         with pytest.raises(RecipeError, match="ios: an interpreter reads these files on this machine"):
             asked(tmp_path, TINY, kind="ios", on=this_machine)
+
+
+def test_a_device_that_is_not_there_is_known_after_one_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lowered: list[Shape] = []
+
+    def bundles(shapes: list[Shape], *_: object, **__: object) -> dict[Shape, None]:
+        lowered.extend(shapes)
+        return dict.fromkeys(shapes)
+
+    monkeypatch.setattr(students, "bundles", bundles)
+    monkeypatch.setattr(latencies, "check", lambda *_: None)
+    monkeypatch.setattr(transports, "get", Mock(side_effect=DeviceError("no such host")))
+    with pytest.raises(DeviceError, match="no such host"):
+        asked(tmp_path, TINY, OTHER, on="ssh:nohost")
+    assert lowered == [TINY]
 
 
 @pytest.mark.usefixtures("nothing_made")
