@@ -40,7 +40,7 @@ _ROWS = 12
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="With --recipe: a setting to change.")
 @click.option(
     "--classes",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1_000_000),
     default=KINETICS_CLASSES,
     show_default=True,
     help="Classes of the classifier; those of your data decide in training.",

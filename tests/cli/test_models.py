@@ -43,6 +43,12 @@ def test_a_clip_too_small_for_the_network_is_refused(d3d_edge: D3DEdge) -> None:
     assert (result.code, "a clip of 16x8x8 is too small" in result.err) == (2, True), result.err
 
 
+@pytest.mark.parametrize("classes", [0, 1_000_001, 10**20])
+def test_as_many_classes_as_no_data_has_are_refused(classes: int, d3d_edge: D3DEdge) -> None:
+    result = d3d_edge("models", "--classes", classes)
+    assert (result.code, "is not in the range 1<=x<=1000000" in result.err) == (2, True), result.err
+
+
 def test_bad_words(d3d_edge: D3DEdge) -> None:
     unknown = d3d_edge("models", "--recipe", "compact", "--set", "preset=bse")
     assert (unknown.code, "did you mean 'base'?" in unknown.err) == (2, True)
