@@ -67,7 +67,7 @@ def mapper(
         raise StorageError(f"cannot start processes: {error.strerror}", hint=hint) from error
 
     def handed_out(work: Callable[..., Any], *items: Any) -> Any:
-        with _without_interrupts():  # All work is handed out here, which starts the processes.
+        with without_interrupts():  # All work is handed out here, which starts the processes.
             try:
                 handed = deque(pool.submit(_do, work, *item) for item in zip(*items, strict=True))
             except BrokenPipeError as error:  # of one that was gone before it was told what to do
@@ -81,14 +81,14 @@ def mapper(
     except BrokenProcessPool as error:
         raise died from error
     except (KeyboardInterrupt, Ended):
-        _end([process for process in multiprocessing.active_children() if process not in others])
+        end([process for process in multiprocessing.active_children() if process not in others])
         raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
-def _without_interrupts() -> Iterator[None]:
+def without_interrupts() -> Iterator[None]:
     """Ctrl-C waits for the end of the block, and never reaches processes that are started in it: it is their parent's
     to handle, and while they still import their modules they would each print where they were."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -98,7 +98,7 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end(processes: list[BaseProcess]) -> None:
+def end(processes: list[BaseProcess]) -> None:
     """End processes in the midst of their work. They delete what is half-written, if that is soon done."""
     for process in processes:
         process.terminate()
