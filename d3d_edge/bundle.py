@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 
 from d3d_edge.clip import ClipSpec
 from d3d_edge.errors import BundleError, RecipeError
-from d3d_edge.files import atomic_folder, files_below, sha256_of_file, size_of, write_json
+from d3d_edge.files import atomic_folder, files_below, sha256_of_file, sha256_of_value, size_of, write_json
 from d3d_edge.runner import TensorSpec
 from d3d_edge.schema import Schema
 from d3d_edge.target import Precision, RuntimeName, Scheme
@@ -88,6 +88,15 @@ class BundleManifest(Description):
     """manifest.json."""
 
     files: dict[str, FileEntry]
+
+    @property
+    def model_sha256(self) -> str:
+        """Hash of the model file; of a model folder, the hash over the names and hashes of its files."""
+        if self.model in self.files:
+            return self.files[self.model].sha256
+        return sha256_of_value(
+            {name: entry.sha256 for name, entry in self.files.items() if name.startswith(self.model + "/")}
+        )
 
 
 class Bundle:

@@ -114,6 +114,9 @@ class Row(Schema):
     role: Role
     bundle: str = ""
     """Name of the bundle's folder; empty for what is no bundle."""
+    model_sha256: str | None = None
+    """Hash of the model that was measured, as `BundleManifest.model_sha256` has it; null in older reports and for what
+    is no bundle."""
     target: str = ""
     precision: Precision
     where: Where

@@ -70,8 +70,10 @@ def page(sources: tuple[Path, ...], out: Path, data: Path | None) -> None:
     """
     from d3d_edge.pipeline.page import write_page
 
-    pictures = write_page(sources, out, data)
-    click.echo(f"wrote {out}" + (f", with pictures of {pictures} clips" if data else ""))
+    written = write_page(sources, out, data)
+    click.echo(f"wrote {out}" + (f", with pictures of {written.pictures} clips" if data else ""))
+    for line in written.outdated:
+        click.echo(f"note: {line}")
 
 
 @command.command("compare")

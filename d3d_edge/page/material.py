@@ -32,6 +32,21 @@ class Material:
     recipes: dict[str, str] = field(default_factory=dict)
     """YAML, by the name of the folder it was found in first."""
 
+    @property
+    def outdated(self) -> list[str]:
+        """For each report, which of its rows are of another model than the bundle holds now. Older ones do not tell."""
+        held = {(name.rpartition("/")[2], made.model_sha256) for name, made in self.bundles.items()}
+        known = {name for name, _ in held}
+        lines = []
+        for one in self.reports:
+            rows = [row for row in one.rows if row.model_sha256 and row.bundle in known]
+            if names := [row.name for row in rows if (row.bundle, row.model_sha256) not in held]:
+                again = "validate" if any(row.clips for row in one.rows) else "benchmark"
+                lines.append(
+                    f"{', '.join(names)}: measured on another file than the bundle holds now; run {again} again"
+                )
+        return lines
+
 
 def gather(paths: Sequence[Path]) -> Material:
     """The material in runs, bundles, folders of bundles, and files that hold a report.

@@ -92,7 +92,8 @@ def _row(name: str, bundle: Bundle) -> Row:
     return Row(
         name=name,
         role=role_of(bundle),
-        bundle=bundle.path.name,
+        bundle=bundle.path.resolve().name,
+        model_sha256=made.model_sha256,
         target=made.target,
         precision=made.precision,
         where=Where.NOT_RUN,

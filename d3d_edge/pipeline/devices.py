@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from d3d_edge import resources, transports
 from d3d_edge.bundle import Bundle
 from d3d_edge.errors import DeviceError, RecipeError
-from d3d_edge.files import files_below, sha256_of_file, sha256_of_value
+from d3d_edge.files import files_below, sha256_of_file
 from d3d_edge.harness import accuracy, device, latency
 from d3d_edge.harness.accuracy import Logits
 from d3d_edge.harness.device import Job, Program
@@ -233,14 +233,15 @@ def _python_runner(scratch: Path) -> Path:
 def model_files(bundle: Bundle) -> tuple[str, tuple[File, ...]]:
     """Name of a bundle's model on a device, and its files there."""
     made, path = bundle.manifest, bundle.model_path
+    whole = f"blobs/{made.model_sha256}{path.suffix}"
     if path.is_file():
-        sha256 = made.files[made.model].sha256
-        name = f"blobs/{sha256}{path.suffix}"
-        return name, (File(name, path, sha256),)
-    hashes = {name: entry.sha256 for name, entry in made.files.items() if name.startswith(made.model + "/")}
-    whole = f"blobs/{sha256_of_value(hashes)}{path.suffix}"
+        return whole, (File(whole, path, made.model_sha256),)
     files = (
-        File(f"{whole}/{file.relative_to(path).as_posix()}", file, hashes[file.relative_to(bundle.path).as_posix()])
+        File(
+            f"{whole}/{file.relative_to(path).as_posix()}",
+            file,
+            made.files[file.relative_to(bundle.path).as_posix()].sha256,
+        )
         for file in files_below(path)
     )
     return whole, tuple(files)

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -27,8 +28,17 @@ _MOST = 60
 """Clips with pictures; each takes about 12 kB of the page."""
 
 
-def write_page(paths: Sequence[Path], out: Path, data: Path | None) -> int:
-    """Write the page of the runs and bundles at `paths`, and return how many clips are shown in it.
+class Written(NamedTuple):
+    """What to know about a page."""
+
+    pictures: int
+    """Clips that are shown in it."""
+    outdated: list[str]
+    """What in it was measured on another model than its bundle holds now."""
+
+
+def write_page(paths: Sequence[Path], out: Path, data: Path | None) -> Written:
+    """Write the page of the runs and bundles at `paths`.
 
     `data`: the folder of the clips; without it there are no pictures.
 
@@ -49,7 +59,7 @@ def write_page(paths: Sequence[Path], out: Path, data: Path | None) -> int:
             with suppress(DataError):  # a clip that is not at hand has no picture
                 pictures[key] = _picture(data, key)
     write_text(out, page.render(material, pictures))
-    return len(pictures)
+    return Written(len(pictures), material.outdated)
 
 
 def _refuse_other_file(out: Path) -> None:

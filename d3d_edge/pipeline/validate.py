@@ -214,7 +214,8 @@ def _row(model: _Model, runner: Runner | None, refused: str) -> Row:
     row = Row(
         name=model.name,
         role=model.role,
-        bundle=model.bundle.path.name,
+        bundle=model.bundle.path.resolve().name,
+        model_sha256=made.model_sha256,
         target=made.target,
         precision=made.precision,
         where=Where.NOT_RUN,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,21 @@ def test_what_goes_wrong_is_one_line(run: Path, tmp_path: Path, d3d_edge: D3DEdg
         assert (result.code, said in result.err) == (code, True), result.err
         assert "Traceback" not in result.err
     assert not out.exists()
+
+
+def test_a_bundle_that_was_exported_again_is_not_shown_with_old_figures(
+    made: Path, tmp_path: Path, d3d_edge: D3DEdge
+) -> None:
+    bundle = shutil.copytree(made / "bundles" / "jetson", tmp_path / "bundles" / "jetson")
+    times, out = tmp_path / "times.json", tmp_path / "out.html"
+    assert d3d_edge("benchmark", bundle, "--runs", 2, "--out", times).code == 0
+    words = ("report", times, bundle.parent, "--html", out)
+    assert d3d_edge(*words).out == f"wrote {out}\n"
+    shutil.rmtree(bundle)
+    shutil.copytree(made / "bundles" / "android", bundle)
+    told = "jetson: measured on another file than the bundle holds now; run benchmark again"
+    assert d3d_edge(*words).out == f"wrote {out}\nnote: {told}\n"
+    assert told in out.read_text()
 
 
 def test_help_names_both_uses(d3d_edge: D3DEdge) -> None:

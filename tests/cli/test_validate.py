@@ -35,6 +35,7 @@ def test_validate_measures_every_bundle_against_the_same_references(
     assert rows["ios"].where in (Where.REFERENCE_INTERPRETER, Where.HOST_RUNTIME)
     for name in TARGETS:
         row = rows[name]
+        assert row.model_sha256 == Bundle.open(made / "bundles" / name).manifest.model_sha256
         assert row.logit_step is not None
         moved = moved_by_noise(made / "bundles" / name)
         assert row.logit_difference_max is not None

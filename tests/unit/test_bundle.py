@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -84,15 +85,31 @@ def test_a_bundle_may_be_moved_and_copied(made: Bundle, tmp_path: Path) -> None:
     assert Bundle.open(tmp_path / "elsewhere").manifest == made.manifest
 
 
-def test_a_model_may_be_a_folder(tmp_path: Path, description: Description) -> None:
+def write_package(path: Path, description: Description, weights: bytes = b"123") -> Bundle:
+    """A bundle whose model is a folder."""
+
     def fill_folder(folder: Path) -> None:
         (folder / "model.mlpackage" / "Data").mkdir(parents=True)
-        (folder / "model.mlpackage" / "Data" / "weights").write_bytes(b"123")
+        (folder / "model.mlpackage" / "Data" / "weights").write_bytes(weights)
         (folder / "model.mlpackage" / "Manifest.json").write_bytes(b"45")
 
-    description = description.model_copy(update={"model": "model.mlpackage"})
-    Bundle.write(tmp_path / "ios", description, fill_folder)
+    return Bundle.write(path, description.model_copy(update={"model": "model.mlpackage"}), fill_folder)
+
+
+def test_a_model_may_be_a_folder(tmp_path: Path, description: Description) -> None:
+    write_package(tmp_path / "ios", description)
     assert Bundle.open(tmp_path / "ios").model_size_bytes == 5
+
+
+def test_a_model_is_told_by_its_hash_whatever_lies_beside_it(
+    made: Bundle, tmp_path: Path, description: Description
+) -> None:
+    assert made.manifest.model_sha256 == hashlib.sha256(b"weights").hexdigest()
+    one, same, other = (
+        write_package(tmp_path / name, description, weights).manifest.model_sha256
+        for name, weights in (("one", b"123"), ("same", b"123"), ("other", b"124"))
+    )
+    assert one == same != other
 
 
 @pytest.mark.parametrize("name", ["model.bin", "labels.txt", "golden/clips.npy"])

@@ -84,6 +84,7 @@ def measured(name: str, **changes: Any) -> Row:
         "name": name,
         "role": "bundle",
         "bundle": name,
+        "model_sha256": "1a",
         "target": name,
         "precision": "int8",
         "where": Where.HOST_RUNTIME,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -248,11 +249,9 @@ def test_the_sensitivity_of_a_run_is_shown_as_noise(tmp_path: Path) -> None:
     assert not found.count("script")
 
 
-@pytest.mark.parametrize("runtime", ["executorch", "coreml"])
-@pytest.mark.parametrize("changes", [{}, {"sampling": "dense", "stride": 2}])
-def test_bundles_say_what_they_are_and_what_to_feed_them(tmp_path: Path, changes: dict[str, Any], runtime: Any) -> None:
+def described(changes: dict[str, Any], runtime: Any = "executorch") -> Description:
     clip = spec_of(**changes)
-    described = Description(
+    return Description(
         name=samples.NASTY,
         target="android",
         runtime=runtime,
@@ -274,7 +273,12 @@ def test_bundles_say_what_they_are_and_what_to_feed_them(tmp_path: Path, changes
         lowering={"delegates": 1},
         fallbacks=(f"refused {samples.NASTY}",),
     )
-    Bundle.write(tmp_path / "bundles" / samples.NASTY.replace("/", ""), described, _model)
+
+
+@pytest.mark.parametrize("runtime", ["executorch", "coreml"])
+@pytest.mark.parametrize("changes", [{}, {"sampling": "dense", "stride": 2}])
+def test_bundles_say_what_they_are_and_what_to_feed_them(tmp_path: Path, changes: dict[str, Any], runtime: Any) -> None:
+    Bundle.write(tmp_path / "bundles" / samples.NASTY.replace("/", ""), described(changes, runtime), _model)
     found = Reader(page.render(gather([tmp_path / "bundles"])))
     for words in (
         "1a",
@@ -295,6 +299,26 @@ def test_bundles_say_what_they_are_and_what_to_feed_them(tmp_path: Path, changes
 
 def _model(folder: Path) -> None:
     (folder / "model.pte").write_bytes(b"model")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model_sha256": None}, ""),  # an older report, which does not tell
+        ({"model_sha256": hashlib.sha256(b"model").hexdigest()}, ""),
+        ({"bundle": "elsewhere"}, ""),  # a bundle that is not shown
+        ({}, "android: measured on another file than the bundle holds now; run validate again"),
+        ({"clips": 0}, "android: measured on another file than the bundle holds now; run benchmark again"),
+    ],
+)
+def test_figures_of_a_model_that_the_bundle_no_longer_holds_are_called_that(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    Bundle.write(tmp_path / "android", described({}), _model)
+    samples.report(rows=(samples.measured("android", **changes),)).write(tmp_path / "report.json")
+    text = Reader(page.render(gather([tmp_path]))).text
+    assert said in text
+    assert ("another file" in text) == bool(said)
 
 
 def test_a_long_curve_is_drawn_with_few_points() -> None:
