@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from d3d_edge import files
+from d3d_edge.errors import RecipeError
 from d3d_edge.manifest import Source
 from d3d_edge.manifest.table import EXPECTED
 from d3d_edge.processors import cpus
@@ -67,7 +68,9 @@ def data_argument(command: C) -> C:
 def _with_places(command: C) -> C:
     @functools.wraps(command)
     def with_source(*args: Any, data: Path, videos: Path | None, fold: int | None, **more: Any) -> Any:
-        return command(*args, data=Source(path=data, videos=videos, fold=fold), **more)
+        source = Source(path=data, videos=videos, fold=fold)
+        _refuse_in_data(more.get("out"), source)
+        return command(*args, data=source, **more)
 
     fold = click.option("--fold", type=click.IntRange(1), help="Which official split of UCF101 or HMDB51. Default: 1.")
     videos = click.option(
@@ -78,6 +81,12 @@ def _with_places(command: C) -> C:
     )
     # `wraps` keeps the command's own type.
     return videos(fold(with_source))  # type: ignore[return-value]
+
+
+def _refuse_in_data(out: Path | None, data: Source) -> None:
+    """A new folder among those of the clips would be taken for a class. What a run there holds stays in reach."""
+    if out is not None and data.holds(out) and not (out / "recipe.yaml").is_file():
+        raise RecipeError(f"--out {out} lies in the data, {data}", hint="choose a folder outside of the data")
 
 
 def decoding(command: C) -> C:

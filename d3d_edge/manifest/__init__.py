@@ -47,6 +47,13 @@ class Source(Schema):
     def __str__(self) -> str:
         return str(self.path)
 
+    def holds(self, path: Path) -> bool:
+        """Whether `path` is, or lies in, the folder that is searched for clips. Beside a list, only the list counts."""
+        folder = os.path.realpath(self.path)
+        if not os.path.isdir(folder) or os.path.isfile(os.path.join(folder, _LIST)):
+            return False
+        return Path(os.path.realpath(path)).is_relative_to(folder)
+
 
 def load(data: Path | Source) -> Manifest:
     """The clips of `data`. What it is, its own files say:

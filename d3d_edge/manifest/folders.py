@@ -43,7 +43,7 @@ def _placed(folder: Path) -> Iterator[tuple[str, Clip]]:
         if not videos:
             raise DataError(
                 f"the class folder {class_folder} holds no video",
-                hint="add clips or remove the folder; read are " + " ".join(sorted(VIDEO_SUFFIXES)),
+                hint="add clips, or move the folder elsewhere; read are " + " ".join(sorted(VIDEO_SUFFIXES)),
             )
         for video in videos:
             # Relative, so that a drawn split does not change when the folder moves.

@@ -98,6 +98,29 @@ def test_an_empty_class_folder(d3d_edge: D3DEdge, own_clips: Path, recipe_file: 
     assert not out.exists()
 
 
+@pytest.mark.parametrize("place", ["", "run", "wave/run", "../clips/run", "link/run"])
+@pytest.mark.parametrize("words", [("distill", "compact"), ("validate", "bundle")])
+def test_nothing_is_written_among_the_clips(
+    words: tuple[str, ...], place: str, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    # It would be taken for a class without videos, by the next command on this data.
+    data = tmp_path / "clips"
+    (data / "wave").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(data)
+    out = tmp_path / place if place.startswith("link") else data / place
+    result = d3d_edge(*words, "--data", data, "--out", out)
+    refused(result, 2, f"--out {out} lies in the data, {data}", "choose a folder outside of the data")
+    assert [path.name for path in data.rglob("*")] == ["wave"]
+
+
+@pytest.mark.parametrize("there", ["manifest.csv", "run/recipe.yaml"])
+def test_a_run_lies_beside_a_list_or_where_it_was_begun(there: str, d3d_edge: D3DEdge, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / there).write_text("")
+    result = d3d_edge("distill", "compact", "--data", tmp_path, "--out", tmp_path / "run", "--teacher", tmp_path)
+    assert "lies in the data" not in result.err
+
+
 def test_one_class_only(d3d_edge: D3DEdge, own_clips: Path, recipe_file: Path, tmp_path: Path) -> None:
     for folder in sorted(own_clips.iterdir())[1:]:
         shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
