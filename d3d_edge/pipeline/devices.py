@@ -81,16 +81,35 @@ def check(bundles: Sequence[Bundle], devices: Devices) -> None:
     """What can be said before any device is reached.
 
     Raises:
-        RecipeError: a device has not the form of one, or has no bundle to run.
+        RecipeError: a device has not the form of one, or has no bundle to run; or no device heeds the choice of a
+            runtime, or to resume.
         DeviceError: the program that a device is to run is not built.
     """
     for name in devices.names:
         transports.check(name)
+    _check_heeded(devices)
+    for name in devices.names:
         kinds = {bundle.manifest.target for bundle in bundles}
         if not any(fits(bundle, name) for bundle in bundles):
             raise RecipeError(f"{name} runs none of the bundles, which are for {', '.join(sorted(kinds))}")
         if name != HERE and any(made.manifest.runtime == "executorch" for made in bundles if fits(made, name)):
             android_bench()
+
+
+def _check_heeded(devices: Devices) -> None:
+    hint = "leave it out, or name the device"
+    jetsons = [name for name in devices.remote if name.partition(":")[0] in _REACHED_BY["tensorrt"]]
+    if devices.runtime != "auto" and not jetsons:
+        raise RecipeError(
+            f"--device-runtime {devices.runtime} is for the file of a Jetson's bundle on ssh:HOST or local:FOLDER, "
+            "and no --device is one",
+            hint=hint,
+        )
+    if devices.resume and not devices.remote:
+        raise RecipeError(
+            "--resume goes on with what was cut short on a device, and no --device is another than this machine",
+            hint=hint,
+        )
 
 
 THIS_MACHINE = Devices()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from d3d_edge.report import Report
-from tests.cli.conftest import D3DEdge, Result, alone, ended
+from tests.cli.conftest import D3DEdge, Result, alone, ended, refused
 from tests.contract.conftest import gone
 from tests.devices import reach, small_disk
 
@@ -76,6 +76,24 @@ def test_what_cannot_be_run_is_said_in_one_line(
         assert (done.code, done.out) == (code, "")
         assert message in done.err
         assert len(done.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "words", "said"),
+    [
+        ("jetson", ["--device-runtime", "tensorrt"], "--device-runtime tensorrt is for the file of a Jetson's bundle"),
+        ("android", ["--device-runtime", "onnxruntime", "--device", "local"], "--device-runtime onnxruntime is for"),
+        ("ios", ["--device-runtime", "tensorrt", "--device", "ios"], "--device-runtime tensorrt is for"),
+        ("jetson", ["--resume"], "--resume goes on with what was cut short on a device"),
+    ],
+)
+def test_an_option_that_no_device_heeds_is_refused(
+    made: Path, clips: Path, d3d_edge: D3DEdge, target: str, words: list[str], said: str
+) -> None:
+    commands = [["validate", "--data", clips], *([] if "--resume" in words else [["benchmark"]])]
+    for command in commands:
+        done = d3d_edge(command[0], made / "bundles" / target, *command[1:], *words)
+        refused(done, 2, said, "leave it out, or name the device")
 
 
 @pytest.mark.slow
