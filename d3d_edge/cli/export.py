@@ -27,7 +27,13 @@ from d3d_edge.runs import Run
     help="jetson, android, ios, another of `d3d-edge targets ls`, a folder with a target.yaml of your own "
     "(docs/export.md), or all (those of the recipe). May be repeated.",
 )
-@click.option("--out", required=True, type=options.PATH, metavar="DIR", help="Bundles are written to DIR/<target>.")
+@click.option(
+    "--out",
+    required=True,
+    type=options.PATH,
+    metavar="DIR",
+    help="Bundles are written to DIR/<target>, those of another precision than int8 to DIR/<target>-<precision>.",
+)
 @click.option(
     "--precision",
     type=click.Choice(get_args(targets.Precision)),
