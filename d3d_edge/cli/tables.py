@@ -27,22 +27,22 @@ def measured_by(row: Row) -> str:
     return _WHERE.get(row.where, str(row.where))
 
 
-def print_report(report: Report, path: Path | None) -> None:
-    """Print the report, and that it was written to `path`, if it was."""
+def print_report(report: Report, path: Path | None, *, strict_gates: bool = False) -> None:
+    """Print the report, and that it was written to `path`, if it was. `strict_gates`: as `validate` was told."""
     console = plain()
-    console.print(_report(report), crop=False)
+    console.print(_report(report, strict_gates), crop=False)
     if path:
         console.print(f"wrote {path}", soft_wrap=True)
 
 
-def text_of(report: Report, width: int = 100) -> str:
+def text_of(report: Report, width: int = 100, *, strict_gates: bool = False) -> str:
     """The report as plain text, in lines of so many letters."""
     console = plain(width=width, file=io.StringIO(), record=True)
-    console.print(_report(report), crop=False)
+    console.print(_report(report, strict_gates), crop=False)
     return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
 
 
-def _report(report: Report) -> Group:
+def _report(report: Report, strict_gates: bool) -> Group:
     clips = max((row.clips for row in report.rows), default=0)
     title = f"{report.title}: {report.classes} classes, {clips} {report.split} clips, chance {_share(report.chance)}"
     parts: list[Table | Text] = [Text(title, style="bold"), _rows(report)]
@@ -56,12 +56,15 @@ def _report(report: Report) -> Group:
             parts.append(Text(f"  {clip.path}: {clip.reason}", no_wrap=True, overflow="ignore"))
         if len(report.skipped) > 10:
             parts.append(Text(f"  and {len(report.skipped) - 10} more, all in the JSON report"))
-    parts += [Text(line) for line in gate_lines(report.gates)]
+    parts += [Text(line) for line in gate_lines(report.gates, strict=strict_gates)]
     return Group(*parts)
 
 
-def gate_lines(gates: Sequence[Gate]) -> list[str]:
-    """How many gates pass, after one line for those that do not; rows with the same finding share a line."""
+def gate_lines(gates: Sequence[Gate], *, strict: bool = False) -> list[str]:
+    """How many gates pass, after one line for those that do not; rows with the same finding share a line.
+
+    `strict`: whether undecided ones fail already, so that the option for it need not be named.
+    """
     if not gates:
         return []
     rows: dict[Gate, list[str]] = {}
@@ -73,7 +76,9 @@ def gate_lines(gates: Sequence[Gate]) -> list[str]:
     if passed == len(gates):
         return [f"all {passed} gates pass"]
     undecided = sum(gate.verdict == "undecided" for gate in gates)
-    too_few = f"; for {undecided} the clips are too few (--strict-gates makes that a failure)" if undecided else ""
+    too_few = f"; for {undecided} the clips are too few" if undecided else ""
+    if undecided and not strict:
+        too_few += " (--strict-gates makes that a failure)"
     return [*lines, f"{passed} of {len(gates)} gates pass{too_few}"]
 
 

@@ -79,11 +79,11 @@ def command(
 
 def show(report: Report, path: Path, *, as_json: bool, strict_gates: bool = False) -> None:
     """Print the report, leave its text beside it, and fail if a gate is missed; strictly, if any does not pass."""
-    write_text(path.with_name(TEXT_NAME), text_of(report))
+    write_text(path.with_name(TEXT_NAME), text_of(report, strict_gates=strict_gates))
     if as_json:
         click.echo(report.model_dump_json(indent=2))
     else:
-        print_report(report, path)
+        print_report(report, path, strict_gates=strict_gates)
     missed = [gate for gate in report.gates if gate.verdict == "fail" or (strict_gates and gate.verdict != "pass")]
     if missed:
         raise GateFailed(

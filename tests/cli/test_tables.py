@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from d3d_edge.cli.tables import print_report, text_of
+from d3d_edge.cli.validate import show
+from d3d_edge.errors import GateFailed
 from d3d_edge.report import SkippedClip
 from tests.unit.page import samples
 
@@ -30,6 +33,19 @@ def test_paths_are_never_broken(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"\n  {path}: it has no frames\n" in printed
         assert f"\nwrote {path}\n" in printed
         assert max(len(line) for line in printed.splitlines() if path not in line) <= 100
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("printed", [False, True])
+def test_an_option_that_is_on_is_not_offered(
+    strict: bool, printed: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with suppress(GateFailed):
+        show(samples.report(), tmp_path / "report.json", as_json=False, strict_gates=strict)
+    said = capsys.readouterr().out if printed else (tmp_path / "report.txt").read_text()
+    told = " ".join(said.split())
+    assert "for 1 the clips are too few" in told
+    assert ("(--strict-gates makes that a failure)" in told) == (not strict)
 
 
 @pytest.mark.parametrize(("busy", "told"), [("others", "the times are"), ("", "the times of row 1 are")])
