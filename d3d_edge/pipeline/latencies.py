@@ -109,7 +109,10 @@ def measure(
         DeviceError: the device failed.
         StorageError: the cache cannot be written.
     """
-    on = HOST if on == HERE else on
+    if on == HERE:
+        on = HOST
+    if on != HOST:
+        transports.check(on, here=HOST)
     machine = environment(datetime.now(UTC), [target.runtime])
     path = cache_dir / "students" / f"latencies-{_key(target, on, threads, machine)}.json"
     wanted = tuple(dict.fromkeys(shapes))
@@ -154,8 +157,6 @@ def _devices(on: str) -> Devices:
 def _check(on: str, shape: Shape, target: Target, folder: Path, progress: Progress) -> None:
     """Whether `on` is there and can run what is lowered to `target`, before all of it is: by the first `shape`."""
     devices = _devices(on)
-    for name in devices.names:
-        transports.check(name)
     runtime = runtimes.get(target.runtime)
     if on == HOST:
         runtime.check_run()

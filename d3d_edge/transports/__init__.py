@@ -21,7 +21,7 @@ _TABLE = {
     "adb": "d3d_edge.transports.adb",
     "ios": "d3d_edge.transports.devicectl",
 }
-FORMS = "local, local:FOLDER, ssh:[USER@]HOST[:FOLDER], adb[:SERIAL] or ios[:UDID]"
+FORMS = "local:FOLDER, ssh:[USER@]HOST[:FOLDER], adb[:SERIAL] or ios[:UDID]"
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,15 @@ class Transport(Protocol):
     def __exit__(self, *exc_info: object) -> None: ...
 
 
-def check(device: str) -> str:
-    """`device`, if it has the form of one; no device is reached.
+def check(device: str, *, here: str = "local") -> str:
+    """`device`, if it has the form of one; no device is reached. `here`: what the command calls this machine.
 
     Raises:
         RecipeError: it has not.
     """
     kind, _, rest = device.partition(":")
     if kind not in _TABLE or (kind == "ssh" and not rest) or (":" in device and not rest):
-        raise RecipeError(f"no device can be meant by {device!r}", hint=f"known: {FORMS}")
+        raise RecipeError(f"no device can be meant by {device!r}", hint=f"known: {here}, {FORMS}")
     return device
 
 

@@ -125,7 +125,7 @@ def test_a_plot_that_cannot_be_written_is_refused_before_anything_is_measured(
         (("--budget-ms", 30), "say where with --on host"),
         (("--plot", "x.svg"), "say where with --on host"),
         (("--on", "host", "--recipe", "compact"), "not a recipe"),
-        (("--on", "nowhere", "--budget-ms", 30), "nowhere"),
+        (("--on", "hots", "--budget-ms", 30), "'hots' (known: host, local:FOLDER, ssh:[USER@]HOST[:FOLDER], adb"),
         (("--on", "host", "--target", "androit"), "did you mean 'android'?"),
     ],
     ids=str,
