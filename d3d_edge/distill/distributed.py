@@ -63,12 +63,13 @@ def group() -> Iterator[None]:
     Raises:
         RecipeError: $D3D_EDGE_DEVICE names no device of this machine.
     """
+    chosen = device()  # a wrong one is told before any clip is decoded
     if not launched():
         yield
         return
-    if device().type == "cuda":
-        torch.cuda.set_device(device())
-    distributed.init_process_group(_backend(device().type), timeout=_PATIENCE)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    distributed.init_process_group(_backend(chosen.type), timeout=_PATIENCE)
     try:
         yield
     finally:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from d3d_edge.clip import ClipSpec
+from d3d_edge.distill import distributed
 from d3d_edge.errors import DataError
 from d3d_edge.evaluation import FILE_NAME, Evaluation, Fusion, System
 from d3d_edge.harness import accuracy
@@ -73,6 +74,7 @@ def evaluate(
     `clips` is the number of clips a video is seen in; see `preprocess.frame_indices`.
 
     Raises:
+        RecipeError: $D3D_EDGE_DEVICE names no device of this machine.
         DataError: the teacher of the run is not trained, or the split has no clips.
         StorageError: the evaluation or the cache cannot be written.
     """
@@ -80,6 +82,7 @@ def evaluate(
     run.need("teacher", f"d3d-edge distill ... --out {run.path}")
     if not run.data.of(split):
         raise DataError(f"{run.path} has no clips in the split {split}", hint="choose another --split")
+    distributed.device()  # a wrong one is told before any clip is decoded
     data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress, only=split)
     networks = _networks(run)
     batches = _cached(data, split) if clips == 1 else _sampled(data, split, clips, workers, progress)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from d3d_edge.distill import distributed
 from d3d_edge.distill.loss import Outputs
 from d3d_edge.errors import RecipeError
 from d3d_edge.files import write_json
@@ -103,7 +104,7 @@ def probe(
     Decoders are stages of the run, RUN/probe/STAGE: a finished one is kept, and one that was killed goes on.
 
     Raises:
-        RecipeError: `out` has a report of something else.
+        RecipeError: `out` has a report of something else, or there is no such device as $D3D_EDGE_DEVICE names.
         DataError: no network of the run is trained, or the data cannot be used.
         StorageError: something cannot be written.
     """
@@ -117,6 +118,7 @@ def probe(
     for source in missing:
         why = f"{run.folder(source)} is not there, not finished, or of single frames"
         progress.note(f"{NAMES[source]}: not probed, since {why}")
+    distributed.device()  # a wrong one is told before any clip is decoded
     data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
     fields = Fields.of(run, networks[0])
     guesses = _guesses(run, data, fields)

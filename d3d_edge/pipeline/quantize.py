@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from d3d_edge import calibset
 from d3d_edge.calibset import CalibrationPlan, CalibrationSet
-from d3d_edge.distill import log
+from d3d_edge.distill import distributed, log
 from d3d_edge.files import is_whole_archive, sha256_of_file, write_json
 from d3d_edge.harness import accuracy
 from d3d_edge.pipeline import calibration, marks, mixed, motion, qat
@@ -37,7 +37,7 @@ def quantize(run: Run, *, cache_dir: Path, workers: int, strict: bool, progress:
     RUN/quantized/report.json compares it with the float student on the test clips, also reversed and shuffled.
 
     Raises:
-        RecipeError: there is no such calibration plan.
+        RecipeError: there is no such calibration plan, or no such device as $D3D_EDGE_DEVICE names.
         DataError: the student is not trained, or a calibration clip is also in the test split.
         StorageError: the graph cannot be written.
     """
@@ -46,6 +46,7 @@ def quantize(run: Run, *, cache_dir: Path, workers: int, strict: bool, progress:
     student = run.need("student", command)
     run.need("teacher", command)
     log.note_what_is_missing(progress)
+    distributed.device()  # a wrong one is told before any clip is decoded
     data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
     plan = calibset.load_plan(run.recipe.quantize.calibration)
     mark = fingerprint(

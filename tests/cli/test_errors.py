@@ -121,6 +121,24 @@ def test_a_run_lies_beside_a_list_or_where_it_was_begun(there: str, d3d_edge: D3
     assert "lies in the data" not in result.err
 
 
+@pytest.mark.parametrize("command", ["distill", "quantize", "evaluate", "probe"])
+def test_a_wrong_device_is_told_before_any_clip_is_decoded(
+    command: str,
+    d3d_edge: D3DEdge,
+    made: Path,
+    clips: Path,
+    recipe_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Path(shutil.copytree(made / "run", tmp_path / "run"))
+    of_run: tuple[object, ...] = (recipe_file, "--data", clips, "--out", run) if command == "distill" else (run,)
+    monkeypatch.setenv("D3D_EDGE_DEVICE", "cuda:77")
+    result = d3d_edge(command, *of_run, "--cache", tmp_path / "cache", "--workers", 0)
+    refused(result, 2, "cuda:77 is not a device that PyTorch can use here", "D3D_EDGE_DEVICE")
+    assert not (tmp_path / "cache").exists()
+
+
 def test_one_class_only(d3d_edge: D3DEdge, own_clips: Path, recipe_file: Path, tmp_path: Path) -> None:
     for folder in sorted(own_clips.iterdir())[1:]:
         shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
