@@ -45,10 +45,12 @@ class Run:
     def start(cls, path: Path, wanted: Recipe, data: Manifest) -> Run:
         """The run at `path`, begun now, or gone on with if the same recipe and data began it.
 
-        One that has no stage yet is begun anew: what refused its recipe may have said what to change.
+        One that has no stage yet is begun anew: what refused its recipe may have said what to change. Only what a run
+        wrote is replaced.
 
         Raises:
-            RecipeError: `path` is a run of another recipe, or of other data.
+            RecipeError: `path` is a run of another recipe, or of other data; or it holds somebody's own recipe or list
+                of clips under the name that a run gives it.
             DataError: `path` is something else.
             StorageError: it cannot be written.
         """
@@ -63,6 +65,11 @@ class Run:
         empty = path.is_dir() and all(_ours(entry) for entry in path.iterdir())
         if path.exists() and not empty and not _is_run(path):
             raise DataError(f"{path} exists and is not a run", hint="choose another --out")
+        for file in (path / "data.csv", path / "recipe.yaml"):
+            if file.is_file() and not _written_by_a_run(file):
+                raise RecipeError(
+                    f"{file} was not written by a run, and would be replaced", hint="choose another --out"
+                )
         manifest.write(data, path / "data.csv")
         write_text(path / "recipe.yaml", wanted.yaml())
         return cls(path, wanted, data)
@@ -163,6 +170,21 @@ def _is_run(path: Path) -> bool:
 def _ours(path: Path) -> bool:
     """What a run killed in its first moments may have left."""
     return path.name == "data.csv" or path.name.startswith(".data.csv.") or path.name.startswith(".recipe.yaml.")
+
+
+def _written_by_a_run(file: Path) -> bool:
+    """Whether a recipe, or a list of clips, is to the byte what a run would write of it."""
+    try:
+        if file.name == "recipe.yaml":
+            text = recipe.stored(file).yaml()
+        else:
+            found = manifest.load(file)
+            if not all(clip.split for clip in found.clips):
+                return False
+            text = manifest.as_csv(found)
+    except (RecipeError, DataError):
+        return False
+    return file.read_bytes() == text.encode()
 
 
 def fingerprint(*parts: Any) -> str:

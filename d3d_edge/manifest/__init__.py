@@ -11,7 +11,7 @@ from d3d_edge.manifest import kinetics, official
 from d3d_edge.manifest.clips import VIDEO_SUFFIXES, Clip, Manifest, Split, walked
 from d3d_edge.manifest.drawing import drawn, with_split
 from d3d_edge.manifest.folders import from_folders, is_video
-from d3d_edge.manifest.table import EXPECTED, from_csv, write
+from d3d_edge.manifest.table import EXPECTED, as_csv, from_csv, write
 from d3d_edge.schema import Schema
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Manifest",
     "Source",
     "Split",
+    "as_csv",
     "drawn",
     "left_aside",
     "load",

@@ -144,12 +144,8 @@ def check_splits(path: Path, clips: Sequence[Clip]) -> None:
             )
 
 
-def write(manifest: Manifest, path: Path) -> None:
-    """Write `manifest` as a CSV that `load` reads back equal. Columns for times stand there if a clip has any.
-
-    Raises:
-        StorageError: it cannot be written; what was there before is unchanged.
-    """
+def as_csv(manifest: Manifest) -> str:
+    """`manifest` as a CSV that `load` reads back equal. Columns for times stand there if a clip has any."""
     times = _TIMES if any(clip.span for clip in manifest.clips) else ()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -157,7 +153,16 @@ def write(manifest: Manifest, path: Path) -> None:
     for clip in manifest.clips:
         row = [clip.path, clip.label, clip.split, clip.group]
         writer.writerow(row + [_text(time) for time in (clip.start_s, clip.end_s)] if times else row)
-    write_text(path, text.getvalue())
+    return text.getvalue()
+
+
+def write(manifest: Manifest, path: Path) -> None:
+    """Write `manifest` to a CSV, as `as_csv` has it.
+
+    Raises:
+        StorageError: it cannot be written; what was there before is unchanged.
+    """
+    write_text(path, as_csv(manifest))
 
 
 def _text(time_s: float | None) -> str:

@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from d3d_edge import recipe
+from d3d_edge import manifest, recipe
 from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.manifest import Clip, Manifest
 from d3d_edge.report import SkippedClip
@@ -81,9 +81,46 @@ def test_a_folder_that_is_something_else_is_refused(tmp_path: Path, data: Manife
 def test_what_a_killed_start_leaves_is_gone_on_with(tmp_path: Path, data: Manifest) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "data.csv").write_text("path,label\n")
+    manifest.write(data, folder / "data.csv")
     (folder / ".recipe.yaml.123.partial").write_text("na")
     assert Run.start(folder, RECIPE, data).data == data
+
+
+OWN_RECIPE = "extends: demo\nname: mine\n"
+UNSPLIT = "path,label,split,group\n/a.mp4,a,,a\n/b.mp4,b,,b\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("data.csv", "path,label,split\na.mp4,a,train\nb.mp4,b,train\n"),
+        pytest.param("data.csv", UNSPLIT, id="without a split"),
+        ("data.csv", "path,label\n"),
+        ("recipe.yaml", OWN_RECIPE),
+        ("recipe.yaml", "nam"),
+    ],
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_list_or_a_recipe_that_no_run_wrote_is_not_replaced(
+    name: str, text: str, alone: bool, tmp_path: Path, data: Manifest
+) -> None:
+    folder = tmp_path / "mine"
+    if alone:
+        folder.mkdir()
+    else:
+        Run.start(folder, RECIPE, data)
+    (folder / name).write_text(text)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises((RecipeError, DataError), match="choose another --out"):
+        Run.start(folder, RECIPE, data)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_run_without_a_stage_is_begun_anew_from_its_own_recipe_and_list(tmp_path: Path, data: Manifest) -> None:
+    run = Run.start(tmp_path / "run", RECIPE, data).path
+    changed = recipe.load(str(run / "recipe.yaml"), ["seed=1"])
+    assert Run.start(run, changed, manifest.load(run / "data.csv")).data == data
+    assert Run.open(run).recipe == changed
 
 
 def test_a_stage_made_from_something_else_is_not_finished(tmp_path: Path, data: Manifest) -> None:
