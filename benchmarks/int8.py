@@ -139,7 +139,7 @@ def _calibrated(seed: Seed, plan_name: str, folder: Path, progress: Progress) ->
     path = folder / "logits.npz"
     if not path.is_file():
         plan = calibset.load_plan(plan_name)
-        drawn = calibration.drawn_clips(seed.data, plan)
+        drawn = calibration.drawn_clips(seed.data, plan, progress)
         switched = Switched(calibration.calibrated(Student.of(seed.run), seed.data, plan, drawn, progress))
         answers = {}
         for split in SPLITS:

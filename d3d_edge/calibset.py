@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -65,11 +65,14 @@ def load_plan(name_or_path: str) -> CalibrationPlan:
     return build(CalibrationPlan, data, str(path), lines)
 
 
-def draw(plan: CalibrationPlan, manifest: Manifest) -> tuple[Clip, ...]:
+def draw(plan: CalibrationPlan, manifest: Manifest, evaluating: Collection[str] = ()) -> tuple[Clip, ...]:
     """Clips of the plan's split, the classes taking turns, decided by the plan's seed.
 
+    `evaluating`: keys of clips whose video is in the evaluation split too. The next of their class are drawn instead;
+    where none of them would be drawn, the draw is the same without them.
+
     Raises:
-        DataError: the split is empty.
+        DataError: the split is empty, or evaluates too.
     """
     of_class: dict[str, list[Clip]] = defaultdict(list)
     for clip in manifest.of(plan.split):
@@ -77,11 +80,13 @@ def draw(plan: CalibrationPlan, manifest: Manifest) -> tuple[Clip, ...]:
     for label, clips in of_class.items():
         clips.sort(key=lambda clip: clip.key)
         random.Random(f"{plan.seed}/{label}").shuffle(clips)
+        clips[:] = [clip for clip in clips if clip.key not in evaluating]  # after the shuffle, so that the others stay
     turns = min(plan.per_class_max, max(map(len, of_class.values()), default=0))
     rounds = (clips[turn] for turn in range(turns) for _, clips in sorted(of_class.items()) if turn < len(clips))
     drawn = tuple(clip for clip, _ in zip(rounds, range(plan.count), strict=False))
     if not drawn:
-        raise DataError("no clips to calibrate on: the training split is empty")
+        why = "each training video is in the evaluation split too" if of_class else "the training split is empty"
+        raise DataError(f"no clips to calibrate on: {why}")
     return drawn
 
 

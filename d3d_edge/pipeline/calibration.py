@@ -21,17 +21,22 @@ from d3d_edge.runs import Run
 from d3d_edge.video.cache import CachedClip
 
 
-def drawn_clips(data: RunData, plan: CalibrationPlan) -> list[CachedClip]:
-    """The clips of a plan, in the order of the draw.
+def drawn_clips(data: RunData, plan: CalibrationPlan, progress: Progress) -> list[CachedClip]:
+    """The clips of a plan, in the order of the draw. Clips of videos that are in the test split too are left out.
 
     Raises:
-        DataError: there are none, or one is also in the test split.
+        DataError: there are none.
     """
+    tested = {cached.video_sha256 for cached in data.of("test")}
+    copies = [cached.clip.key for cached in data.of(plan.split) if cached.video_sha256 in tested]
     by_key = {cached.clip.key: cached for cached in data.clips}
-    drawn = [by_key[clip.key] for clip in calibset.draw(plan, data.manifest)]
-    calibset.refuse_overlap(
-        [cached.video_sha256 for cached in drawn], [cached.video_sha256 for cached in data.of("test")]
-    )
+    drawn = [by_key[clip.key] for clip in calibset.draw(plan, data.manifest, frozenset(copies))]
+    calibset.refuse_overlap([cached.video_sha256 for cached in drawn], tested)
+    if copies:
+        progress.note(
+            f"training clips left out of calibration, since their videos are in the test split too: {len(copies)}, "
+            f"e.g. {copies[0]}"
+        )
     return drawn
 
 

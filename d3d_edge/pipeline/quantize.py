@@ -38,7 +38,7 @@ def quantize(run: Run, *, cache_dir: Path, workers: int, strict: bool, progress:
 
     Raises:
         RecipeError: there is no such calibration plan, or no such device as $D3D_EDGE_DEVICE names.
-        DataError: the student is not trained, or a calibration clip is also in the test split.
+        DataError: the student is not trained, or each training video is also in the test split.
         StorageError: the graph cannot be written.
     """
     started = datetime.now(UTC)
@@ -82,7 +82,7 @@ def quantize(run: Run, *, cache_dir: Path, workers: int, strict: bool, progress:
 
 
 def _quantize(run: Run, data: RunData, plan: CalibrationPlan, mark: str, progress: Progress) -> dict[str, Any]:
-    drawn = calibration.drawn_clips(data, plan)
+    drawn = calibration.drawn_clips(data, plan, progress)
     folder = run.folder("quantized")
     run.begin("quantized")
     record = CalibrationSet(

@@ -54,7 +54,7 @@ def sensitivity(
     data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
     marks.hold(run, "student", marks.student(run, data))
     plan = calibset.load_plan(run.recipe.quantize.calibration)
-    drawn = calibration.drawn_clips(data, plan)
+    drawn = calibration.drawn_clips(data, plan, progress)
     used = drawn[:clips]
     parts = [plan.model_dump(mode="json"), run.recipe.quantize.scheme, len(used)]
     mark = fingerprint("sensitivity", _FORMAT, marks.student(run, data), *parts)

@@ -123,6 +123,30 @@ def test_an_empty_training_split_is_refused() -> None:
         draw(plan(), Manifest(clips=(Clip(path="/a", label="a", split="test", group="a"),)))
 
 
+@given(sizes=st.dictionaries(st.sampled_from("abc"), st.integers(1, 9), min_size=1), which=st.data())
+def test_clips_that_evaluate_too_are_left_out_and_the_others_keep_their_order(
+    sizes: dict[str, int], which: st.DataObject
+) -> None:
+    whole = manifest(**sizes)
+    every = [clip.key for clip in draw(plan(count=99, per_class_max=99), whole)]
+    copies = which.draw(st.sets(st.sampled_from(every), max_size=len(every) - 1))
+    first, again = draw(plan(), whole), draw(plan(), whole, copies)
+    assert not copies & {clip.key for clip in again}
+    if not copies & {clip.key for clip in first}:
+        assert again == first
+    for label in sizes:
+        of_label = [clip.key for clip in whole.clips if clip.label == label]
+        assert [clip.key for clip in again if clip.label == label] == [
+            key for key in every if key in of_label and key not in copies
+        ][: sum(clip.label == label for clip in again)]
+
+
+def test_a_training_split_that_evaluates_too_is_refused() -> None:
+    whole = manifest(a=2, b=1)
+    with pytest.raises(DataError, match="each training video is in the evaluation split too"):
+        draw(plan(), whole, [clip.key for clip in whole.of("train")])
+
+
 def test_no_video_both_calibrates_and_evaluates() -> None:
     refuse_overlap(["aa", "bb"], ["cc"])
     with pytest.raises(DataError, match=r"1 calibration clip\(s\) are also in the evaluation split, e.g. sha256 bb"):

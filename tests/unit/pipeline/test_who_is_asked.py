@@ -23,6 +23,7 @@ from d3d_edge.progress import Silent
 from d3d_edge.quantize.groups import Group
 from d3d_edge.recipe import QATSpec
 from d3d_edge.video.datasets import Batch
+from tests.notes import Notes
 from tests.unit.pipeline.conftest import Made, Make
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-3}
@@ -197,7 +198,7 @@ class TestQuantization:
     def test_clips_are_shown_in_the_order_of_the_draw(self, make: Make) -> None:
         made = make()
         plan = calibset.load_plan("balanced").model_copy(update={"count": 7})
-        drawn = calibration.drawn_clips(made.data, plan)
+        drawn = calibration.drawn_clips(made.data, plan, Silent())
         assert [cached.clip for cached in drawn] == list(calibset.draw(plan, made.data.manifest))
         assert len({cached.clip.label for cached in drawn[:3]}) == 3, "the classes take turns"
         dataset = made.data.dataset("train")
@@ -207,9 +208,26 @@ class TestQuantization:
         for place, clip in zip(places, shown, strict=True):
             assert np.array_equal(dataset.item(place)[0], clip.numpy())
 
+    def test_copies_of_test_videos_are_not_shown(self, make: Make) -> None:
+        data = make().data
+        plan = calibset.load_plan("balanced").model_copy(update={"count": 7})
+        progress = Notes()
+        before = calibration.drawn_clips(data, plan, progress)
+        assert not progress.notes
+        tested = data.of("test")[0].video_sha256
+        copy = replace(before[2], video_sha256=tested)
+        data = replace(data, clips=tuple(copy if cached == before[2] else cached for cached in data.clips))
+        drawn = calibration.drawn_clips(data, plan, progress)
+        assert tested not in {cached.video_sha256 for cached in drawn}
+        assert (len(drawn), len({cached.clip for cached in drawn} - {cached.clip for cached in before})) == (7, 1)
+        assert progress.notes == [
+            "training clips left out of calibration, since their videos are in the test split too: 1, "
+            f"e.g. {copy.clip.key}"
+        ]
+
     def test_sensitivity_knows_the_labels_of_its_clips(self, make: Make) -> None:
         made = make()
-        drawn = calibration.drawn_clips(made.data, calibset.load_plan("balanced"))[:5]
+        drawn = calibration.drawn_clips(made.data, calibset.load_plan("balanced"), Silent())[:5]
         clips = sensitivity._Clips(made.data, drawn, 2)
         assert clips.labels.tolist() == [made.data.labels.index(cached.clip.label) for cached in drawn]
         assert len(set(clips.labels.tolist())) > 1
