@@ -1,6 +1,7 @@
 """Recipe: what to train and ship, read from one YAML file. Data only; `pipeline` carries it out.
 
-Two keys at the top are not settings themselves: `extends` names a recipe, and `preset` a preset (module `presets`).
+Two keys at the top are not settings themselves: `preset` names a preset (module `presets`), and `extends` a recipe: a
+file beside this one, with .yaml or without, else what the command line would take.
 What is said later wins: preset, the extended recipe, the recipe, `--set`.
 """
 

@@ -15,6 +15,7 @@ from d3d_edge.schema import Location, assign, build, merge, read_yaml
 
 STAGES = ("teacher", "student", "quantized", "probe", "sensitivity")
 """Folders of a run that are not baselines."""
+_SUFFIXES = (".yaml", ".yml")
 
 
 def find(name_or_path: str) -> Path:
@@ -24,7 +25,7 @@ def find(name_or_path: str) -> Path:
         RecipeError: there is neither.
     """
     path = Path(name_or_path)
-    if (path.suffix in (".yaml", ".yml") or len(path.parts) > 1) and not os.path.isfile(path):
+    if (path.suffix in _SUFFIXES or len(path.parts) > 1) and not os.path.isfile(path):
         raise RecipeError(f"there is no recipe file {name_or_path}", hint="d3d-edge recipes ls")
     return resources.given("recipes", name_or_path)
 
@@ -93,7 +94,7 @@ def _extended(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
     if "extends" not in data:
         return data, lines
     name = str(data.pop("extends"))
-    beside = path.parent / f"{name}.yaml"
+    beside = path.parent / (name if Path(name).suffix in _SUFFIXES else f"{name}.yaml")
     base, _ = read_yaml(beside if os.path.isfile(beside) else find(name))
     if "extends" in base:
         raise RecipeError(f"{path} extends {name}, which itself extends another recipe; only one level is allowed")

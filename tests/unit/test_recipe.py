@@ -165,12 +165,38 @@ def test_one_epoch_of_rounding_is_enough(epochs: int, start_share: float, path: 
     assert loaded.quantize.qat.start_share == start_share
 
 
-def test_a_recipe_extends_one_beside_it(path: Path) -> None:
-    over = write(path.parent / "over.yaml", {"extends": "least", "name": "over", "student": {"network": {"width": 1}}})
+@pytest.mark.parametrize(
+    ("at", "name"),
+    [
+        ("over.yaml", "least"),
+        ("over.yaml", "least.yaml"),
+        ("over.yaml", "./least.yaml"),
+        ("folder/over.yaml", "../least.yaml"),
+        ("folder/over.yaml", "../least"),
+    ],
+)
+def test_a_recipe_extends_one_beside_it(
+    at: str, name: str, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "some" / "where"
+    elsewhere.mkdir(parents=True)
+    monkeypatch.chdir(elsewhere)
+    (elsewhere / "least.yaml").write_text("another: recipe")
+    (path.parent / at).parent.mkdir(exist_ok=True)
+    over = write(path.parent / at, {"extends": name, "name": "over", "student": {"network": {"width": 1}}})
     loaded, base = recipe.load(str(over)), recipe.load(str(path))
     assert loaded.name == "over"
     assert loaded.student.network.width == 1.0
     assert loaded.student.train == base.student.train
+
+
+def test_a_path_that_is_not_beside_the_recipe_is_one_from_the_current_folder(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(path.parent)
+    (tmp_path / "folder").mkdir()
+    over = write(tmp_path / "folder" / "over.yaml", {"extends": "least.yaml", "name": "over"})
+    assert recipe.load(str(over)).name == "over"
 
 
 def test_only_one_level_of_extends(path: Path) -> None:
