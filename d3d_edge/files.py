@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import pickle
 import re
 import secrets
 import shutil
@@ -25,6 +26,13 @@ _FORSAKEN_S = 3600.0
 """What is being written is written to more often than that, by whatever machine shares the folder."""
 
 _NO_ARCHIVE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+
+DAMAGED = (
+    *(OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError),
+    *(MemoryError, OverflowError),  # of a header that tells of 10**15 numbers
+    *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error),
+)
+"""What PyTorch and NumPy raise for a damaged file of tensors, PyTorch's old format among them: no check comes first."""
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,12 +11,10 @@ from typing import Any, Literal, get_args
 import torch
 
 from d3d_edge.errors import DataError, StorageError
-from d3d_edge.files import atomic_file, damaged_part
+from d3d_edge.files import DAMAGED, atomic_file, damaged_part
 
 Which = Literal["last", "best"]
 """The newest checkpoint, last.pt; or the one with the highest top-1 on held-out clips, the earliest such, best.pt."""
-
-_DAMAGED = (OSError, EOFError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 
 @dataclass
@@ -66,7 +63,7 @@ class Checkpoint:
             if part := damaged_part(path):
                 raise zipfile.BadZipFile(part)
             return cls(**torch.load(path, map_location="cpu", weights_only=True))
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise DataError(f"{path} is damaged", hint="delete it to train this stage again") from error
 
     @classmethod

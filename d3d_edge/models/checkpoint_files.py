@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from d3d_edge.errors import DataError
-from d3d_edge.files import damaged_part
+from d3d_edge.files import DAMAGED, damaged_part
 
 TO_NPZ = (
     'python -c "import sys, numpy, tensorflow as tf; r = tf.train.load_checkpoint(sys.argv[1]); '
@@ -29,12 +27,6 @@ TO_NPZ = (
 
 _SHOWN = 4
 """Names shown in a message; the others are counted."""
-
-_DAMAGED = (
-    *(OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError),
-    *(MemoryError, OverflowError),  # of a header that tells of 10**15 numbers
-    *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
-)
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -57,7 +49,7 @@ def read(path: Path) -> dict[str, Tensor]:
             held = torch.load(path, map_location="cpu", weights_only=True)
         if part := damaged_part(path):
             raise zipfile.BadZipFile(part)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         if foreign := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
             raise DataError(
                 f"{path} holds a {foreign[1]} beside its tensors, which is code and not read",

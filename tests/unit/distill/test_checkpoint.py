@@ -85,8 +85,9 @@ def test_a_checkpoint_of_something_else_is_not_gone_on_with_and_that_is_told(tmp
     assert checkpoint.epoch == 6
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    (tmp_path / "last.pt").write_bytes(b"damaged")
+@pytest.mark.parametrize("start", [b"damaged", b"0", b".", b"}.", b"\x80\x02M", b"\x80\x02h\x00."])
+def test_a_damaged_checkpoint_is_named(start: bytes, tmp_path: Path) -> None:
+    (tmp_path / "last.pt").write_bytes(start)
     with pytest.raises(DataError, match=r"last\.pt is damaged"):
         Checkpoint.read(tmp_path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from d3d_edge.errors import DataError
-from d3d_edge.models import checkpoints
+from d3d_edge.models import checkpoint_files, checkpoints
 from tests.unit.models import published
 
 
@@ -53,6 +54,19 @@ def test_a_damaged_file(
     damage(path)
     with pytest.raises(DataError, match=r"weights\.\w+ is damaged"):
         checkpoints.load(path)
+
+
+def test_a_file_of_the_old_kind_is_refused_wherever_it_is_cut_and_changed(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"conv.weight": torch.zeros(3)}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place])
+        with pytest.raises(DataError):
+            checkpoint_files.read(path)
+        path.write_bytes(whole[:place] + b"?" + whole[place + 1 :])
+        with suppress(DataError):  # a changed number is read: such files have no checksums
+            checkpoint_files.read(path)
 
 
 @pytest.mark.parametrize("numbers", [10**15, 10**20])
