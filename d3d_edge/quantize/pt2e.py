@@ -47,6 +47,7 @@ from d3d_edge.quantize.passes import drop_device_checks, drop_identities, drop_u
 from d3d_edge.quantize.placement import DEQUANTIZE, constant, constants
 from d3d_edge.quantize.quiet import quiet
 from d3d_edge.quantize.scheme import EdgeQuantizer
+from d3d_edge.signals import held_back
 from d3d_edge.target import Scheme
 
 _aten = torch.ops.aten
@@ -282,7 +283,8 @@ def _deployed(model: nn.Module) -> nn.Module:
 
 
 def _traced(model: nn.Module, sample: Tensor) -> ExportedProgram:
-    with _quiet():
+    # torch 2.13 keeps stacks of modes while it traces, and fails or aborts where an exception of a signal parts them.
+    with held_back(), _quiet():
         return torch.export.export(model, (sample.cpu().contiguous(),), strict=False)
 
 

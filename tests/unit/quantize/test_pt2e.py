@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 from typing import Any
 
 import pytest
@@ -11,12 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchao.quantization.pt2e import FakeQuantizeBase
 
+from d3d_edge import signals
 from d3d_edge.calibset import Observer
 from d3d_edge.errors import DataError
 from d3d_edge.models.blocks import Blocks
 from d3d_edge.models.layers import StackedConv
 from d3d_edge.quantize import pt2e
 from d3d_edge.quantize.scheme import FOLLOWING
+from d3d_edge.signals import Ended
 from d3d_edge.target import Scheme
 from tests import networks
 from tests.unit.distill.jobs import CUDA
@@ -46,6 +49,20 @@ def test_a_prepared_graph_is_of_no_device(qat: bool) -> None:
     """torch.export checks at each cast that its input is where the sample was; training may go on elsewhere."""
     graph = networks.prepared(qat=qat)
     assert [node.format_node() for node in graph.graph.nodes if "device" in node.kwargs] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_work_when_the_trace_is_whole(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = []
+
+    def export(*_: object, **__: object) -> None:
+        signal.raise_signal(number)
+        traced.append(number)
+
+    monkeypatch.setattr(torch.export, "export", export)
+    with pytest.raises((KeyboardInterrupt, Ended)), signals.raised():
+        pt2e.capture(networks.small(), networks.clip())
+    assert traced == [number]
 
 
 def test_the_model_itself_is_not_changed() -> None:
