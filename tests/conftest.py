@@ -101,8 +101,10 @@ def recipe_data(clip_data: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def terminal() -> Iterator[None]:
-    """Commands that are started find signals as a terminal leaves them, also where the tests run in the background."""
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, signal.SIGINT)}
+    """Signals are as a terminal leaves them, here and in commands that are started, also where the tests run in the
+    background."""
+    handlers = {signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -68,9 +68,7 @@ def data_argument(command: C) -> C:
 def _with_places(command: C) -> C:
     @functools.wraps(command)
     def with_source(*args: Any, data: Path, videos: Path | None, fold: int | None, **more: Any) -> Any:
-        source = Source(path=data, videos=videos, fold=fold)
-        _refuse_in_data(more.get("out"), source)
-        return command(*args, data=source, **more)
+        return command(*args, data=Source(path=data, videos=videos, fold=fold), **more)
 
     fold = click.option("--fold", type=click.IntRange(1), help="Which official split of UCF101 or HMDB51. Default: 1.")
     videos = click.option(
@@ -83,8 +81,12 @@ def _with_places(command: C) -> C:
     return videos(fold(with_source))  # type: ignore[return-value]
 
 
-def _refuse_in_data(out: Path | None, data: Source) -> None:
-    """A new folder among those of the clips would be taken for a class. What a run there holds stays in reach."""
+def refuse_in_data(out: Path | None, data: Source) -> None:
+    """A new folder among those of the clips would be taken for a class. What a run there holds stays in reach.
+
+    Raises:
+        RecipeError: `out` lies there.
+    """
     if out is not None and data.holds(out) and not (out / "recipe.yaml").is_file():
         raise RecipeError(f"--out {out} lies in the data, {data}", hint="choose a folder outside of the data")
 

@@ -60,6 +60,7 @@ def command(
     d3d-edge validate bundles/android bundles/ios bundles/jetson --data clips/
     d3d-edge validate bundles/jetson --data clips/ --device local --device ssh:nano@10.0.0.5
     """
+    options.refuse_in_data(out, data)
     from d3d_edge.pipeline.devices import Devices
     from d3d_edge.pipeline.validate import validate
 

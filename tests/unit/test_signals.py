@@ -9,6 +9,8 @@ import pytest
 
 from d3d_edge.signals import ENDING, Ended, held_back, raised
 
+pytestmark = pytest.mark.usefixtures("terminal")
+
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("number", [signal.SIGINT, *ENDING])

@@ -13,6 +13,8 @@ import pytest
 
 from d3d_edge.pipeline import memory
 
+pytestmark = pytest.mark.usefixtures("terminal")
+
 
 def hears_interrupts(_: Path, __: int) -> int:
     return signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -51,6 +51,7 @@ def test_a_prepared_graph_is_of_no_device(qat: bool) -> None:
     assert [node.format_node() for node in graph.graph.nodes if "device" in node.kwargs] == []
 
 
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_work_when_the_trace_is_whole(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     traced = []
