@@ -53,8 +53,8 @@ def raised() -> Iterator[None]:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Have Ctrl-C and the signals to end wait for the end of the block: for code that forgives every
-    exception, or is broken by one.
+    """Have Ctrl-C and the signals to end wait for the end of the block: for code that forgives every exception, or is
+    broken by one.
 
     A thread's mask would not do: any other thread of the process is given them then.
     """

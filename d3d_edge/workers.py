@@ -59,7 +59,6 @@ def mapper(
         return
     # spawn: a forked copy of a process in which torch or OpenCV has threads can lock up.
     context = multiprocessing.get_context("spawn")
-    others = multiprocessing.active_children()
     try:
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(prepare,))
     except OSError as error:  # its locks are files in /dev/shm
@@ -77,12 +76,10 @@ def mapper(
         return (handed.popleft().result() for _ in range(len(handed)))
 
     try:
-        yield handed_out
+        with ended_with_the_block():
+            yield handed_out
     except BrokenProcessPool as error:
         raise died from error
-    except (KeyboardInterrupt, Ended):
-        end([process for process in multiprocessing.active_children() if process not in others])
-        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -98,7 +95,18 @@ def without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def end(processes: list[BaseProcess]) -> None:
+@contextmanager
+def ended_with_the_block() -> Iterator[None]:
+    """Where Ctrl-C or a signal ends the block, end the processes that were started in it, amid their work."""
+    others = multiprocessing.active_children()
+    try:
+        yield
+    except (KeyboardInterrupt, Ended):
+        _end([process for process in multiprocessing.active_children() if process not in others])
+        raise
+
+
+def _end(processes: list[BaseProcess]) -> None:
     """End processes in the midst of their work. They delete what is half-written, if that is soon done."""
     for process in processes:
         process.terminate()

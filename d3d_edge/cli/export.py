@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -86,7 +87,7 @@ def command(
         allow_fallback=allow_fallback,
     )
     _show(bundles)
-    shipped = " ".join(str(bundle.path) for bundle in bundles if bundle.path.name not in REFERENCES.values())
+    shipped = shlex.join(str(bundle.path) for bundle in bundles if bundle.path.name not in REFERENCES.values())
     click.echo(f"next: d3d-edge validate {shipped} --data DIR")
 
 

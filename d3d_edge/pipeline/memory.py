@@ -23,7 +23,6 @@ from d3d_edge.bundle import Bundle
 from d3d_edge.errors import BundleError
 from d3d_edge.pipeline.golden import golden_of
 from d3d_edge.runner import Runner
-from d3d_edge.signals import Ended
 
 RUNS = 3
 """The second run of some runtimes still allocates."""
@@ -38,9 +37,9 @@ def peak_bytes(bundle: Path, threads: int) -> int:
     Raises:
         BundleError: the process was killed.
     """
-    others = multiprocessing.active_children()
     # spawn: a forked copy would start with the memory of this process.
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool, workers.ended_with_the_block():
         try:
             with workers.without_interrupts():  # this starts the process
                 found = pool.submit(_peak_bytes, bundle, threads)
@@ -49,9 +48,6 @@ def peak_bytes(bundle: Path, threads: int) -> int:
             raise BundleError(
                 f"{bundle}: the process that measures its memory was killed", hint="the machine may lack memory"
             ) from error
-        except (KeyboardInterrupt, Ended):
-            workers.end([process for process in multiprocessing.active_children() if process not in others])
-            raise
 
 
 def _peak_bytes(path: Path, threads: int) -> int:

@@ -166,13 +166,13 @@ def test_a_target_with_the_folder_of_a_reference_is_refused(
 
 
 def test_a_board_called_reference_may_be_validated_next(made: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
-    """Only the two references themselves are left out of what is to be validated."""
+    """Only the two references themselves are left out of what is to be validated; it is told as a shell takes it."""
     copied = Path(shutil.copytree(resources.find("targets", "host").parent, tmp_path / "mine"))
     described = (copied / "target.yaml").read_text()
     (copied / "target.yaml").write_text(described.replace("name: host", "name: reference-board"))
-    out = with_references(made, tmp_path / "bundles")
+    out = with_references(made, tmp_path / "my bundles")
     exported = d3d_edge("export", made / "run", "--target", copied, "--out", out, "--workers", 0)
-    assert f"next: d3d-edge validate {out / 'reference-board'} --data DIR" in exported.out
+    assert f"next: d3d-edge validate '{out / 'reference-board'}' --data DIR" in exported.out
 
 
 def test_a_graph_of_other_classes_is_refused(made: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,165 +15,7 @@ from d3d_edge.errors import LoweringError
 from d3d_edge.quantize import graph_files, placement
 from d3d_edge.quantize.origin import layer_of
 from tests import networks
-
-aten, stored = torch.ops.aten, torch.ops.quantized_decomposed
-RELU, CONV, PER_CHANNEL = aten.relu.default, aten.conv2d.default, stored.dequantize_per_channel.default
-QUANTIZE, DEQUANTIZE = stored.quantize_per_tensor.default, stored.dequantize_per_tensor.default
-Plant = Callable[[ExportedProgram], None]
-
-
-def first(program: ExportedProgram, operator: Any, layer: str = "") -> Any:
-    return next(n for n in program.graph.nodes if n.target is operator and (not layer or layer_of(n) == layer))
-
-
-def round_before_relu(program: ExportedProgram) -> None:
-    relu = first(program, RELU, "temporal.spatial")
-    quantize = next(iter(relu.users))
-    with program.graph.inserting_before(relu):
-        rounded = program.graph.call_function(QUANTIZE, (relu.args[0], *quantize.args[1:]))
-        relu.args = (program.graph.call_function(DEQUANTIZE, (rounded, *quantize.args[1:])),)
-
-
-def write_the_relu_as(program: ExportedProgram, operator: Any, *numbers: float) -> None:
-    relu = first(program, RELU, "temporal.spatial")
-    round_before_relu(program)
-    relu.target, relu.args = operator, (*relu.args, *numbers)
-
-
-def round_before_clamp(program: ExportedProgram) -> None:
-    write_the_relu_as(program, aten.clamp.default, 0.0, 6.0)
-
-
-def round_before_clamp_min(program: ExportedProgram) -> None:
-    write_the_relu_as(program, aten.clamp_min.default, 0.0)
-
-
-def round_before_threshold(program: ExportedProgram) -> None:
-    write_the_relu_as(program, aten.threshold.default, 0.0, 0.0)
-
-
-def round_and_move_before_relu(program: ExportedProgram) -> None:
-    relu = first(program, RELU, "temporal.spatial")
-    round_before_relu(program)
-    with program.graph.inserting_before(relu):
-        moved = program.graph.call_function(aten.permute.default, (relu.args[0], [0, 2, 3, 1]))
-        relu.args = (program.graph.call_function(aten.permute.default, (moved, [0, 3, 1, 2])),)
-
-
-def round_twice_before_relu(program: ExportedProgram) -> None:
-    round_before_relu(program)
-    round_before_relu(program)
-
-
-def leave_input_float(program: ExportedProgram) -> None:
-    conv = first(program, CONV, "temporal.temporal.conv")
-    conv.args = (conv.args[0].args[0].args[0], *conv.args[1:])
-
-
-def leave_weight_float(program: ExportedProgram) -> None:
-    conv = first(program, CONV, "logits")
-    with program.graph.inserting_before(conv):
-        weight = program.graph.call_function(aten.mul.Tensor, (conv.args[1], 1.0))
-    conv.args = (conv.args[0], weight, *conv.args[2:])
-
-
-def quantize_along_inputs(program: ExportedProgram) -> None:
-    weight = first(program, stored.dequantize_per_channel.default, "pointwise.spatial.conv")
-    weight.args = (*weight.args[:3], 1, *weight.args[4:])
-
-
-def add_an_axis(program: ExportedProgram) -> None:
-    pool = first(program, aten.max_pool2d.default, "pool")
-    pool.meta["val"] = pool.meta["val"].unsqueeze(0)
-
-
-def shift_an_activation(program: ExportedProgram) -> None:
-    quantize = next(iter(first(program, RELU, "stem").users))
-    for node in (quantize, *list(quantize.users)):
-        node.args = (*node.args[:2], 7, *node.args[3:])
-
-
-def read_by_another_scale(program: ExportedProgram) -> None:
-    quantize = next(iter(first(program, RELU, "stem").users))
-    reader = next(iter(quantize.users))
-    reader.args = (reader.args[0], 2 * reader.args[1], *reader.args[2:])
-
-
-def read_by_another_zero_point(program: ExportedProgram) -> None:
-    quantize = next(iter(first(program, RELU, "stem").users))
-    reader = next(iter(quantize.users))
-    reader.args = (*reader.args[:2], 7, *reader.args[3:])
-
-
-def change_scale_of_what_is_moved(program: ExportedProgram) -> None:
-    *_, mean = program.graph.find_nodes(op="call_function", target=aten.mean.dim)
-    quantize = mean.args[0].args[0]
-    assert quantize.args[0].target is aten.permute.default
-    for node in (quantize, *quantize.users):
-        node.args = (node.args[0], 1.7 * node.args[1], *node.args[2:])
-
-
-def use_half_of_a_range(program: ExportedProgram) -> None:
-    quantize = next(iter(first(program, RELU, "stem").users))
-    (reader,) = quantize.users
-    for node in (quantize, reader):
-        node.args = (*node.args[:3], 0, 64, torch.int8)
-
-
-def use_half_of_a_weights_range(program: ExportedProgram) -> None:
-    node = first(program, PER_CHANNEL)
-    node.args = (*node.args[:4], -64, 64, torch.int8)
-
-
-def round_by(program: ExportedProgram, scale: float) -> None:
-    quantize = next(iter(first(program, RELU, "stem").users))
-    for node in (quantize, *list(quantize.users)):
-        node.args = (node.args[0], scale, *node.args[2:])
-
-
-def round_by_no_number(program: ExportedProgram) -> None:
-    round_by(program, float("nan"))
-
-
-def round_by_zero(program: ExportedProgram) -> None:
-    round_by(program, 0.0)
-
-
-def change_a_weight(program: ExportedProgram, place: int, change: Callable[[Tensor], Tensor]) -> None:
-    name = program.graph_signature.inputs_to_buffers[first(program, PER_CHANNEL).args[place].name]
-    program.state_dict[name] = change(program.state_dict[name])
-
-
-def scale_a_weight_by_no_number(program: ExportedProgram) -> None:
-    change_a_weight(program, 1, lambda scales: scales * float("nan"))
-
-
-def shift_a_weight_of_one_scale(program: ExportedProgram) -> None:
-    node = first(program, PER_CHANNEL)
-    node.target = DEQUANTIZE
-    node.args = (node.args[0], 0.01, 3, *node.args[4:])
-
-
-def lose_a_scale(program: ExportedProgram) -> None:
-    change_a_weight(program, 1, lambda scales: scales[:-1])
-
-
-def add_no_number(program: ExportedProgram) -> None:
-    name = program.graph_signature.inputs_to_parameters[first(program, CONV, "temporal.spatial.conv").args[2].name]
-    program.state_dict[name] = nn.Parameter(program.state_dict[name] * float("nan"), requires_grad=False)
-
-
-def add_a_large_number(program: ExportedProgram) -> None:
-    name = program.graph_signature.inputs_to_parameters[first(program, CONV, "temporal.spatial.conv").args[2].name]
-    program.state_dict[name] = nn.Parameter(torch.full_like(program.state_dict[name], -1e5), requires_grad=False)
-
-
-def round_to_large_numbers(program: ExportedProgram) -> None:
-    round_by(program, 600.0)
-
-
-def shift_a_weight(program: ExportedProgram) -> None:
-    change_a_weight(program, 2, lambda zero_points: zero_points + 3)
+from tests.unit.quantize import plants
 
 
 def found(program: ExportedProgram) -> list[LoweringError]:
@@ -204,7 +45,7 @@ def program(saved: Path) -> ExportedProgram:
     ("plant", "said", "layer", "operator", "remedy"),
     [
         (
-            round_before_relu,
+            plants.round_before_relu,
             "stand between conv2d_1 and relu_1",
             "temporal.spatial.conv",
             "aten.conv2d",
@@ -219,67 +60,97 @@ def program(saved: Path) -> ExportedProgram:
                 "after the pair",
             )
             for plant in (
-                *(round_before_clamp, round_before_clamp_min, round_before_threshold),
-                *(round_and_move_before_relu, round_twice_before_relu),
+                *(plants.round_before_clamp, plants.round_before_clamp_min, plants.round_before_threshold),
+                *(plants.round_and_move_before_relu, plants.round_twice_before_relu),
             )
         ),
         (
-            leave_input_float,
+            plants.leave_input_float,
             "input .* is not quantized",
             "temporal.temporal.conv",
             "aten.conv2d",
             "quantize the run again",
         ),
-        (leave_weight_float, "weight .* is not quantized", "logits", "aten.conv2d", "quantize the run again"),
-        (quantize_along_inputs, "axis 1; only axis 0", "pointwise.spatial.conv", "dequantize_per_channel", "ch_axis=0"),
-        (add_an_axis, "has 5 axes, at most 4", "pool", "aten.max_pool2d", "rank-4 layers"),
-        (shift_an_activation, "has the zero point 7", "stem", "quantize_per_tensor", "scheme: symmetric"),
+        (plants.leave_weight_float, "weight .* is not quantized", "logits", "aten.conv2d", "quantize the run again"),
         (
-            read_by_another_scale,
+            plants.quantize_along_inputs,
+            "axis 1; only axis 0",
+            "pointwise.spatial.conv",
+            "dequantize_per_channel",
+            "ch_axis=0",
+        ),
+        (plants.add_an_axis, "has 5 axes, at most 4", "pool", "aten.max_pool2d", "rank-4 layers"),
+        (plants.shift_an_activation, "has the zero point 7", "stem", "quantize_per_tensor", "scheme: symmetric"),
+        (
+            plants.read_by_another_scale,
             "rounds by scale and zero point",
             "stem",
             "dequantize_per_tensor",
             "quantize the run again",
         ),
         (
-            read_by_another_zero_point,
+            plants.read_by_another_zero_point,
             "reads it by .* and 7",
             "stem",
             "dequantize_per_tensor",
             "quantize the run again",
         ),
         (
-            change_scale_of_what_is_moved,
+            plants.change_scale_of_what_is_moved,
             "rounds by .* what .* read by .*, and which was only moved between",
             "temporal",
             "quantize_per_tensor",
             "quantize the run again",
         ),
-        (scale_a_weight_by_no_number, "not finite and above 0", "stem.conv", "dequantize_per_channel", "quantize the"),
         (
-            use_half_of_a_weights_range,
+            plants.scale_a_weight_by_no_number,
+            "not finite and above 0",
+            "stem.conv",
+            "dequantize_per_channel",
+            "quantize the",
+        ),
+        (
+            plants.use_half_of_a_weights_range,
             r"rounds to \(-64, 64, .*",
             "stem.conv",
             "dequantize_per_channel",
             "quantize the",
         ),
-        (lose_a_scale, "has 7 scales for 8 output channels", "stem.conv", "dequantize_per_channel", "quantize the run"),
-        (add_a_large_number, "stores at most 65504", "temporal.spatial.conv", "aten.conv2d", "computes in float32"),
-        (round_to_large_numbers, r"up to 7.68e\+04, .* to 65504", "stem", "quantize_per_tensor", "computes in float32"),
-        (add_no_number, "holds what is no finite number", "temporal.spatial.conv", "aten.conv2d", "train again"),
         (
-            shift_a_weight_of_one_scale,
+            plants.lose_a_scale,
+            "has 7 scales for 8 output channels",
+            "stem.conv",
+            "dequantize_per_channel",
+            "quantize the run",
+        ),
+        (
+            plants.add_a_large_number,
+            "stores at most 65504",
+            "temporal.spatial.conv",
+            "aten.conv2d",
+            "computes in float32",
+        ),
+        (
+            plants.round_to_large_numbers,
+            r"up to 7.68e\+04, .* to 65504",
+            "stem",
+            "quantize_per_tensor",
+            "computes in float32",
+        ),
+        (plants.add_no_number, "holds what is no finite number", "temporal.spatial.conv", "aten.conv2d", "train again"),
+        (
+            plants.shift_a_weight_of_one_scale,
             "a zero point other than 0",
             "stem.conv",
             "dequantize_per_tensor",
             "symmetrically",
         ),
-        (shift_a_weight, "a zero point other than 0", "stem.conv", "dequantize_per_channel", "symmetrically"),
+        (plants.shift_a_weight, "a zero point other than 0", "stem.conv", "dequantize_per_channel", "symmetrically"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
 def test_a_planted_fault_is_named_with_its_remedy(
-    plant: Plant, said: str, layer: str, operator: str, remedy: str, program: ExportedProgram
+    plant: plants.Plant, said: str, layer: str, operator: str, remedy: str, program: ExportedProgram
 ) -> None:
     plant(program)
     (fault,) = found(program)
@@ -297,8 +168,8 @@ class Product(nn.Module):
         self.weight = nn.Parameter(torch.ones(4, 4), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        rounded = stored.quantize_per_tensor(x, 0.1, 0, -128, 127, torch.int8)
-        return self.function(stored.dequantize_per_tensor(rounded, 0.1, 0, -128, 127, torch.int8), self.weight)
+        rounded = plants.stored.quantize_per_tensor(x, 0.1, 0, -128, 127, torch.int8)
+        return self.function(plants.stored.dequantize_per_tensor(rounded, 0.1, 0, -128, 127, torch.int8), self.weight)
 
 
 @pytest.mark.parametrize(
@@ -333,8 +204,8 @@ class Scaled(nn.Module):
         self.empty = nn.Parameter(torch.zeros(0, 4), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        number = stored.dequantize_per_tensor(self.number, 1e3, 0, -128, 127, torch.int8)
-        nothing = stored.dequantize_per_tensor(self.nothing, 1e3, 0, -128, 127, torch.int8)
+        number = plants.stored.dequantize_per_tensor(self.number, 1e3, 0, -128, 127, torch.int8)
+        nothing = plants.stored.dequantize_per_tensor(self.nothing, 1e3, 0, -128, 127, torch.int8)
         return torch.cat([x * number, self.empty, nothing])
 
 
@@ -345,12 +216,12 @@ def test_a_constant_may_have_no_axes_or_no_values() -> None:
 
 
 def test_a_scale_that_is_no_number_is_named_wherever_it_stands(program: ExportedProgram) -> None:
-    round_by_no_number(program)
+    plants.round_by_no_number(program)
     assert {"has the scale nan" in str(fault) for fault in found(program)} == {True}
 
 
 def test_a_range_that_is_not_of_its_type_is_named_wherever_it_stands(program: ExportedProgram) -> None:
-    use_half_of_a_range(program)
+    plants.use_half_of_a_range(program)
     faults = [str(fault) for fault in found(program)]
     assert len(faults) == 2, "where it is rounded, and where it is read"
     assert all("rounds to (0, 64, torch.int8)" in fault and "layer stem," in fault for fault in faults)
@@ -359,7 +230,7 @@ def test_a_range_that_is_not_of_its_type_is_named_wherever_it_stands(program: Ex
 def test_a_weight_of_a_float_network_that_is_no_number_is_refused(tmp_path: Path) -> None:
     graph_files.save(networks.float_program(), tmp_path / "graph.pt2")
     program = graph_files.load(tmp_path / "graph.pt2")
-    add_no_number(program)
+    plants.add_no_number(program)
     (fault,) = placement.faults(program, "a runtime")
     assert "no finite number [stage check, layer temporal.spatial.conv," in str(fault)
 
@@ -381,16 +252,16 @@ def test_layers_are_named_as_in_the_network_and_survive_a_file(
 ) -> None:
     graph_files.save(make(), tmp_path / "graph.pt2")
     program = graph_files.load(tmp_path / "graph.pt2")
-    weighted = [layer_of(node) for node in program.graph.nodes if node.target is CONV]
+    weighted = [layer_of(node) for node in program.graph.nodes if node.target is plants.CONV]
     network = networks.small()
     assert sorted(weighted) == sorted(name for name, part in network.named_modules() if isinstance(part, nn.Conv2d))
-    pools = [layer_of(node) for node in program.graph.nodes if node.target is aten.max_pool2d.default]
+    pools = [layer_of(node) for node in program.graph.nodes if node.target is plants.aten.max_pool2d.default]
     assert set(pools) == {"pool", "branch_pool"}
     assert not any(note in node.meta for node in program.graph.nodes for note in ("stack_trace", "from_node"))
 
 
 def test_quantization_belongs_to_the_layer_whose_values_it_rounds() -> None:
     program = networks.quantized()
-    assert layer_of(next(iter(first(program, RELU, "stem").users))) == "stem"
-    weights = [n for n in program.graph.nodes if n.target is stored.dequantize_per_channel.default]
+    assert layer_of(next(iter(plants.first(program, plants.RELU, "stem").users))) == "stem"
+    weights = [n for n in program.graph.nodes if n.target is plants.stored.dequantize_per_channel.default]
     assert [layer_of(node) for node in weights] == [layer_of(next(iter(node.users))) for node in weights]

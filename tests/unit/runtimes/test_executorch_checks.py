@@ -17,7 +17,7 @@ from d3d_edge.errors import BundleError, LoweringError
 from d3d_edge.quantize import pt2e
 from d3d_edge.runtimes import Lowered, executorch, executorch_checks
 from tests import networks
-from tests.unit.quantize import test_placement as placing
+from tests.unit.quantize import plants
 
 pytest.importorskip("executorch")
 pytestmark = pytest.mark.slow
@@ -173,11 +173,11 @@ def test_the_bias_of_a_classifier_is_float_and_may_be_large() -> None:
 @pytest.mark.parametrize(
     ("plant", "said"),
     [
-        (placing.round_by_zero, "has the scale 0.0.*layer stem"),
-        (placing.lose_a_scale, "has 7 scales for 8 output channels.*layer stem.conv"),
+        (plants.round_by_zero, "has the scale 0.0.*layer stem"),
+        (plants.lose_a_scale, "has 7 scales for 8 output channels.*layer stem.conv"),
     ],
 )
-def test_a_scale_that_cannot_be_reckoned_with_is_refused(plant: placing.Plant, said: str, tmp_path: Path) -> None:
+def test_a_scale_that_cannot_be_reckoned_with_is_refused(plant: plants.Plant, said: str, tmp_path: Path) -> None:
     program = networks.reopened(networks.quantized())
     plant(program)
     with pytest.raises(LoweringError, match=said):
