@@ -43,7 +43,8 @@ class Run:
 
     @classmethod
     def start(cls, path: Path, wanted: Recipe, data: Manifest) -> Run:
-        """The run at `path`, begun now, or gone on with if the same recipe and data began it.
+        """The run at `path`, begun now, or gone on with if the same recipe and data began it. Where published weights
+        lie is no part of being the same: they may have moved, or be gone, and `pipeline.weights` knows them by hash.
 
         One that has no stage yet is begun anew: what refused its recipe may have said what to change. Only what a run
         wrote is replaced.
@@ -55,13 +56,14 @@ class Run:
             StorageError: it cannot be written.
         """
         if run := cls.begun(path):
-            for what, same in (("another recipe", run.recipe == wanted), ("other data", run.data == data)):
+            same_recipe = _without_places(run.recipe) == _without_places(wanted)
+            for what, same in (("another recipe", same_recipe), ("other data", run.data == data)):
                 if not same:
                     raise RecipeError(
                         f"{path} was begun with {what}",
                         hint="choose another --out, or delete the folder to begin again",
                     )
-            return run
+            return cls(path, wanted, data)
         empty = path.is_dir() and all(_ours(entry) for entry in path.iterdir())
         if path.exists() and not empty and not _is_run(path):
             raise DataError(f"{path} exists and is not a run", hint="choose another --out")
@@ -161,6 +163,14 @@ class Run:
             return tuple(SkippedClip.model_validate(clip) for clip in found)
         except (OSError, ValueError, TypeError) as error:
             raise DataError(f"{path} is damaged", hint="delete it; the next command that decodes writes it") from error
+
+
+def _without_places(recipe: Recipe) -> Recipe:
+    """A recipe that says which networks start from published weights, and not where these lie."""
+    parts = {"teacher": recipe.teacher, "student": recipe.student}
+    return recipe.model_copy(
+        update={name: part.model_copy(update={"weights": part.weights and ""}) for name, part in parts.items()}
+    )
 
 
 def _is_run(path: Path) -> bool:

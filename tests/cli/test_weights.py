@@ -138,6 +138,7 @@ def test_a_run_starts_from_its_weights_and_other_weights_are_another_training(
     # Trained, the run needs the files no more.
     (mine.parent / "rgb.npz").unlink()
     (mine.parent / "flow.npz").unlink()
-    assert "student (RGB): finished before" in d3d_edge("distill", tmp_path / "run" / "recipe.yaml", *words[2:]).err
+    for same in (mine, tmp_path / "run" / "recipe.yaml"):
+        assert "student (RGB): finished before" in d3d_edge("distill", same, *words[2:]).err
     quantized = d3d_edge("quantize", tmp_path / "run", "--cache", cache, "--workers", 0)
     assert quantized.code == 0, quantized.err

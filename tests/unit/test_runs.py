@@ -60,6 +60,16 @@ def test_another_recipe_or_other_data_are_refused(tmp_path: Path, data: Manifest
         Run.start(tmp_path / "run", RECIPE, data.without([data.clips[0].path]))
 
 
+def test_published_weights_may_move_or_be_gone_and_not_be_left_out(tmp_path: Path, data: Manifest) -> None:
+    (tmp_path / "weights.npz").touch()
+    there = recipe.load("demo", [f"teacher.weights={tmp_path / 'weights.npz'}"])
+    Run.start(tmp_path / "run", there, data).folder("teacher").mkdir()
+    moved = recipe.load("demo", ["teacher.weights=elsewhere.npz"])
+    assert Run.start(tmp_path / "run", moved, data).recipe == moved
+    with pytest.raises(RecipeError, match="another recipe"):
+        Run.start(tmp_path / "run", RECIPE, data)
+
+
 def test_a_run_in_which_nothing_was_begun_takes_another_recipe_and_other_data(tmp_path: Path, data: Manifest) -> None:
     """What refused it had a hint to change its recipe."""
     Run.start(tmp_path / "run", RECIPE, data)
