@@ -210,7 +210,7 @@ def main(
             train(run, decoded, epochs, rate, run.path, progress, taught=False)
     if teacher:
         run = Run.open(teacher)
-        run.need("teacher", f"d3d-edge distill ... --out {teacher}")
+        run.need("teacher")
         decoded = prepare(run, cache_dir, workers=1, strict=True, progress=progress)
         for epochs, rate in product(schedules, rates):
             train(run, decoded, epochs, rate, out / f"taught-{run.path.name}", progress, taught=True)

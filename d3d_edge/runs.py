@@ -18,6 +18,7 @@ RUN/
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ class Run:
         """Mark a stage finished, last of all that it writes."""
         write_json(self.folder(stage) / _DONE, {"fingerprint": fingerprint, **results})
 
-    def need(self, stage: Stage, command: str) -> dict[str, Any]:
+    def need(self, stage: Stage) -> dict[str, Any]:
         """What a stage recorded.
 
         Raises:
@@ -142,8 +143,13 @@ class Run:
         """
         results = self.results(stage)
         if results is None:
-            raise DataError(f"{self.path}: the stage {stage} is not finished", hint=command)
+            raise DataError(f"{self.path}: the stage {stage} is not finished", hint=self.command(stage))
         return results
+
+    def command(self, stage: Stage) -> str:
+        """The command that makes a stage of training, or the quantized one."""
+        path = shlex.quote(str(self.path))
+        return f"d3d-edge quantize {path}" if stage == "quantized" else f"d3d-edge distill ... --out {path}"
 
     def record_skipped(self, skipped: tuple[SkippedClip, ...]) -> None:
         """Write the clips that could not be read."""
@@ -167,9 +173,12 @@ class Run:
 
 def _without_places(recipe: Recipe) -> Recipe:
     """A recipe that says which networks start from published weights, and not where these lie."""
-    parts = {"teacher": recipe.teacher, "student": recipe.student}
+    teacher, student = recipe.teacher, recipe.student
     return recipe.model_copy(
-        update={name: part.model_copy(update={"weights": part.weights and ""}) for name, part in parts.items()}
+        update={
+            "teacher": teacher.model_copy(update={"weights": teacher.weights and ""}),
+            "student": student.model_copy(update={"weights": student.weights and ""}),
+        }
     )
 
 

@@ -122,8 +122,7 @@ def _copy_teacher(source: Run, run: Run, data: RunData) -> None:
     mark = marks.teacher(run, data)
     if run.results("teacher", mark) is not None and _has_weights(run.folder("teacher")):
         return
-    again = f"d3d-edge distill ... --out {source.path}"
-    source.need("teacher", again)
+    source.need("teacher")
     if source.results("teacher", mark) is None:
         raise RecipeError(
             f"the teacher of {source.path} was trained by another recipe, or on other data or another seed",
@@ -133,7 +132,7 @@ def _copy_teacher(source: Run, run: Run, data: RunData) -> None:
     if Checkpoint.kept(theirs) is None:
         raise DataError(
             f"{theirs} has no weights to take",
-            hint=f"{again} trains that one again; without --teacher, this run trains its own",
+            hint=f"{source.command('teacher')} trains that one again; without --teacher, this run trains its own",
         )
     with atomic_folder(run.folder("teacher")) as folder:
         shutil.copytree(theirs, folder, dirs_exist_ok=True)

@@ -79,7 +79,7 @@ def evaluate(
         StorageError: the evaluation or the cache cannot be written.
     """
     started = datetime.now(UTC)
-    run.need("teacher", f"d3d-edge distill ... --out {run.path}")
+    run.need("teacher")
     if not run.data.of(split):
         raise DataError(f"{run.path} has no clips in the split {split}", hint="choose another --split")
     distributed.device()  # a wrong one is told before any clip is decoded

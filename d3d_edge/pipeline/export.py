@@ -61,20 +61,17 @@ class Source:
         Raises:
             DataError: the stage that makes it is not finished, or was before its recipe was changed.
         """
-        if precision not in QUANTIZED:
-            again = f"d3d-edge distill ... --out {run.path}"
-            run.need("student", again)
-            path, calibration = run.folder("student") / GRAPH_NAME, None
-        else:
-            again = f"d3d-edge quantize {run.path}"
-            done = run.need("quantized", again)
+        stage = "quantized" if precision in QUANTIZED else "student"
+        again, done = run.command(stage), run.need(stage)
+        calibration = None
+        if precision in QUANTIZED:
             # Graphs of older versions do not say.
             if done.get("recipe_hash", run.quantize_hash) != run.quantize_hash:
                 raise DataError(
                     f"{run.path} was quantized before its recipe's section quantize was changed", hint=again
                 )
             calibration = done["calibration_hash"]
-            path = run.folder("quantized") / GRAPH_NAME
+        path = run.folder(stage) / GRAPH_NAME
         if not is_whole_archive(path):
             raise DataError(f"{path} is {'damaged' if path.is_file() else 'missing'}", hint=f"{again} writes it again")
         return cls(path, sha256_of_file(path), calibration)

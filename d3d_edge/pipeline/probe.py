@@ -113,7 +113,7 @@ def probe(
     _refuse_other_report(place / FILE_NAME)
     networks = [network for source in NAMES if (network := Network.of(run, source))]
     if not networks:
-        run.need("student", f"d3d-edge distill ... --out {run.path}")
+        run.need("student")
     missing = tuple(source for source in NAMES if source not in {network.source for network in networks})
     for source in missing:
         why = f"{run.folder(source)} is not there, not finished, or of single frames"

@@ -42,9 +42,8 @@ def quantize(run: Run, *, cache_dir: Path, workers: int, strict: bool, progress:
         StorageError: the graph cannot be written.
     """
     started = datetime.now(UTC)
-    command = f"d3d-edge distill ... --out {run.path}"
-    student = run.need("student", command)
-    run.need("teacher", command)
+    student = run.need("student")
+    run.need("teacher")
     log.note_what_is_missing(progress)
     distributed.device()  # a wrong one is told before any clip is decoded
     data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)

@@ -50,7 +50,7 @@ def sensitivity(
         StorageError: something cannot be written.
     """
     started = datetime.now(UTC)
-    run.need("student", f"d3d-edge distill ... --out {run.path}")
+    run.need("student")
     data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
     marks.hold(run, "student", marks.student(run, data))
     plan = calibset.load_plan(run.recipe.quantize.calibration)

@@ -136,12 +136,23 @@ def test_a_run_without_a_stage_is_begun_anew_from_its_own_recipe_and_list(tmp_pa
 def test_a_stage_made_from_something_else_is_not_finished(tmp_path: Path, data: Manifest) -> None:
     run = Run.start(tmp_path / "run", RECIPE, data)
     assert run.results("student") is None
-    with pytest.raises(DataError, match="do this first"):
-        run.need("student", "do this first")
     run.finish("student", "mark")
     assert run.results("student", "mark") is not None
     assert run.results("student", "another mark") is None
-    assert run.need("student", "do this first") == {"fingerprint": "mark"}
+    assert run.need("student") == {"fingerprint": "mark"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "hint"),
+    [("teacher", "d3d-edge distill ... --out '{}'"), ("quantized", "d3d-edge quantize '{}'")],
+)
+def test_what_is_not_finished_is_told_with_the_command_that_finishes_it(
+    stage: str, hint: str, tmp_path: Path, data: Manifest
+) -> None:
+    run = Run.start(tmp_path / "a run", RECIPE, data)
+    with pytest.raises(DataError, match=f"the stage {stage} is not finished") as refused:
+        run.need(stage)
+    assert refused.value.hint == hint.format(run.path)
 
 
 def test_a_stage_that_may_not_be_read_is_not_called_unfinished(
@@ -151,7 +162,7 @@ def test_a_stage_that_may_not_be_read_is_not_called_unfinished(
     run.finish("student", "mark")
     monkeypatch.setattr(Path, "read_text", Mock(side_effect=PermissionError("Permission denied")))
     with pytest.raises(PermissionError):
-        run.need("student", "train it again")
+        run.need("student")
 
 
 def test_skipped_clips_are_kept(tmp_path: Path, data: Manifest) -> None:
