@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d3d_edge.runtimes.tensorrt_rules import SMALLEST_NORMAL, fault
+from d3d_edge.runtimes.tensorrt_file import fault
+from d3d_edge.runtimes.tensorrt_rules import SMALLEST_NORMAL
 
 if TYPE_CHECKING:
     import onnx

@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import cached_property
-from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from d3d_edge.errors import LoweringError
+from d3d_edge.runtimes.tensorrt_file import MOVING, File, fault
 
 if TYPE_CHECKING:
     import onnx
@@ -51,59 +50,13 @@ _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 _FLOATS = {1: "float32", 10: "float16"}
 """Of onnx.TensorProto.DataType; so are the next two."""
-_MOVING = ("Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
-"""Operators that neither add a value nor compare two."""
 _UINT8, _INT8 = 2, 3
 _FLOAT16 = 10
+_TYPES = {*_FLOATS, _UINT8, _INT8, 6, 7, 9, 16}
+"""Also int32, int64, bool and bfloat16."""
 
 SMALLEST_NORMAL = {"float16": 2.0**-14, "float32": 2.0**-126}
 """Smaller numbers lose bits, or are taken for zero."""
-
-
-class File:
-    """An ONNX model and what its rules look up; `infer_shapes` must have been run over it."""
-
-    def __init__(self, model: onnx.ModelProto, kept_float: frozenset[str] = frozenset()) -> None:
-        self.kept_float = kept_float
-        self.model, self.graph = model, model.graph
-        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        self.producers = {name: node for node in model.graph.node for name in node.output}
-
-    @cached_property
-    def consumers(self) -> dict[str, list[Any]]:
-        """The nodes that read each value."""
-        found: dict[str, list[Any]] = {}
-        for node in self.graph.node:
-            for name in node.input:
-                found.setdefault(name, []).append(node)
-        return found
-
-    def behind(self, node: Any, through: tuple[str, ...] = _MOVING) -> Iterator[Any]:
-        """The nodes that read the first value of `node`, also `through` operators that keep it."""
-        for user in self.consumers.get(node.output[0], []):
-            yield user
-            if user.op_type in through:
-                yield from self.behind(user, through)
-
-    @cached_property
-    def values(self) -> dict[str, Any]:
-        """Type and shape of each value that is not a constant."""
-        every = (*self.graph.input, *self.graph.value_info, *self.graph.output)
-        return {value.name: value.type.tensor_type for value in every}
-
-    def of(self, *operators: str) -> Iterator[Any]:
-        """The nodes of these operators."""
-        return (node for node in self.graph.node if node.op_type in operators)
-
-    def array(self, name: str) -> Any | None:
-        """The constant of that name as an array."""
-        from onnx import numpy_helper
-
-        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
-
-    def is_quantized(self) -> bool:
-        """Whether anything is quantized."""
-        return any(True for _ in self.of(_Q))
 
 
 def opset_is_read(file: File) -> Iterator[LoweringError]:
@@ -123,8 +76,9 @@ def operators_are_read(file: File) -> Iterator[LoweringError]:
 
 def shapes_are_static(file: File) -> Iterator[LoweringError]:
     """Every size is a number. TensorRT takes ranges too, for an engine per range; the bundle has one clip shape."""
-    for name, value in file.values.items():
-        if not all(axis.HasField("dim_value") for axis in value.shape.dim):
+    for name in {**file.values, **file.producers}:
+        shape = file.values[name].shape if name in file.values and file.values[name].HasField("shape") else None
+        if name and (shape is None or not all(axis.HasField("dim_value") for axis in shape.dim)):
             message = f"the tensor {name} has no static shape"
             yield fault(file.producers.get(name), message, "export the network for one clip shape")
 
@@ -135,6 +89,18 @@ def ranks_are_at_most_4(file: File) -> Iterator[LoweringError]:
         if len(value.shape.dim) > MAX_RANK:
             message = f"the tensor {name} has {len(value.shape.dim)} axes, at most {MAX_RANK} are taken"
             yield fault(file.producers.get(name), message, "use the rank-4 layers of d3d_edge.models.layers")
+
+
+def types_are_taken(file: File) -> Iterator[LoweringError]:
+    """Every tensor is of a type that TensorRT has, which double is not: it is cast down where that goes. [3] [4]"""
+    from onnx import TensorProto
+
+    for name, value in file.values.items():
+        if value.elem_type not in _TYPES:
+            message = (
+                f"the tensor {name} is {TensorProto.DataType.Name(value.elem_type).lower()}, which TensorRT has not"
+            )
+            yield fault(file.producers.get(name), message, "compute in float32")
 
 
 def uint8_is_cast_at_once(file: File) -> Iterator[LoweringError]:
@@ -231,7 +197,7 @@ def relu_follows_its_convolution(file: File) -> Iterator[LoweringError]:
     """No Q/DQ stands between a convolution and its batch norm or ReLU, which TensorRT fuses into it. [1]"""
     for node in file.of("Conv"):
         for quantize in (user for user in file.behind(node) if user.op_type == _Q):
-            for after in file.behind(quantize, (*_MOVING, _Q, _DQ)):
+            for after in file.behind(quantize, (*MOVING, _Q, _DQ)):
                 if after.op_type in ("Relu", "Clip", "BatchNormalization"):
                     message = f"{quantize.name} stands between {node.name} and {after.name}"
                     yield fault(node, message, "quantize what comes after the pair instead")
@@ -285,6 +251,7 @@ RULES: tuple[Callable[[File], Iterator[LoweringError]], ...] = (
     operators_are_read,
     shapes_are_static,
     ranks_are_at_most_4,
+    types_are_taken,
     uint8_is_cast_at_once,
     zero_points_are_zero,
     quantized_is_int8,
@@ -305,16 +272,3 @@ def faults(model: onnx.ModelProto, kept_float: frozenset[str] = frozenset()) -> 
     file = File(model, kept_float)
     for rule in RULES:
         yield from rule(file)
-
-
-def fault(node: Any | None, message: str, hint: str) -> LoweringError:
-    """`message` about `node`, whose name begins with its layer."""
-    layer, _, rest = node.name.partition("/") if node is not None else ("", "", "")
-    return LoweringError(
-        message,
-        stage="check",
-        layer=layer if rest else "",
-        operator=node.op_type if node is not None else "",
-        runtime=f"TensorRT, onnx {metadata.version('onnx')}",
-        hint=hint,
-    )

@@ -42,6 +42,27 @@ def plant_axis(model: onnx.ModelProto) -> None:
     model.graph.node.append(onnx.helper.make_node("Unsqueeze", [pool.output[0], "axes"], ["p"], name="pool/planted"))
 
 
+def plant_computed_shape(model: onnx.ModelProto) -> None:
+    """Nobody knows even the number of axes of what a computed shape makes."""
+    output = model.graph.output[0].name
+    model.graph.node.append(onnx.helper.make_node("Cast", [output], ["sizes"], name="logits/sizes", to=7))
+    model.graph.node.append(onnx.helper.make_node("Squeeze", ["sizes"], ["flat"], name="logits/flat"))
+    model.graph.node.append(onnx.helper.make_node("Reshape", [output, "flat"], ["shaped"], name="logits/planted"))
+
+
+def plant_double(model: onnx.ModelProto) -> None:
+    plant_cast(model, onnx.TensorProto.DOUBLE)
+
+
+def plant_uint16(model: onnx.ModelProto) -> None:
+    plant_cast(model, onnx.TensorProto.UINT16)
+
+
+def plant_cast(model: onnx.ModelProto, kind: int) -> None:
+    output = first(model, "Relu", "temporal.spatial/").output[0]
+    model.graph.node.append(onnx.helper.make_node("Cast", [output], ["cast"], name="temporal.spatial/cast", to=kind))
+
+
 def plant_bytes(model: onnx.ModelProto) -> None:
     model.graph.node.append(onnx.helper.make_node("Relu", ["clip"], ["planted"], name="stem/planted"))
 
@@ -183,6 +204,9 @@ def plant_dilated_pool(model: onnx.ModelProto) -> None:
         (plant_opset, "of opset 21, TensorRT 10.0 reads 13 to 20"),
         (plant_operator, r"not known to read Shrink.*layer temporal.spatial, operator Shrink"),
         (plant_dynamic_shape, "the tensor planted has no static shape"),
+        (plant_computed_shape, r"shaped has no static shape.*layer logits, operator Reshape.*one clip shape"),
+        (plant_double, r"cast is double, which TensorRT has not.*layer temporal.spatial, operator Cast.*float32"),
+        (plant_uint16, r"cast is uint16, which TensorRT has not.*layer temporal.spatial, operator Cast"),
         (plant_axis, r"the tensor p has 5 axes.*layer pool, operator Unsqueeze"),
         (plant_bytes, r"uint8 can only be cast to float.*layer stem, operator Relu"),
         (plant_zero_point, r"a zero point other than 0.*layer pool, operator QuantizeLinear.*scheme: symmetric"),
