@@ -61,8 +61,8 @@ def load_plan(name_or_path: str) -> CalibrationPlan:
         RecipeError: there is none, or it holds a mistake.
     """
     path = resources.given("calibration", name_or_path)
-    data, lines = read_yaml(path)
-    return build(CalibrationPlan, data, str(path), lines)
+    data, places = read_yaml(path)
+    return build(CalibrationPlan, data, str(path), places)
 
 
 def draw(plan: CalibrationPlan, manifest: Manifest, evaluating: Collection[str] = ()) -> tuple[Clip, ...]:

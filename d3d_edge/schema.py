@@ -98,8 +98,8 @@ def read_text(path: Path) -> str:
         raise RecipeError(f"cannot read {path}: {error}") from error
 
 
-def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
-    """The mapping in a YAML file, and the line of each key in it.
+def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Location, str]]:
+    """The mapping in a YAML file, and where each key in it stands: file:line.
 
     Raises:
         RecipeError: the file cannot be read, is not YAML, is too large, is not a mapping, or has a key twice.
@@ -107,7 +107,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
     value, lines = _parse(read_text(path), str(path), f"{path} is not YAML")
     if not isinstance(value, dict):
         raise RecipeError(f"{path} does not hold a mapping of settings")
-    return value, lines
+    return value, {key: f"{path}:{line}" for key, line in lines.items()}
 
 
 def _parse(text: str, source: str, fault: str) -> tuple[Any, dict[Location, int]]:
@@ -176,16 +176,16 @@ def assign(data: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
     return data
 
 
-def build(cls: type[S], data: dict[str, Any], source: str, lines: dict[Location, int] | None = None) -> S:
+def build(cls: type[S], data: dict[str, Any], source: str, places: dict[Location, str] | None = None) -> S:
     """A `cls` made of `data`.
 
     Raises:
-        RecipeError: with every mistake in `data` at once, each with its line where `lines` knows it.
+        RecipeError: with every mistake in `data` at once, each with its place, or `source` where `places` has none.
     """
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        found = [_explain(cls, source, lines or {}, detail) for detail in _one_a_value(error.errors(), data)]
+        found = [_explain(cls, source, places or {}, detail) for detail in _one_a_value(error.errors(), data)]
         raise RecipeError("; ".join(found)) from error
 
 
@@ -215,10 +215,9 @@ def _reached(location: Location, data: Any) -> Location:
     return location
 
 
-def _explain(cls: type[Schema], source: str, lines: dict[Location, int], detail: Any) -> str:
+def _explain(cls: type[Schema], source: str, places: dict[Location, str], detail: Any) -> str:
     location: Location = detail["loc"]
-    line = lines.get(location)
-    where = f"{source}:{line}" if line else source
+    where = places.get(location, source)
     key = _dotted(location)
     if detail["type"] == "extra_forbidden":
         known = _fields_at(cls, location[:-1])

@@ -68,8 +68,8 @@ def load(name_or_folder: str) -> Target:
         RecipeError: there is none, or its file holds a mistake.
     """
     path = resources.given("targets", name_or_folder)
-    data, lines = read_yaml(path)
-    return build(Target, data, str(path), lines)
+    data, places = read_yaml(path)
+    return build(Target, data, str(path), places)
 
 
 def configured(targets: Sequence[Target], settings: Iterable[str]) -> tuple[Target, ...]:

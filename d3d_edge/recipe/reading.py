@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,13 @@ from d3d_edge.schema import Location, assign, build, merge, read_yaml
 STAGES = ("teacher", "student", "quantized", "probe", "sensitivity")
 """Folders of a run that are not baselines."""
 _SUFFIXES = (".yaml", ".yml")
+_FILES: tuple[tuple[str, str, resources.Kind | None, str], ...] = (
+    ("teacher", "weights", None, ""),
+    ("student", "weights", None, ""),
+    ("quantize", "calibration", "calibration", ""),
+    ("export", "targets", "targets", "target.yaml"),
+)
+"""Section and key of what may be a file; what ships names for it too, if any; and what a folder that is one holds."""
 
 
 def find(name_or_path: str) -> Path:
@@ -37,7 +44,7 @@ def load(name_or_path: str, settings: Iterable[str] = ()) -> Recipe:
         RecipeError: it cannot be read, extends more than one level deep, or holds a mistake.
     """
     path = find(name_or_path)
-    recipe = _with_absolute_files(_read(path, tuple(settings)), path)
+    recipe = _read(path, tuple(settings))
     _check_names(recipe)
     return recipe
 
@@ -48,39 +55,39 @@ def stored(path: Path) -> Recipe:
     Raises:
         RecipeError: it cannot be read, or holds a mistake.
     """
-    return _with_absolute_files(_read(find(str(path)), ()), path)
+    return _read(find(str(path)), ())
 
 
 def _read(path: Path, settings: tuple[str, ...]) -> Recipe:
-    data, lines = _extended(path)
+    data, places = _extended(path)
+    for setting in settings:  # what these change stands in no file
+        keys = tuple(setting.partition("=")[0].strip().split("."))
+        places = {at: place for at, place in places.items() if at[: len(keys)] != keys}
+    data = _with_absolute_files(assign(data, settings), path.parent)
     source = str(path) + (" with --set" if settings else "")
-    recipe = build(Recipe, presets.apply(assign(data, settings), source), source, lines)
+    recipe = build(Recipe, presets.apply(data, source), source, places)
     _check_stages(recipe, path)
     return recipe
 
 
-def _with_absolute_files(recipe: Recipe, path: Path) -> Recipe:
+def _with_absolute_files(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The recipe with the plan, weights and targets given as files made absolute: a run is opened from any folder.
 
-    A file that is not there stays as it is: a run whose weights are gone can still be exported.
+    They are looked for in `folder`, where the recipe is. A file that is not there stays as it is: a run whose weights
+    are gone can still be exported.
     """
+    for section, key, shipped, holds in _FILES:
+        if not isinstance(data.get(section), dict) or key not in data[section]:
+            continue
+        names = resources.names(shipped) if shipped else ()
 
-    def weights(name: str | None) -> str | None:
-        return name and _absolute(name, path.parent)
+        def placed(given: Any, names: Sequence[str] = names, holds: str = holds) -> Any:
+            return _absolute(given, folder, holds) if isinstance(given, str) and given not in names else given
 
-    plan, targets = recipe.quantize.calibration, recipe.export.targets
-    if plan not in resources.names("calibration"):
-        plan = _absolute(plan, path.parent)
-    shipped = resources.names("targets")
-    targets = tuple(one if one in shipped else _absolute(one, path.parent, "target.yaml") for one in targets)
-    return recipe.model_copy(
-        update={
-            "export": recipe.export.model_copy(update={"targets": targets}),
-            "teacher": recipe.teacher.model_copy(update={"weights": weights(recipe.teacher.weights)}),
-            "student": recipe.student.model_copy(update={"weights": weights(recipe.student.weights)}),
-            "quantize": recipe.quantize.model_copy(update={"calibration": plan}),
-        }
-    )
+        given = data[section][key]
+        found = [placed(one) for one in given] if isinstance(given, list) else placed(given)
+        data = merge(data, {section: {key: found}})
+    return data
 
 
 def _absolute(name: str, folder: Path, holds: str = "") -> str:
@@ -89,16 +96,18 @@ def _absolute(name: str, folder: Path, holds: str = "") -> str:
     return next((str(place.resolve()) for place in places if os.path.isfile(place / holds)), name)
 
 
-def _extended(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
-    data, lines = read_yaml(path)
+def _extended(path: Path) -> tuple[dict[str, Any], dict[Location, str]]:
+    """What the recipe and the one that it extends say, the files of the latter absolute, and where each key stands."""
+    data, places = read_yaml(path)
     if "extends" not in data:
-        return data, lines
+        return data, places
     name = str(data.pop("extends"))
     beside = path.parent / (name if Path(name).suffix in _SUFFIXES else f"{name}.yaml")
-    base, _ = read_yaml(beside if os.path.isfile(beside) else find(name))
+    extended = beside if os.path.isfile(beside) else find(name)
+    base, base_places = read_yaml(extended)
     if "extends" in base:
         raise RecipeError(f"{path} extends {name}, which itself extends another recipe; only one level is allowed")
-    return merge(base, data), lines
+    return merge(_with_absolute_files(base, extended.parent), data), base_places | places
 
 
 def _check_stages(recipe: Recipe, path: Path) -> None:

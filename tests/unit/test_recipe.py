@@ -1,4 +1,4 @@
-"""A recipe is one YAML file, at most one more that it extends, and settings from the command line."""
+"""A recipe is one YAML file and settings from the command line; see test_recipe_extends.py for one more file."""
 
 from __future__ import annotations
 
@@ -146,61 +146,17 @@ def test_one_epoch_of_rounding_is_enough(epochs: int, start_share: float, path: 
     assert loaded.quantize.qat.start_share == start_share
 
 
-@pytest.mark.parametrize(
-    ("at", "name"),
-    [
-        ("over.yaml", "least"),
-        ("over.yaml", "least.yaml"),
-        ("over.yaml", "./least.yaml"),
-        ("folder/over.yaml", "../least.yaml"),
-        ("folder/over.yaml", "../least"),
-    ],
-)
-def test_a_recipe_extends_one_beside_it(
-    at: str, name: str, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    elsewhere = tmp_path / "some" / "where"
-    elsewhere.mkdir(parents=True)
-    monkeypatch.chdir(elsewhere)
-    (elsewhere / "least.yaml").write_text("another: recipe")
-    (path.parent / at).parent.mkdir(exist_ok=True)
-    over = write(path.parent / at, {"extends": name, "name": "over", "student": {"network": {"width": 1}}})
-    loaded, base = recipe.load(str(over)), recipe.load(str(path))
-    assert loaded.name == "over"
-    assert loaded.student.network.width == 1.0
-    assert loaded.student.train == base.student.train
-
-
-def test_a_path_that_is_not_beside_the_recipe_is_one_from_the_current_folder(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(path.parent)
-    (tmp_path / "folder").mkdir()
-    over = write(tmp_path / "folder" / "over.yaml", {"extends": "least.yaml", "name": "over"})
-    assert recipe.load(str(over)).name == "over"
-
-
-def test_only_one_level_of_extends(path: Path) -> None:
-    write(path.parent / "over.yaml", {"extends": "least", "name": "over"})
-    top = write(path.parent / "top.yaml", {"extends": "over", "name": "top"})
-    with pytest.raises(RecipeError, match=r"top.yaml extends over, which itself extends .* only one level"):
-        recipe.load(str(top))
-
-
-def test_a_recipe_that_extends_nothing_known_is_refused(path: Path) -> None:
-    over = write(path.parent / "over.yaml", {"extends": "lesat"})
-    with pytest.raises(RecipeError, match="no recipe named 'lesat'"):
-        recipe.load(str(over))
-    write(over, {"extends": "x" * 300})
-    with pytest.raises(RecipeError, match="no recipe named 'xxx"):
-        recipe.load(str(over))
-
-
 def test_a_mistake_is_told_with_file_and_line(path: Path) -> None:
     path.write_text(path.read_text() + "typo: 1\n")
     line = len(path.read_text().splitlines())
     with pytest.raises(RecipeError, match=rf"least.yaml:{line}: unknown key 'typo'"):
         recipe.load(str(path))
+
+
+def test_a_mistake_in_a_setting_is_not_blamed_on_the_line_that_it_changes(path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"least.yaml with --set: clip.frames: ") as caught:
+        recipe.load(str(path), ["clip.frames=-1"])
+    assert "least.yaml:" not in caught.value.message
 
 
 def test_weights_of_a_long_name_are_left_to_who_reads_them(path: Path) -> None:

@@ -53,8 +53,8 @@ def yaml_file(tmp_path: Path, text: str) -> Path:
 
 def built(tmp_path: Path, text: str) -> Outer:
     path = yaml_file(tmp_path, text)
-    data, lines = read_yaml(path)
-    return build(Outer, data, path.name, lines)
+    data, places = read_yaml(path)
+    return build(Outer, data, str(path), places)
 
 
 def test_a_schema_is_frozen_and_closed() -> None:
@@ -87,9 +87,10 @@ def test_numbers_are_finite(tmp_path: Path, value: str) -> None:
 
 
 def test_a_good_file_reads_with_the_lines_of_its_keys(tmp_path: Path) -> None:
-    data, lines = read_yaml(yaml_file(tmp_path, "# comment\nname: a\ninner:\n  width: 1\nlist:\n- x\n- {deep: 1}\n"))
+    path = yaml_file(tmp_path, "# comment\nname: a\ninner:\n  width: 1\nlist:\n- x\n- {deep: 1}\n")
+    data, places = read_yaml(path)
     assert data == {"name": "a", "inner": {"width": 1}, "list": ["x", {"deep": 1}]}
-    assert lines == {
+    lines = {
         ("name",): 2,
         ("inner",): 3,
         ("inner", "width"): 4,
@@ -98,6 +99,7 @@ def test_a_good_file_reads_with_the_lines_of_its_keys(tmp_path: Path) -> None:
         ("list", 1): 7,
         ("list", 1, "deep"): 7,
     }
+    assert places == {key: f"{path}:{line}" for key, line in lines.items()}
 
 
 def bomb(form: str) -> str:
@@ -150,7 +152,7 @@ def test_an_unreadable_file_is_a_recipe_error(tmp_path: Path) -> None:
 def test_all_mistakes_are_told_at_once_each_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         built(tmp_path, "nam: a\ninner:\n  widht: 1\n  depth: many\nmaybe:\n  width: -1\n")
-    assert sorted(caught.value.message.split("; ")) == [
+    assert sorted(caught.value.message.replace(f"{tmp_path}/", "").split("; ")) == [
         "did you mean 'name'? known: either, inner, maybe, name, switch",
         "did you mean 'width'? known: depth, width",
         "file.yaml: 'inner.width' is missing",
@@ -187,7 +189,7 @@ def test_a_value_that_is_of_none_of_several_kinds_is_told_once(tmp_path: Path) -
     with pytest.raises(RecipeError) as caught:
         built(tmp_path, "name: a\ninner: {width: 1}\neither: [1]\n")
     assert caught.value.message == (
-        "file.yaml:3: either: input should be a valid integer, or input should be a valid string"
+        f"{tmp_path}/file.yaml:3: either: input should be a valid integer, or input should be a valid string"
     )
 
 
