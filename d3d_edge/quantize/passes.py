@@ -107,6 +107,8 @@ def core_aten(node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]] | None:
     if node.target is _aten.pad.default and args[2:3] in ((), ("constant",)):  # Others repeat what they pad.
         value = args[3] if len(args) > 3 else None
         return _aten.constant_pad_nd.default, (*args[:2], value or 0.0), {}
+    if node.target is _aten.max_pool2d.default and not (len(args) > 2 and args[2]):  # The stride is the kernel's size.
+        return node.target, (*args[:2], args[1], *args[3:]), dict(node.kwargs)
     return None
 
 

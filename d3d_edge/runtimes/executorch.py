@@ -99,7 +99,7 @@ class ExecuTorch:
             from torch._export import error as export_error
             from torch._export.verifier import SpecViolationError
 
-            failures = (RuntimeError, ValueError, AssertionError, NotImplementedError, KeyError)
+            failures = (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError, LookupError)
             own = (ExportError, InternalError, SpecViolationError, export_error.InternalError)
             kernels = executorch_checks.kernels()
             delegates: list[Any] = []

@@ -22,15 +22,20 @@ def made_small(graphs: list[Any], classifiers: dict[bytes, xnnpack_classifier.We
     from executorch.exir._serialize._named_data_store import NamedDataStore, NamedDataStoreOutput
 
     serialize = xnnpack_preprocess.serialize_xnnpack_binary
-    stores: list[NamedDataStore] = []
+    stores: list[EmptiedStore] = []
 
     class EmptiedStore(NamedDataStore):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
+            self.staying: set[str] = set()
             stores.append(self)
 
         def get_named_data_store_output(self) -> NamedDataStoreOutput:
-            return NamedDataStore().get_named_data_store_output()
+            kept = NamedDataStore()
+            for key in sorted(self.staying):
+                entry = self.pte_data[key]
+                kept.add_named_data(key, self.buffers[entry.buffer_index], entry.alignment)
+            return kept.get_named_data_store_output()
 
     def serialize_small(graph: Any, constants: bytearray) -> bytes:
         store = stores.pop()
@@ -38,7 +43,7 @@ def made_small(graphs: list[Any], classifiers: dict[bytes, xnnpack_classifier.We
         xnnpack_classifier.narrow(graph, classifiers, named)
         xnnpack_graph.simplify(graph)
         xnnpack_fusion.fuse(graph)
-        xnnpack_graph.embed(graph, named, constants)
+        store.staying = xnnpack_graph.embed(graph, named, constants)
         graphs.append(graph)
         written: bytes = serialize(graph, constants)
         return written

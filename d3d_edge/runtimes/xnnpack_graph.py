@@ -21,6 +21,8 @@ VECTOR = 64
 """Values that are a whole number of vectors on every processor that XNNPACK knows: bytes of AVX-512's, the longest."""
 
 _MOVES = ("XNNStaticTranspose", "XNNStaticReshape")
+_PACKED = ("filter_id", "bias_id")
+"""The fields in which a node refers to what XNNPACK packs before it computes."""
 
 
 def simplify(graph: Any) -> None:
@@ -40,30 +42,44 @@ def simplify(graph: Any) -> None:
     drop_unused(graph, values)
 
 
-def embed(graph: Any, named: dict[str, bytes], constants: bytearray) -> None:
+def embed(graph: Any, named: dict[str, bytes], constants: bytearray) -> set[str]:
     """Append the constants that an `XNNGraph` names to `constants`, in place, and let it refer to them by offset.
 
-    Those that nothing refers to are left out, and so are the scales of biases: see `_share_scales`.
+    Those that nothing refers to are left out, and so are the scales of biases: see `_share_scales`. Returned are the
+    names of those that keep them: XNNPACK reads weights and biases once, and others, such as a PReLU's slopes, whenever
+    it computes, when ExecuTorch has freed what the delegate holds.
     """
     _share_scales(graph)
+    values = values_of(graph)
+    calls = [node.xnode_union for node in graph.xnodes]
+    read_always = {
+        tensor_of(values[getattr(call, field)]).constant_buffer_idx
+        for call in calls
+        for field in inputs(call)
+        if field not in _PACKED and getattr(call, field) in values
+    } - {0}
     offsets: dict[str, int] = {}
+    staying: set[str] = set()
     kept = [graph.constant_data[0]]  # Number 0 means that there is none.
     places: dict[int, int] = {0: 0}
 
     def placed(number: int) -> int:
         if number not in places:
             entry = graph.constant_data[number]
-            if entry.named_key not in offsets:
-                constants.extend(bytes(-len(constants) % ALIGNMENT))
-                offsets[entry.named_key] = len(constants)
-                constants.extend(named[entry.named_key])
-            entry.offset, entry.named_key = offsets[entry.named_key], None
+            if number in read_always:
+                staying.add(entry.named_key)
+            else:
+                if entry.named_key not in offsets:
+                    constants.extend(bytes(-len(constants) % ALIGNMENT))
+                    offsets[entry.named_key] = len(constants)
+                    constants.extend(named[entry.named_key])
+                entry.offset, entry.named_key = offsets[entry.named_key], None
             places[number] = len(kept)
             kept.append(entry)
         return places[number]
 
     scales: dict[int, Any] = {}
-    for union in values_of(graph).values():
+    for union in values.values():
         tensor_of(union).constant_buffer_idx = placed(tensor_of(union).constant_buffer_idx)
         params = getattr(union, "quant_params", None)
         if getattr(params, "scale_buffer_idx", 0) > 0:
@@ -71,6 +87,7 @@ def embed(graph: Any, named: dict[str, bytes], constants: bytearray) -> None:
     for params in scales.values():
         params.scale_buffer_idx = placed(params.scale_buffer_idx)
     graph.constant_data = kept
+    return staying
 
 
 def _share_scales(graph: Any) -> None:

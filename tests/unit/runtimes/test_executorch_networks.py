@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from d3d_edge import target
 from d3d_edge.models.recogniser import OFFSET, SCALE
@@ -63,6 +64,24 @@ def test_the_file_computes_what_the_graph_does(
 
 def test_a_classifier_that_pads_is_an_ordinary_convolution(tmp_path: Path) -> None:
     assert steps_apart(Network(deployed, nn.Conv2d(8, 8, 1), pads=1), "symmetric", tmp_path) <= 1.001
+
+
+class Halved(nn.Module):
+    """A pool that does not say its stride."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 2)
+
+
+@pytest.mark.parametrize("layer", [nn.PReLU(8, 0.1), Halved()], ids=["slopes", "pool"])
+def test_a_float_file_computes_what_the_graph_does(layer: nn.Module, tmp_path: Path) -> None:
+    program = networks.reopened(pt2e.export_float(Network(deployed, layer).eval(), networks.clip()))
+    executorch.RUNTIME.lower(program, tmp_path, target.load("android"), precision="float32")
+    module = program.module()
+    with executorch.ExecuTorchRunner(tmp_path / executorch.MODEL, 1) as runner:
+        for seed in range(3):
+            clip = networks.clip(seed)
+            np.testing.assert_allclose(runner.run(clip.numpy()), module(clip)[0].numpy(), rtol=0, atol=1e-5)
 
 
 def steps_apart(network: nn.Module, scheme: Scheme, folder: Path) -> float:
