@@ -20,8 +20,8 @@ from d3d_edge.models.pools import MaxPool
 from d3d_edge.models.recogniser import OFFSET, SCALE
 from d3d_edge.models.views import clip_view
 from d3d_edge.quantize import graph_files, pt2e
+from d3d_edge.quantize.nodes import QUANTIZE
 from d3d_edge.quantize.origin import layer_of
-from d3d_edge.quantize.placement import QUANTIZE
 from d3d_edge.runner import TensorSpec
 from d3d_edge.runtimes import Lowered
 from d3d_edge.target import QUANTIZED, Precision, Scheme, Target

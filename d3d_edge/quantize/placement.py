@@ -7,25 +7,23 @@ The rules are those that XNNPACK, Core ML and TensorRT share; what one of them a
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Set
+from itertools import chain
 from typing import Any
 
 import torch
-import torch.ao.quantization.fx._decomposed  # It registers the operators that quantize and dequantize.
+from torch._ops import HigherOrderOperator
 from torch.export import ExportedProgram
 from torch.fx import Node
 
 from d3d_edge.errors import LoweringError
 from d3d_edge.quantize.groups import CONVOLUTIONS, REARRANGING
-from d3d_edge.quantize.origin import is_kept_float, layer_of
+from d3d_edge.quantize.nodes import DEQUANTIZE, QUANTIZE, constants, refusal
+from d3d_edge.quantize.origin import is_kept_float
+from d3d_edge.quantize.values import no_numbers
 
 _aten = torch.ops.aten
 _stored = torch.ops.quantized_decomposed
-QUANTIZE = frozenset({_stored.quantize_per_tensor.default, _stored.quantize_per_channel.default})
-"""What rounds."""
-DEQUANTIZE = frozenset({_stored.dequantize_per_tensor.default, _stored.dequantize_per_channel.default})
-"""What reads rounded numbers."""
 _PER_TENSOR = frozenset({_stored.quantize_per_tensor.default, _stored.dequantize_per_tensor.default})
 _PER_CHANNEL = frozenset({_stored.quantize_per_channel.default, _stored.dequantize_per_channel.default})
 _WEIGHTED = CONVOLUTIONS | {
@@ -36,6 +34,7 @@ _PRODUCTS: dict[Any, int] = {
     **dict.fromkeys((_aten.matmul.default, _aten.linalg_matmul.default, _aten.mm.default, _aten.bmm.default), 0),
     **dict.fromkeys((_aten.mv.default, _aten.dot.default, _aten.inner.default, _aten.tensordot.default), 0),
     **dict.fromkeys((_aten.scaled_dot_product_attention.default, _aten.bilinear.default), 0),
+    **dict.fromkeys((_aten.linalg_multi_dot.default, _aten.lstm.input, _aten.gru.input), 0),
     **dict.fromkeys((_aten.addmm.default, _aten.addmv.default, _aten.addbmm.default, _aten.baddbmm.default), 1),
     _aten.einsum.default: 1,
 }
@@ -46,17 +45,20 @@ FOLLOWERS = frozenset(
         *(_aten.relu.default, _aten.relu6.default, _aten.hardtanh.default, _aten.clamp.default),
         *(_aten.relu_.default, _aten.relu6_.default, _aten.hardtanh_.default, _aten.clamp_.default),
         *(_aten.clamp_min.default, _aten.clamp_min_.default, _aten.threshold.default, _aten.threshold_.default),
+        *(_aten.clip.default, _aten.clip_.default),
         _aten.batch_norm.default,
     }
 )
 """What every runtime computes together with the convolution before it."""
 MOVING = REARRANGING - {
     *(_aten.pad.default, _aten.constant_pad_nd.default, _aten.max_pool2d.default, _aten.relu.default),
+} | {
+    *(_aten.movedim.int, _aten.movedim.intlist, _aten.moveaxis.int, _aten.moveaxis.intlist),
+    *(_aten.swapaxes.default, _aten.swapdims.default, _aten.t.default, _aten.unflatten.int, _aten.squeeze.default),
 }
 """Operators that neither add a value nor compare two."""
 _ACTIVATION_RANGE = (-128, 127, torch.int8)
 _WEIGHT_RANGES = (_ACTIVATION_RANGE, (-127, 127, torch.int8))
-_FLOAT16_MAX = torch.finfo(torch.float16).max
 
 MAX_RANK = 4
 """Axes of a tensor. Convolutions and pools over more have no INT8 form, or no kernel at all, on the targets."""
@@ -71,10 +73,14 @@ def faults(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
     """What in `program` would not be fused, or not be computed, by `runtime`; each names its layer and operator."""
     quantized = is_quantized(program)
     yield from many_axes(program, runtime)
-    yield from _no_numbers(program, runtime)
+    yield from no_numbers(program, runtime)
     for node in program.graph.nodes:
         for found in (
+            _branching(node),
+            _of_no_fixed_shape(node),
             _per_channel_elsewhere(node),
+            _per_channel_of_an_activation(node),
+            _read_as_integers(node),
             _parted_from_relu(node),
             _no_scale(node),
             _another_range(node),
@@ -112,10 +118,9 @@ def _factors(node: Node) -> Iterable[tuple[str, Any]]:
     first = _PRODUCTS.get(node.target)
     if first is None:
         return ()
-    factors = node.args[first:]
-    if factors and isinstance(factors[0], list | tuple):  # einsum's
-        factors = tuple(factors[0])
-    return zip(_FACTORS, factors, strict=False)
+    # Some take a list of them.
+    lists = (given if isinstance(given, list | tuple) else (given,) for given in node.args[first:])
+    return zip(_FACTORS, chain.from_iterable(lists), strict=False)
 
 
 def zero_points(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
@@ -124,25 +129,6 @@ def zero_points(program: ExportedProgram, runtime: str) -> Iterator[LoweringErro
         if node.target is _stored.quantize_per_tensor.default and node.args[2] != 0:
             message = f"{node.name} has the zero point {node.args[2]}, and {runtime} takes only 0"
             yield refusal(node, message, "quantize with scheme: symmetric", runtime=runtime)
-
-
-def weight_grids(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
-    """The weights with a zero point other than 0, which no runtime takes, and those with scales that are none."""
-    held = constants(program)
-    for node in program.graph.nodes:
-        if node.target not in DEQUANTIZE or (weight := constant(node.args[0], held)) is None:
-            continue
-        scales, points = (constant(given, held) for given in node.args[1:3])
-        if points is not None and bool(points.any()):
-            message = f"the weight {node.args[0]} has a zero point other than 0"
-            yield refusal(node, message, "quantize weights symmetrically", runtime=runtime)
-        if scales is not None and not bool((scales.isfinite() & (scales > 0)).all()):
-            message = f"the weight {node.args[0]} has a scale that is not finite and above 0"
-            yield refusal(node, message, "quantize the run again", runtime=runtime)
-        per_channel = node.target in _PER_CHANNEL and node.args[3] == 0
-        if scales is not None and per_channel and scales.numel() != len(weight):
-            message = f"the weight {node.args[0]} has {scales.numel()} scales for {len(weight)} output channels"
-            yield refusal(node, message, "quantize the run again", runtime=runtime)
 
 
 def shared_weights(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
@@ -159,84 +145,46 @@ def shared_weights(program: ExportedProgram, runtime: str) -> Iterator[LoweringE
             yield refusal(reader, message, "give every operator weights of its own", runtime=runtime)
 
 
-def constants(program: ExportedProgram) -> dict[str, torch.Tensor]:
-    """The constants of `program`, by the name of the node that gives each."""
-    signature = program.graph_signature
-    held = {**program.state_dict, **program.constants}
-    names = {
-        **signature.inputs_to_parameters,
-        **signature.inputs_to_buffers,
-        **signature.inputs_to_lifted_tensor_constants,
-    }
-    return {node: held[name] for node, name in names.items() if isinstance(held.get(name), torch.Tensor)}
+def _branching(node: Node) -> tuple[str, str] | None:
+    """Nothing here looks into the graphs between which torch.cond and the like choose."""
+    if not isinstance(node.target, HigherOrderOperator):
+        return None
+    return f"{node.name} chooses between graphs, of which none is checked", "compute both, and take torch.where"
 
 
-def constant(given: Any, held: dict[str, torch.Tensor]) -> torch.Tensor | None:
-    """The constant that an operator is given, be it held or a number."""
-    return held.get(given.name) if isinstance(given, Node) else torch.tensor(given)
+def _of_no_fixed_shape(node: Node) -> tuple[str, str] | None:
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor) or all(isinstance(size, int) for size in value.shape):
+        return None
+    return (
+        f"the tensor {node.name} has no static shape: {list(value.shape)}",
+        "export the network for one clip shape",
+    )
 
 
-def beyond_float16(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
-    """The weights and biases that are infinite in float16, for a runtime that stores them so."""
-    for name, value, reader in _float_constants(program):
-        largest = float(value.abs().max()) if value.numel() else 0.0
-        if _FLOAT16_MAX < largest < math.inf:
-            message = f"the constant {name} holds {largest:.3g}, and {runtime} stores at most {_FLOAT16_MAX:.0f}"
-            yield refusal(reader, message, "only a target that computes in float32 takes it", runtime=runtime)
-    held = constants(program)
-    for node in program.graph.nodes:
-        weight = constant(node.args[0], held) if node.target in DEQUANTIZE else None
-        if weight is not None and weight.numel():
-            channels = weight.shape[0] if weight.dim() else 1
-            steps, scales = weight.long().abs().reshape(channels, -1).amax(1), constant(node.args[1], held)
-            if scales is not None and scales.numel() in (1, channels):
-                largest = float((steps * scales).max())
-                if _FLOAT16_MAX < largest < math.inf:
-                    message = f"the weight {node.args[0]} means {largest:.3g}, and {runtime} takes {_FLOAT16_MAX:.0f}"
-                    yield refusal(node, message, "quantize the run again", runtime=runtime)
+def _per_channel_of_an_activation(node: Node) -> tuple[str, str] | None:
+    if node.target not in _PER_CHANNEL:
+        return None
+    source = node.args[0]
+    while isinstance(source, Node) and source.target in QUANTIZE:
+        source = source.args[0]
+    if isinstance(source, Node) and source.op == "placeholder":
+        return None
+    return (
+        f"{node.name} has one scale per channel of an activation; only weights have",
+        "use one scale per activation",
+    )
 
 
-def ranges_beyond_float16(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
-    """The activations whose largest rounded values are infinite in float16, for a runtime that computes so."""
-    for node in program.graph.nodes:
-        if node.target is not _stored.quantize_per_tensor.default:
-            continue
-        scale, point, least, most = node.args[1:5]
-        largest = max(most - point, point - least) * scale
-        if _FLOAT16_MAX < largest < math.inf:
-            message = f"{node.name} rounds to numbers up to {largest:.3g}, and {runtime} computes to {_FLOAT16_MAX:.0f}"
-            yield refusal(node, message, "only a target that computes in float32 takes it", runtime=runtime)
-
-
-def _no_numbers(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
-    for name, value, reader in _float_constants(program):
-        if not bool(value.isfinite().all()):
-            message = f"the constant {name} holds what is no finite number"
-            yield refusal(reader, message, "train again, with a lower learning_rate in the recipe", runtime=runtime)
-
-
-def _float_constants(program: ExportedProgram) -> Iterator[tuple[str, torch.Tensor, Node]]:
-    """Name, value and first reader of the weights and biases that are not quantized."""
-    held = constants(program)
-    for node in program.graph.find_nodes(op="placeholder"):
-        reader = next((user for user in node.users if user.target not in DEQUANTIZE), None)
-        if reader and node.name in held and held[node.name].is_floating_point():
-            yield node.name, held[node.name], reader
-
-
-def refusal(node: Node, message: str, hint: str, *, runtime: str, stage: str = "check") -> LoweringError:
-    """`message` about `node`, with its layer and operator."""
-    # ExecuTorch wraps an operator, and prints its schema after its name.
-    operator = str(node.target).removeprefix("<EdgeOpOverload: ").partition(">: schema")[0]
-    return LoweringError(message, stage=stage, layer=layer_of(node), operator=operator, runtime=runtime, hint=hint)
-
-
-def blamed(program: ExportedProgram, message: str) -> tuple[str, str]:
-    """Layer and operator of the first node of `program` that a tool's error message names, or empty."""
-    calls = (node for node in program.graph.nodes if node.op == "call_function")
-    named = (node for node in calls if str(node.target) in message or re.search(rf"node {node.name}\b", message))
-    node = next(named, None)
-    return ("", "") if node is None else (layer_of(node), str(node.target))
+def _read_as_integers(node: Node) -> tuple[str, str] | None:
+    """Runtimes know a pair: who reads what was rounded otherwise computes apart from it."""
+    reader = next((user for user in node.users if user.target not in DEQUANTIZE), None)
+    if node.target not in QUANTIZE or reader is None:
+        return None
+    return (
+        f"{reader.name} reads the integers of {node.name}, which only dequantize fuses with",
+        f"dequantize in front of {reader.name}",
+    )
 
 
 def _per_channel_elsewhere(node: Node) -> tuple[str, str] | None:

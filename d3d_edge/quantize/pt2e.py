@@ -37,14 +37,15 @@ from torchao.quantization.pt2e import (
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 
 from d3d_edge.calibset import Observer
+from d3d_edge.errors import LoweringError
 from d3d_edge.files import sha256_of_value
 from d3d_edge.models.layers import SpatialConv
 from d3d_edge.quantize import rounding
 from d3d_edge.quantize.groups import CONVOLUTIONS, groups_of, kept_in_float
+from d3d_edge.quantize.nodes import DEQUANTIZE, constant, constants
 from d3d_edge.quantize.observer import count_uses
 from d3d_edge.quantize.origin import keep_layers, layer_of
 from d3d_edge.quantize.passes import drop_device_checks, drop_identities, drop_unread, round_biases
-from d3d_edge.quantize.placement import DEQUANTIZE, constant, constants
 from d3d_edge.quantize.quiet import quiet
 from d3d_edge.quantize.scheme import EdgeQuantizer
 from d3d_edge.signals import held_back
@@ -257,8 +258,20 @@ def logit_step(program: ExportedProgram) -> float | None:
 
 
 def shapes(program: ExportedProgram) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of what a graph takes and gives; a free axis is -1."""
-    (taken,), (given,) = program.graph_signature.user_inputs, program.graph_signature.user_outputs
+    """Shapes of what a graph takes and gives; a free axis is -1.
+
+    Raises:
+        LoweringError: it takes or gives more than one.
+    """
+    signature = program.graph_signature
+    counts = len(signature.user_inputs), len(signature.user_outputs)
+    if counts != (1, 1):
+        raise LoweringError(
+            f"the graph takes {counts[0]} tensors and gives {counts[1]}; a model takes clips and gives logits",
+            stage="check",
+            hint="let the network give its logits alone",
+        )
+    (taken,), (given,) = signature.user_inputs, signature.user_outputs
     values = {node.name: node.meta["val"] for node in program.graph.nodes if node.name in (taken, given)}
     first, last = (
         tuple(size if isinstance(size, int) else -1 for size in values[name].shape) for name in (taken, given)

@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from d3d_edge.quantize.groups import REARRANGING
-from d3d_edge.quantize.placement import DEQUANTIZE
+from d3d_edge.quantize.nodes import DEQUANTIZE
 from d3d_edge.quantize.quiet import quiet
 
 _aten = torch.ops.aten

@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from d3d_edge.errors import LoweringError
-from d3d_edge.quantize import placement
+from d3d_edge.quantize import nodes, placement, values
 
 RUNTIME = "Core ML"
 
@@ -23,28 +23,25 @@ _MOVES = placement.MOVING | {_aten.cat.default, _aten.expand.default, _aten.flip
 
 
 def of_graph(program: ExportedProgram) -> Iterator[LoweringError]:
-    """Faults of the graph: five axes, shapes that vary, Q/DQ that would not be fused, and what float16 cannot hold."""
+    """Faults of the graph: those of every runtime, and what float16 or the Neural Engine cannot hold."""
     yield from placement.faults(program, RUNTIME)
-    yield from placement.weight_grids(program, RUNTIME)
-    yield from placement.beyond_float16(program, RUNTIME)
-    yield from placement.ranges_beyond_float16(program, RUNTIME)
+    yield from values.weight_grids(program, RUNTIME)
+    yield from values.beyond_float16(program, RUNTIME)
+    yield from values.ranges_beyond_float16(program, RUNTIME)
     for node in program.graph.nodes:
         value = node.meta.get("val")
-        if isinstance(value, torch.Tensor) and not all(isinstance(size, int) for size in value.shape):
-            message = f"the tensor {node.name} has no static shape: {list(value.shape)}"
-            yield placement.refusal(node, message, "export the network for one clip shape", runtime=RUNTIME)
         if node.target in _WIDENED and isinstance(value, torch.Tensor) and value.dim() == placement.MAX_RANK:
             message = f"coremltools writes {node.name} with {value.dim() + 1} axes, which leaves the Neural Engine"
-            yield placement.refusal(node, message, "use a batch norm instead", runtime=RUNTIME)
+            yield nodes.refusal(node, message, "use a batch norm instead", runtime=RUNTIME)
         if _computes_bytes(node):
             message = f"{node.name} computes with bytes, which are float16 in a package and do not wrap at 256"
-            yield placement.refusal(node, message, "begin the network with clip.to(torch.float32)", runtime=RUNTIME)
+            yield nodes.refusal(node, message, "begin the network with clip.to(torch.float32)", runtime=RUNTIME)
 
 
 def _computes_bytes(node: Node) -> bool:
     """Whether `node` makes integers of uint8 by more than a move or a cast. Floats of bytes are as exact."""
-    values = (node.meta.get("val"), *(source.meta.get("val") for source in node.all_input_nodes))
-    given, *read = (value.dtype if isinstance(value, torch.Tensor) else None for value in values)
+    found = (node.meta.get("val"), *(source.meta.get("val") for source in node.all_input_nodes))
+    given, *read = (value.dtype if isinstance(value, torch.Tensor) else None for value in found)
     if torch.uint8 not in read or node.target in _MOVES or given is None or given.is_floating_point:
         return False
     return node.target not in _CASTS or given is torch.int8

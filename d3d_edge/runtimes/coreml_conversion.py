@@ -19,7 +19,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from d3d_edge.errors import LoweringError, StorageError
-from d3d_edge.quantize import placement
+from d3d_edge.quantize import nodes
 from d3d_edge.quantize.passes import core_aten
 from d3d_edge.runtimes.mil import READ_ERRORS, quiet
 from d3d_edge.runtimes.quick_coreml import validated_at_the_end
@@ -69,7 +69,7 @@ def convert(ct: ModuleType, program: ExportedProgram, deployment: Any) -> Any:
                 raise StorageError(
                     f"coremltools cannot write the weights: {reason}", hint="is the folder for temporary files full?"
                 ) from cause
-            layer, operator = placement.blamed(program, reason)
+            layer, operator = nodes.blamed(program, reason)
             raise LoweringError(
                 f"coremltools cannot convert it: {reason}",
                 stage="convert",

@@ -24,7 +24,7 @@ from d3d_edge import native
 from d3d_edge.bundle import Bundle
 from d3d_edge.errors import BundleError, DataError, LoweringError, MissingDependency
 from d3d_edge.files import size_of
-from d3d_edge.quantize import placement
+from d3d_edge.quantize import nodes, placement, values
 from d3d_edge.quantize.quiet import quiet
 from d3d_edge.runner import TensorSpec, Where
 from d3d_edge.runtimes import (
@@ -212,7 +212,7 @@ def _spec(name: str, described: Any, *, drop: int) -> TensorSpec:
 def _faults(program: ExportedProgram) -> Iterator[LoweringError]:
     misplaced = [
         fault
-        for check in (placement.faults, placement.weight_grids, placement.shared_weights)
+        for check in (placement.faults, values.weight_grids, placement.shared_weights)
         for fault in check(program, _version())
     ]
     yield from misplaced
@@ -243,7 +243,7 @@ def _facts(program: ExportedProgram) -> dict[str, int | float | str | bool]:
 
 
 def _not_lowered(program: ExportedProgram, error: Exception) -> LoweringError:
-    layer, operator = placement.blamed(program, str(error))
+    layer, operator = nodes.blamed(program, str(error))
     return LoweringError(
         f"ExecuTorch cannot lower the graph: {_first_line(error)}",
         stage="to ExecuTorch",

@@ -17,7 +17,8 @@ from torch.fx import Node
 
 from d3d_edge.errors import LoweringError
 from d3d_edge.quantize.groups import CONVOLUTIONS
-from d3d_edge.quantize.placement import DEQUANTIZE, FOLLOWERS, QUANTIZE, constant, constants, refusal
+from d3d_edge.quantize.nodes import DEQUANTIZE, QUANTIZE, constant, constants, refusal
+from d3d_edge.quantize.placement import FOLLOWERS
 from d3d_edge.runtimes.xnnpack_classifier import is_classifier
 
 LIBRARY = "executorch.extension.pybindings._portable_lib"

@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from d3d_edge.bundle import Bundle
 from d3d_edge.errors import BundleError, DataError, LoweringError, MissingDependency, NotKnownHere, RecipeError
 from d3d_edge.files import size_of
-from d3d_edge.quantize import placement
+from d3d_edge.quantize import placement, values
 from d3d_edge.quantize.origin import kept_float_layers
 from d3d_edge.runner import TensorSpec, Where
 from d3d_edge.runtimes import Lowered, held_to, settle, tensorrt_float16, tensorrt_onnx, tensorrt_rules
@@ -240,9 +240,9 @@ def check(
 def _faults(program: ExportedProgram, precision: Precision) -> Iterator[LoweringError]:
     yield from placement.zero_points(program, "TensorRT")
     yield from placement.faults(program, "TensorRT")
-    yield from placement.weight_grids(program, "TensorRT")
+    yield from values.weight_grids(program, "TensorRT")
     if precision in _FLOAT16:
-        yield from placement.ranges_beyond_float16(program, "TensorRT in float16")
+        yield from values.ranges_beyond_float16(program, "TensorRT in float16")
 
 
 RUNTIME = TensorRT()

@@ -14,7 +14,7 @@ import torch
 from torch.export import ExportedProgram
 
 from d3d_edge.errors import LoweringError
-from d3d_edge.quantize import placement
+from d3d_edge.quantize import nodes
 from d3d_edge.quantize.origin import layer_of
 from d3d_edge.quantize.quiet import quiet
 from d3d_edge.runtimes.quick_onnx import decomposed_by_hand, patterns_tried_where_they_begin
@@ -76,7 +76,7 @@ def to_onnx(program: ExportedProgram, opset: int, *, input_name: str, output_nam
 def _not_written(program: ExportedProgram, error: Exception) -> LoweringError:
     """The exporter's own first line says that it failed; its cause names the operator, and what that reads."""
     reason = str(error.__cause__ or error).strip().splitlines()[0]
-    layer, operator = placement.blamed(program, reason)
+    layer, operator = nodes.blamed(program, reason)
     if found := re.search(r"target=torch\.ops\.([\w.]+)\]\(args = \(%(\w+)", reason):
         operator = found[1]
         readers = [user for node in program.graph.nodes if node.name == found[2] for user in node.users]

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
+from d3d_edge.quantize.nodes import constants
 from d3d_edge.quantize.passes import with_graph
-from d3d_edge.quantize.placement import constants
 
 _aten, _quantized = torch.ops.aten, torch.ops.quantized_decomposed
 _QUANTIZE, _DEQUANTIZE = _quantized.quantize_per_tensor.default, _quantized.dequantize_per_tensor.default

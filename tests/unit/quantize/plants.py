@@ -13,6 +13,7 @@ from d3d_edge.quantize.origin import layer_of
 
 aten, stored = torch.ops.aten, torch.ops.quantized_decomposed
 RELU, CONV, PER_CHANNEL = aten.relu.default, aten.conv2d.default, stored.dequantize_per_channel.default
+QUANTIZE_CHANNELS = stored.quantize_per_channel.default
 QUANTIZE, DEQUANTIZE = stored.quantize_per_tensor.default, stored.dequantize_per_tensor.default
 Plant = Callable[[ExportedProgram], None]
 
@@ -58,6 +59,24 @@ def round_and_move_before_relu(program: ExportedProgram) -> None:
 def round_twice_before_relu(program: ExportedProgram) -> None:
     round_before_relu(program)
     round_before_relu(program)
+
+
+def write_the_relu_as_clip(program: ExportedProgram) -> None:
+    write_the_relu_as(program, aten.clip.default, 0.0, 6.0)
+
+
+def read_the_integers(program: ExportedProgram) -> None:
+    quantize = next(iter(first(program, RELU, "stem").users))
+    (reader,) = quantize.users
+    reader.target, reader.args = aten.to.dtype, (quantize, torch.float32)
+
+
+def scale_every_channel(program: ExportedProgram) -> None:
+    quantize = next(iter(first(program, RELU, "stem").users))
+    weight = first(program, PER_CHANNEL, "stem.conv")
+    for node in (quantize, *quantize.users):
+        node.target = QUANTIZE_CHANNELS if node is quantize else PER_CHANNEL
+        node.args = (node.args[0], *weight.args[1:3], 0, *node.args[3:])
 
 
 def leave_input_float(program: ExportedProgram) -> None:

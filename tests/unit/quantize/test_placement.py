@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.nn import functional as F
 
 from d3d_edge.errors import LoweringError
-from d3d_edge.quantize import graph_files, placement
+from d3d_edge.quantize import graph_files, placement, values
 from d3d_edge.quantize.origin import layer_of
 from tests import networks
 from tests.unit.quantize import plants
@@ -22,9 +21,9 @@ def found(program: ExportedProgram) -> list[LoweringError]:
     return [
         *placement.faults(program, "a runtime"),
         *placement.zero_points(program, "a runtime"),
-        *placement.weight_grids(program, "a runtime"),
-        *placement.beyond_float16(program, "a runtime"),
-        *placement.ranges_beyond_float16(program, "a runtime"),
+        *values.weight_grids(program, "a runtime"),
+        *values.beyond_float16(program, "a runtime"),
+        *values.ranges_beyond_float16(program, "a runtime"),
     ]
 
 
@@ -61,6 +60,7 @@ def program(saved: Path) -> ExportedProgram:
             )
             for plant in (
                 *(plants.round_before_clamp, plants.round_before_clamp_min, plants.round_before_threshold),
+                plants.write_the_relu_as_clip,
                 *(plants.round_and_move_before_relu, plants.round_twice_before_relu),
             )
         ),
@@ -145,6 +145,13 @@ def program(saved: Path) -> ExportedProgram:
             "dequantize_per_tensor",
             "symmetrically",
         ),
+        (
+            plants.read_the_integers,
+            "reads the integers of quantize_per_tensor",
+            "stem",
+            "quantize_per_tensor",
+            "dequantize in front",
+        ),
         (plants.shift_a_weight, "a zero point other than 0", "stem.conv", "dequantize_per_channel", "symmetrically"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
@@ -159,39 +166,14 @@ def test_a_planted_fault_is_named_with_its_remedy(
         raise fault
 
 
-class Product(nn.Module):
-    """A product of rounded features and a weight that is not."""
-
-    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-        self.weight = nn.Parameter(torch.ones(4, 4), requires_grad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        rounded = plants.stored.quantize_per_tensor(x, 0.1, 0, -128, 127, torch.int8)
-        return self.function(plants.stored.dequantize_per_tensor(rounded, 0.1, 0, -128, 127, torch.int8), self.weight)
-
-
-@pytest.mark.parametrize(
-    ("product", "factor", "operator"),
-    [
-        (lambda x, w: x @ w, "second factor", "aten.matmul"),
-        (lambda x, w: F.linear(x, w), "weight", "aten.linear"),
-        (lambda x, w: torch.einsum("ij,jk->ik", w, x), "first factor", "aten.einsum"),
-        (lambda x, w: torch.mv(x, w[0]), "second factor", "aten.mv"),
-        (lambda x, w: torch.inner(x, w), "second factor", "aten.inner"),
-        (lambda x, w: torch.tensordot(x, w, dims=1), "second factor", "aten.tensordot"),
-        (lambda x, w: torch.addmv(w[0], w, x[0]), "first factor", "aten.addmv"),
-        (lambda x, w: F.scaled_dot_product_attention(x, x, w), "third factor", "aten.scaled_dot_product_attention"),
-        (lambda x, w: F.bilinear(x, x, w[None]), "third factor", "aten.bilinear"),
-    ],
-)
-def test_a_product_with_a_factor_that_is_not_rounded_is_named(
-    product: Callable[[Tensor, Tensor], Tensor], factor: str, operator: str
-) -> None:
-    program = torch.export.export(Product(product), (torch.ones(4, 4),))
-    faults = [str(fault) for fault in placement.faults(program, "a runtime")]
-    assert any(f"the {factor} " in fault and f"operator {operator}" in fault for fault in faults), faults
+def test_an_activation_with_a_scale_per_channel_is_named(program: ExportedProgram) -> None:
+    plants.scale_every_channel(program)
+    faults = [str(fault) for fault in found(program)]
+    assert len(faults) == 2, "what rounds, and what reads it"
+    for fault, operator in zip(faults, ("quantize_per_channel", "dequantize_per_channel"), strict=True):
+        assert "has one scale per channel of an activation" in fault
+        assert f"layer stem, operator quantized_decomposed.{operator}" in fault
+        assert "one scale per activation" in fault
 
 
 class Scaled(nn.Module):
@@ -211,7 +193,7 @@ class Scaled(nn.Module):
 
 def test_a_constant_may_have_no_axes_or_no_values() -> None:
     program = torch.export.export(Scaled(), (torch.ones(4, 4),))
-    (fault,) = placement.beyond_float16(program, "a runtime")
+    (fault,) = values.beyond_float16(program, "a runtime")
     assert "means 1e+05" in str(fault)
 
 
@@ -243,7 +225,7 @@ def test_the_networks_of_this_project_have_no_fault(make: Callable[[], ExportedP
 def test_the_affine_scheme_has_zero_points_and_no_other_fault() -> None:
     program = networks.quantized("affine")
     assert list(placement.zero_points(program, "a runtime"))
-    assert not [*placement.faults(program, "a runtime"), *placement.weight_grids(program, "a runtime")]
+    assert not [*placement.faults(program, "a runtime"), *values.weight_grids(program, "a runtime")]
 
 
 @pytest.mark.parametrize("make", [networks.quantized, networks.float_program])

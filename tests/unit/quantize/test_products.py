@@ -56,3 +56,46 @@ def test_a_product_with_a_factor_in_float_is_refused(
 def test_what_is_added_to_a_product_may_be_float() -> None:
     assert not of_product(lambda x, rounded: torch.addmm(x, rounded, rounded), 3, 3)
     assert not of_product(lambda x, rounded: x + rounded @ rounded, 3, 3)
+
+
+class Weighted(nn.Module):
+    """A product of rounded features and a weight that is not."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.weight = nn.Parameter(torch.ones(4, 4), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rounded = stored.quantize_per_tensor(x, 0.1, 0, -128, 127, torch.int8)
+        return self.function(stored.dequantize_per_tensor(rounded, 0.1, 0, -128, 127, torch.int8), self.weight)
+
+
+def recurrent(x: Tensor, w: Tensor) -> Tensor:
+    """One step of a GRU whose state and weights are not rounded."""
+    weights = (w.repeat(3, 1), w.repeat(3, 1))
+    return torch.gru(x[None], w[None], weights, False, 1, 0.0, False, False, False)[0]
+
+
+@pytest.mark.parametrize(
+    ("product", "factor", "operator"),
+    [
+        (lambda x, w: x @ w, "second factor", "aten.matmul"),
+        (lambda x, w: F.linear(x, w), "weight", "aten.linear"),
+        (lambda x, w: torch.einsum("ij,jk->ik", w, x), "first factor", "aten.einsum"),
+        (lambda x, w: torch.mv(x, w[0]), "second factor", "aten.mv"),
+        (lambda x, w: torch.inner(x, w), "second factor", "aten.inner"),
+        (lambda x, w: torch.tensordot(x, w, dims=1), "second factor", "aten.tensordot"),
+        (lambda x, w: torch.addmv(w[0], w, x[0]), "first factor", "aten.addmv"),
+        (lambda x, w: F.scaled_dot_product_attention(x, x, w), "third factor", "aten.scaled_dot_product_attention"),
+        (lambda x, w: F.bilinear(x, x, w[None]), "third factor", "aten.bilinear"),
+        (lambda x, w: torch.linalg.multi_dot((x, x, w)), "third factor", "aten.linalg_multi_dot"),
+        (recurrent, "second factor", "aten.gru"),
+    ],
+)
+def test_a_product_with_a_factor_that_is_not_rounded_is_named(
+    product: Callable[[Tensor, Tensor], Tensor], factor: str, operator: str
+) -> None:
+    program = export(Weighted(product), (torch.ones(4, 4),))
+    faults = [str(fault) for fault in placement.faults(program, "a runtime")]
+    assert any(f"the {factor} " in fault and f"operator {operator}" in fault for fault in faults), faults
