@@ -55,8 +55,8 @@ def trained(
         return top1(calibration.one_by_one(one), held_out, title)
 
     def begin_epoch(epoch: int) -> None:
-        pt2e.set_rounding(graph, epoch >= spec.start_share * spec.train.epochs)
-        if epoch >= spec.freeze_share * spec.train.epochs:
+        pt2e.set_rounding(graph, epoch >= spec.start_epoch)
+        if epoch >= spec.freeze_epoch:
             pt2e.freeze_observers(graph)
 
     job = Job(

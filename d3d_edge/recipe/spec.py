@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from typing import Any, Literal, Self
 
 import yaml
@@ -72,10 +74,24 @@ class QATSpec(Schema):
         if self.freeze_share < self.start_share:
             raise ValueError("freeze_share must not be less than start_share: ranges are fixed once rounding has begun")
         epochs = self.train.epochs
-        if self.start_share * epochs > epochs - 1:
+        if self.start_epoch >= epochs:
             given = f"start_share {self.start_share:g} of {epochs} epoch{'s' * (epochs > 1)}"
             raise ValueError(f"{given} leaves no whole epoch that is rounded: lower it, or give more epochs")
         return self
+
+    @property
+    def start_epoch(self) -> int:
+        """The first epoch that is rounded, counted from 0."""
+        return self._epoch(self.start_share)
+
+    @property
+    def freeze_epoch(self) -> int:
+        """The first epoch with fixed ranges, counted from 0; that after the last one if they are never fixed."""
+        return self._epoch(self.freeze_share)
+
+    def _epoch(self, share: float) -> int:
+        # Of the decimal that was written: as floats, 0.28 * 25 is a little more than 7 and would take another epoch.
+        return math.ceil(Fraction(str(share)) * self.train.epochs)
 
 
 class QuantizeSpec(Schema):

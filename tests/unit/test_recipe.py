@@ -146,6 +146,20 @@ def test_one_epoch_of_rounding_is_enough(epochs: int, start_share: float, path: 
     assert loaded.quantize.qat.start_share == start_share
 
 
+@pytest.mark.parametrize(
+    ("share", "epochs", "first"),
+    [(0.0, 25, 0), (0.25, 4, 1), (0.3, 4, 2), (0.28, 25, 7), (0.07, 100, 7), (0.55, 20, 11), (0.96, 25, 24)],
+)
+def test_shares_are_counted_in_whole_epochs(share: float, epochs: int, first: int, path: Path) -> None:
+    """Of the decimal that is written: in floats 0.28 of 25 epochs is more than 7."""
+    train = f"{{epochs: {epochs}, batch_size: 2, learning_rate: 1e-4}}"
+    qat = recipe.load(
+        str(path), [f"quantize.qat={{train: {train}, start_share: {share}, freeze_share: {share}}}"]
+    ).quantize.qat
+    assert qat is not None
+    assert (qat.start_epoch, qat.freeze_epoch) == (first, first)
+
+
 def test_a_mistake_is_told_with_file_and_line(path: Path) -> None:
     path.write_text(path.read_text() + "typo: 1\n")
     line = len(path.read_text().splitlines())
