@@ -230,10 +230,17 @@ def _top1(before: Report, after: Report, row: Row, other: Row) -> list[Change]:
     rights = [_right(report, one) for report, one in ((before, row), (after, other))]
     shared = [key for key in rights[0] if key in rights[1]]
     if not shared:
-        change = 100 * (other.top1 - row.top1)
-        note = "no clip in common" + ("" if before.labels == after.labels else ", and other classes")
-        figures = (row.top1, other.top1)
-        return [_answered(other.name, *figures, change, None, None, "not comparable", note)]
+        return [
+            Change(
+                row=other.name,
+                figure="top1",
+                before=row.top1,
+                after=other.top1,
+                change=100 * (other.top1 - row.top1),
+                verdict="not comparable",
+                note="no clip in common" + ("" if before.labels == after.labels else ", and other classes"),
+            )
+        ]
     own, student = (np.array([right[key] for key in shared]) for right in (rights[1], rights[0]))
     found = accuracy.Rights(own, student)
     low, high = found.bootstrap_points()
@@ -242,9 +249,19 @@ def _top1(before: Report, after: Report, row: Row, other: Row) -> list[Change]:
         verdict = "same"
     elif found.mcnemar_p < LEVEL:
         verdict = "better" if found.gained > found.lost else "worse"
-    note = "" if len(shared) == len(rights[0]) == len(rights[1]) else f"on the {len(shared)} clips in common"
-    means = (float(student.mean()), float(own.mean()))
-    return [_answered(other.name, *means, found.difference_points, low, high, verdict, note)]
+    return [
+        Change(
+            row=other.name,
+            figure="top1",
+            before=float(student.mean()),
+            after=float(own.mean()),
+            change=found.difference_points,
+            low=low,
+            high=high,
+            verdict=verdict,
+            note="" if len(shared) == len(rights[0]) == len(rights[1]) else f"on the {len(shared)} clips in common",
+        )
+    ]
 
 
 def _right(report: Report, row: Row) -> dict[tuple[str, str], bool]:
@@ -254,29 +271,6 @@ def _right(report: Report, row: Row) -> dict[tuple[str, str], bool]:
         (clip.key, report.labels[clip.label]): answer == clip.label
         for clip, answer in zip(report.clips, predicted, strict=True)
     }
-
-
-def _answered(
-    row: str,
-    before: float,
-    after: float,
-    points: float,
-    low: float | None,
-    high: float | None,
-    verdict: Verdict,
-    note: str,
-) -> Change:
-    return Change(
-        row=row,
-        figure="top1",
-        before=before,
-        after=after,
-        change=points,
-        low=low,
-        high=high,
-        verdict=verdict,
-        note=note,
-    )
 
 
 def _size(row: Row, other: Row) -> list[Change]:
