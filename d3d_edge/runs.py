@@ -18,13 +18,14 @@ RUN/
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Any
 
 from d3d_edge import manifest, recipe
 from d3d_edge.errors import DataError, RecipeError, StorageError
-from d3d_edge.files import sha256_of_value, write_json, write_text
+from d3d_edge.files import sha256_of_value, sweep, write_json, write_text
 from d3d_edge.manifest import Manifest
 from d3d_edge.recipe import Recipe
 from d3d_edge.report import SkippedClip
@@ -108,6 +109,11 @@ class Run:
     def folder(self, stage: Stage) -> Path:
         """The folder of a stage."""
         return self.path / stage
+
+    def sweep(self) -> None:
+        """`files.sweep` the run and each stage in it, finished ones too, which no training looks through again."""
+        for folder, *_ in os.walk(self.path):
+            sweep(Path(folder))
 
     def results(self, stage: Stage, fingerprint: str | None = None) -> dict[str, Any] | None:
         """What a finished stage recorded; None if it is not finished, or was made from something else."""

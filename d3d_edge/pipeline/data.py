@@ -72,7 +72,8 @@ def prepare(
 ) -> RunData:
     """Decode every clip of a run, or of `only` one split, and compute its flow, where the cache does not have them.
 
-    Clips that cannot be read are left out and recorded in the run; with `strict` the first is an error.
+    Clips that cannot be read are left out and recorded in the run; with `strict` the first is an error. What killed
+    commands left half-written in the run is deleted.
 
     Raises:
         RecipeError: a stage keeps its best weights, and there is no val split.
@@ -80,6 +81,7 @@ def prepare(
         StorageError: the cache cannot be written.
     """
     _check_keep(run)
+    run.sweep()
     clips = run.data.of(only) if only else run.data.clips
     prepared = cache.prepare(
         clips, run.recipe.clip, run.recipe.flow, cache_dir, workers=workers, strict=strict, progress=progress

@@ -135,7 +135,9 @@ def _copy_teacher(source: Run, run: Run, data: RunData) -> None:
             hint=f"{source.command('teacher')} trains that one again; without --teacher, this run trains its own",
         )
     with atomic_folder(run.folder("teacher")) as folder:
-        shutil.copytree(theirs, folder, dirs_exist_ok=True)
+        # With new times, since what is old may be swept; and without what a killed process left hidden there.
+        hidden = shutil.ignore_patterns(".*")
+        shutil.copytree(theirs, folder, ignore=hidden, copy_function=shutil.copy, dirs_exist_ok=True)
 
 
 def _has_weights(folder: Path) -> bool:
@@ -235,14 +237,13 @@ def _job(
     training = data.dataset("train", training=True, still=still)
     held_out = data.dataset("val", still=still)
     size = batch_size(training, spec)
-    share = (distributed.rank(), distributed.processes())
     return Job(
         title=title,
         model=model,
         forward=stream,
         teacher=teacher,
         loss=minimised,
-        batches=epochs(training, size, share),
+        batches=epochs(training, size, (distributed.rank(), distributed.processes())),
         batches_per_epoch=len(training) // size,
         spec=spec,
         seed=data.recipe.seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -9,6 +10,7 @@ import pytest
 
 from d3d_edge import manifest, recipe
 from d3d_edge.errors import DataError, RecipeError
+from d3d_edge.files import files_below
 from d3d_edge.manifest import Clip, Manifest
 from d3d_edge.report import SkippedClip
 from d3d_edge.runs import Run, fingerprint
@@ -163,6 +165,22 @@ def test_a_stage_that_may_not_be_read_is_not_called_unfinished(
     monkeypatch.setattr(Path, "read_text", Mock(side_effect=PermissionError("Permission denied")))
     with pytest.raises(PermissionError):
         run.need("student")
+
+
+@pytest.mark.parametrize("place", ["", "teacher", "probe/student"])
+def test_what_killed_processes_left_is_swept_from_finished_stages_too(
+    place: str, tmp_path: Path, data: Manifest
+) -> None:
+    run = Run.start(tmp_path / "run", RECIPE, data)
+    run.finish("teacher", "mark")
+    run.finish("probe/student", "mark")
+    whole = files_below(run.path)
+    old, new = (run.path / place / f".last.pt.0000000{number}.partial" for number in range(2))
+    for left in (old, new):
+        left.write_text("half")
+    os.utime(old, (0, 0))
+    run.sweep()
+    assert files_below(run.path) == sorted([*whole, new])
 
 
 def test_skipped_clips_are_kept(tmp_path: Path, data: Manifest) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,21 @@ def test_a_class_without_a_readable_clip_is_refused_with_the_reason_of_its_own_c
     run = Run.start(tmp_path / "run", recipe.load("demo"), Manifest(clips=tuple(clips)))
     with pytest.raises(DataError, match=r"no readable test clip is left of the class b, e\.g\. /3 is empty"):
         prepare(run, tmp_path, workers=0, strict=False, progress=Silent())
+
+
+def test_what_a_killed_process_left_in_a_finished_stage_is_deleted_by_whatever_uses_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = Clip.model_validate({"path": "/0", "label": "a", "split": "test", "group": "0"})
+    ready = (CachedClip(clip, "0", Path("frames"), Path("flow"), 1),)
+    monkeypatch.setattr(cache, "prepare", lambda *args, **options: Prepared(ready, (), 0, 0))
+    run = Run.start(tmp_path / "run", recipe.load("demo"), Manifest(clips=(clip,)))
+    run.finish("teacher", "mark")
+    left = run.folder("teacher") / ".last.pt.1a2b3c4d.partial"
+    left.write_text("half")
+    os.utime(left, (0, 0))
+    prepare(run, tmp_path, workers=0, strict=False, progress=Silent(), only="test")
+    assert not left.exists()
 
 
 @pytest.mark.parametrize(("shares", "said"), [((0.9, 0.1, 0.0), True), ((0.3, 0.1, 0.2), False), ((), False)])

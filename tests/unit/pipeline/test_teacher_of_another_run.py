@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from d3d_edge import files
 from d3d_edge.distill.checkpoint import Checkpoint
 from d3d_edge.errors import DataError
 from d3d_edge.pipeline import distill, marks
@@ -54,6 +56,22 @@ def test_a_teacher_without_weights_is_refused_and_nothing_is_copied(both: Both) 
     with pytest.raises(DataError, match=rf"{both.theirs} has no weights .*d3d-edge distill .*without --teacher"):
         both.copy()
     assert not both.own.exists()
+
+
+def test_what_a_killed_process_left_beside_a_teacher_is_not_copied(both: Both) -> None:
+    (both.theirs / ".best.pt.1a2b3c4d.partial").write_text("half")
+    both.copy()
+    both.assert_taken()
+    assert not list(both.own.glob(".*"))
+
+
+def test_a_teacher_that_is_being_copied_is_not_swept_as_forsaken(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another command on the same run, after the last file came and before the copy has its name."""
+    for path in (*both.theirs.iterdir(), both.theirs):
+        os.utime(path, (0, 0))
+    monkeypatch.setattr(files, "_sync", lambda file: files.sweep(both.own.parent))
+    both.copy()
+    both.assert_taken()
 
 
 def test_a_teacher_whose_best_weights_are_gone_is_refused(both: Both) -> None:
