@@ -7,6 +7,8 @@ from functools import cached_property
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from d3d_edge.errors import LoweringError
 
 if TYPE_CHECKING:
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 MOVING = ("Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 """Operators that neither add a value nor compare two."""
 
+_NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+"""What a Constant may hold in the place of a tensor, and the type that ONNX gives it."""
+
 
 class File:
     """An ONNX model and what its rules look up; `infer_shapes` must have been run over it."""
@@ -22,8 +27,22 @@ class File:
     def __init__(self, model: onnx.ModelProto, kept_float: frozenset[str] = frozenset()) -> None:
         self.kept_float = kept_float
         self.model, self.graph = model, model.graph
-        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self.producers = {name: node for node in model.graph.node for name in node.output}
+
+    @cached_property
+    def constants(self) -> dict[str, onnx.TensorProto]:
+        """The tensors that are known from the file: initializers, and what Constant nodes hold."""
+        from onnx import helper, numpy_helper
+
+        found = {tensor.name: tensor for tensor in self.graph.initializer}
+        for node in self.of("Constant"):
+            (name,), (attribute,) = node.output, node.attribute
+            if attribute.name == "value":
+                found[name] = attribute.t
+            elif attribute.name in _NUMBERS:
+                numbers = np.asarray(helper.get_attribute_value(attribute), _NUMBERS[attribute.name])
+                found[name] = numpy_helper.from_array(numbers, name)
+        return found
 
     @cached_property
     def consumers(self) -> dict[str, list[Any]]:
@@ -43,7 +62,7 @@ class File:
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """Type and shape of each value that is not a constant."""
+        """Type and shape of each value that is not an initializer."""
         every = (*self.graph.input, *self.graph.value_info, *self.graph.output)
         return {value.name: value.type.tensor_type for value in every}
 

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 
 from d3d_edge.errors import LoweringError
 from d3d_edge.runtimes import tensorrt, tensorrt_rules
-from tests.unit.runtimes.onnx_files import first
+from tests.unit.runtimes.onnx_files import constant, first
+from tests.unit.runtimes.onnx_plants import hold_constant, read_float, set_constant, set_scales
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytestmark = pytest.mark.slow
-
-
-def set_constant(model: onnx.ModelProto, node: Any, place: int, value: Any) -> None:
-    """Give `node` a constant of its own."""
-    model.graph.initializer.append(onnx.numpy_helper.from_array(value, f"planted_{place}"))
-    node.input[place] = f"planted_{place}"
 
 
 def plant_opset(model: onnx.ModelProto) -> None:
@@ -92,6 +86,19 @@ def plant_scale_that_is_no_number(model: onnx.ModelProto) -> None:
     set_constant(model, first(model, "QuantizeLinear", "pool/"), 1, np.float32("nan"))
 
 
+def plant_node_whose_scale_is_no_number(model: onnx.ModelProto) -> None:
+    hold_constant(model, first(model, "QuantizeLinear", "pool/"), 1, value_float=float("nan"))
+
+
+def plant_node_whose_zero_point_is_not_zero(model: onnx.ModelProto) -> None:
+    value = onnx.numpy_helper.from_array(np.int8(3))
+    hold_constant(model, first(model, "QuantizeLinear", "pool/"), 2, value=value)
+
+
+def plant_node_whose_bias_is_no_number(model: onnx.ModelProto) -> None:
+    hold_constant(model, first(model, "Conv", "temporal.spatial.conv/"), 2, value_floats=[float("nan")] * 16)
+
+
 def plant_other_scale(model: onnx.ModelProto) -> None:
     set_constant(model, first(model, "DequantizeLinear", "pool/"), 1, np.float32(7))
 
@@ -110,18 +117,6 @@ def plant_float_branch(model: onnx.ModelProto) -> None:
 
 def plant_float_gate(model: onnx.ModelProto) -> None:
     read_float(model, first(model, "Mul", "temporal.self_gating/"), 1)
-
-
-def read_float(model: onnx.ModelProto, node: Any, place: int) -> None:
-    """Let `node` read what was quantized, before it was."""
-    dequantize = next(one for one in model.graph.node if node.input[place] in one.output)
-    quantize = next(one for one in model.graph.node if dequantize.input[0] in one.output)
-    node.input[place] = quantize.input[0]
-
-
-def set_scales(model: onnx.ModelProto, node: onnx.NodeProto, count: int) -> None:
-    set_constant(model, node, 1, np.full(count, 0.1, np.float32))
-    set_constant(model, node, 2, np.zeros(count, np.int8))
 
 
 def plant_scale_per_activation_channel(model: onnx.ModelProto) -> None:
@@ -214,6 +209,9 @@ def plant_dilated_pool(model: onnx.ModelProto) -> None:
         (plant_tiny_scale, r"is no normal float32.*layer pool, operator QuantizeLinear"),
         (plant_endless_scale, r"is no normal float32.*layer pool, operator QuantizeLinear"),
         (plant_scale_that_is_no_number, r"is no normal float32.*layer pool, operator QuantizeLinear"),
+        (plant_node_whose_scale_is_no_number, r"is no normal float32.*layer pool, operator QuantizeLinear"),
+        (plant_node_whose_zero_point_is_not_zero, r"a zero point other than 0.*layer pool, operator QuantizeLinear"),
+        (plant_node_whose_bias_is_no_number, r"held_2 holds what is no finite number.*layer temporal.spatial.conv"),
         (plant_other_scale, r"has another scale than \S+, whose values.*layer pool, operator DequantizeLinear"),
         (plant_cast_for_quantize, r"which no QuantizeLinear made.*layer pool, operator DequantizeLinear"),
         (plant_float_branch, r"the input \S+ of \S+ is not quantized.*layer temporal, operator Concat"),
@@ -247,6 +245,16 @@ def test_a_layer_that_is_float_on_purpose_is_let_pass(model: onnx.ModelProto) ->
     assert tensorrt.check(model, kept_float=frozenset({"temporal.spatial.conv"})) == ()
     with pytest.raises(LoweringError, match="is not quantized"):
         tensorrt.check(model, kept_float=frozenset({"temporal"}))
+
+
+def test_what_a_constant_node_holds_is_constant(model: onnx.ModelProto) -> None:
+    pair = [first(model, operator, "pool/") for operator in ("QuantizeLinear", "DequantizeLinear")]
+    for place, name in enumerate(pair[0].input[1:], 1):
+        value = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(constant(model, name)))
+        for node in pair:
+            node.input[place] = name + "_held"
+        model.graph.node.insert(0, onnx.helper.make_node("Constant", [], [name + "_held"], name=name, value=value))
+    assert tensorrt.check(model) == ()
 
 
 def test_every_rule_says_where_it_comes_from_and_is_broken_above() -> None:
