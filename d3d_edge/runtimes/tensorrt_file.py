@@ -81,6 +81,11 @@ class File:
         return any(True for _ in self.of("QuantizeLinear"))
 
 
+def number(node: Any, attribute: str, default: int) -> int:
+    """That attribute of `node`, or what it is where the node has none."""
+    return next((found.i for found in node.attribute if found.name == attribute), default)
+
+
 def fault(node: Any | None, message: str, hint: str) -> LoweringError:
     """`message` about `node`, whose name begins with its layer."""
     layer, _, rest = node.name.partition("/") if node is not None else ("", "", "")

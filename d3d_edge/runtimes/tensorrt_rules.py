@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from d3d_edge.errors import LoweringError
-from d3d_edge.runtimes.tensorrt_file import MOVING, File, fault
+from d3d_edge.runtimes.tensorrt_file import MOVING, File, fault, number
 
 if TYPE_CHECKING:
     import onnx
@@ -104,13 +104,23 @@ def types_are_taken(file: File) -> Iterator[LoweringError]:
 
 
 def uint8_is_cast_at_once(file: File) -> Iterator[LoweringError]:
-    """uint8 is a type of inputs and outputs only, and is cast to float where it enters. [4]"""
-    for name, value in file.values.items():
-        if value.elem_type == _UINT8:
-            for node in file.consumers.get(name, []):
-                if node.op_type not in ("Cast", _DQ):
-                    message = f"{node.name} reads the bytes of {name}; uint8 can only be cast to float"
-                    yield fault(node, message, "begin the network with clip.to(torch.float32)")
+    """uint8 is a type of inputs and outputs only, and is cast to float where it enters. [4]
+
+    What is rounded to it, or read as rounded, has a rule of its own.
+    """
+    ends = {value.name for value in (*file.graph.input, *file.graph.output)}
+    kinds = {name: value.elem_type for name, value in file.values.items()}
+    kinds |= {name: tensor.data_type for name, tensor in file.constants.items()}
+    for name in (name for name, kind in kinds.items() if kind == _UINT8):
+        for node in file.consumers.get(name, []):
+            if node.op_type in (_Q, _DQ):
+                continue
+            if name not in ends:
+                message = f"{node.name} reads {name}; uint8 can only be an input or output of the network"
+                yield fault(node, message, "compute in float32")
+            elif node.op_type != "Cast" or number(node, "to", 0) not in _FLOATS:
+                message = f"{node.name} reads the bytes of {name}; uint8 can only be cast to float"
+                yield fault(node, message, "begin the network with clip.to(torch.float32)")
 
 
 def zero_points_are_zero(file: File) -> Iterator[LoweringError]:
@@ -148,7 +158,7 @@ def scales_per_channel_are_of_weights(file: File) -> Iterator[LoweringError]:
         scale = file.array(node.input[1])
         if scale is None or scale.size == 1:
             continue
-        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+        axis = number(node, "axis", 1)
         if node.input[0] not in file.constants:
             yield fault(node, f"{node.name} has a scale per channel of an activation", "use one scale per activation")
         elif axis != 0:

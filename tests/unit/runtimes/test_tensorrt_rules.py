@@ -61,6 +61,23 @@ def plant_bytes(model: onnx.ModelProto) -> None:
     model.graph.node.append(onnx.helper.make_node("Relu", ["clip"], ["planted"], name="stem/planted"))
 
 
+def plant_bytes_as_numbers(model: onnx.ModelProto) -> None:
+    first(model, "Cast").input[0] = "numbers"
+    model.graph.node.insert(0, onnx.helper.make_node("Cast", ["clip"], ["numbers"], name="stem/planted", to=6))
+
+
+def plant_bytes_inside(model: onnx.ModelProto) -> None:
+    plant_cast(model, onnx.TensorProto.UINT8)
+    model.graph.node.append(onnx.helper.make_node("Cast", ["cast"], ["back"], name="temporal.spatial/back", to=1))
+
+
+def plant_table_of_bytes(model: onnx.ModelProto) -> None:
+    table = onnx.helper.make_node("Gather", ["", ""], ["row"], name="stem/table")
+    set_constant(model, table, 0, np.zeros((2, 3), np.uint8))
+    set_constant(model, table, 1, np.int64(1))
+    model.graph.node.append(table)
+
+
 def plant_zero_point(model: onnx.ModelProto) -> None:
     set_constant(model, first(model, "QuantizeLinear", "pool/"), 2, np.int8(3))
 
@@ -204,6 +221,9 @@ def plant_dilated_pool(model: onnx.ModelProto) -> None:
         (plant_uint16, r"cast is uint16, which TensorRT has not.*layer temporal.spatial, operator Cast"),
         (plant_axis, r"the tensor p has 5 axes.*layer pool, operator Unsqueeze"),
         (plant_bytes, r"uint8 can only be cast to float.*layer stem, operator Relu"),
+        (plant_bytes_as_numbers, r"the bytes of clip; uint8 can only be cast to float.*layer stem, operator Cast"),
+        (plant_bytes_inside, r"back reads cast; uint8 can only be an input or output.*layer temporal.spatial"),
+        (plant_table_of_bytes, r"uint8 can only be an input or output.*layer stem, operator Gather.*in float32"),
         (plant_zero_point, r"a zero point other than 0.*layer pool, operator QuantizeLinear.*scheme: symmetric"),
         (plant_uint8, r"is not of type int8.*layer pointwise.spatial, operator QuantizeLinear"),
         (plant_tiny_scale, r"is no normal float32.*layer pool, operator QuantizeLinear"),
