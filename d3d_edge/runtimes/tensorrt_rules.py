@@ -170,6 +170,19 @@ def scales_per_channel_are_of_weights(file: File) -> Iterator[LoweringError]:
             yield fault(node, message, "quantize the run again")
 
 
+def rounded_values_are_only_dequantized(file: File) -> Iterator[LoweringError]:
+    """Only DequantizeLinear reads what a QuantizeLinear wrote: TensorRT moves and fuses the two as a pair. [1]"""
+    outputs = {value.name for value in file.graph.output}
+    for node in file.of(_Q):
+        name = node.output[0]
+        for reader in file.consumers.get(name, []):
+            if reader.op_type != _DQ:
+                message = f"{reader.name} reads {name} as {node.name} rounded it, with no DequantizeLinear between"
+                yield fault(reader, message, "write the operator on what is dequantized")
+        if name in outputs:
+            yield fault(node, f"the output {name} is given as {node.name} rounded it", "dequantize it first")
+
+
 def values_are_read_as_they_were_rounded(file: File) -> Iterator[LoweringError]:
     """A DequantizeLinear reads constants, or what a QuantizeLinear of the same scale wrote. [1]"""
     for node in file.of(_DQ):
@@ -267,6 +280,7 @@ RULES: tuple[Callable[[File], Iterator[LoweringError]], ...] = (
     quantized_is_int8,
     scales_are_constant_and_positive,
     scales_per_channel_are_of_weights,
+    rounded_values_are_only_dequantized,
     values_are_read_as_they_were_rounded,
     inputs_are_quantized,
     relu_follows_its_convolution,

@@ -128,6 +128,16 @@ def plant_cast_for_quantize(model: onnx.ModelProto) -> None:
     quantize.attribute.append(onnx.helper.make_attribute("to", onnx.TensorProto.INT8))
 
 
+def plant_relu_of_rounded_values(model: onnx.ModelProto) -> None:
+    rounded = first(model, "QuantizeLinear", "pool/").output[0]
+    model.graph.node.append(onnx.helper.make_node("Relu", [rounded], ["planted"], name="pool/planted"))
+
+
+def plant_rounded_output(model: onnx.ModelProto) -> None:
+    rounded = first(model, "QuantizeLinear", "pool/").output[0]
+    model.graph.output.append(next(value for value in model.graph.value_info if value.name == rounded))
+
+
 def plant_float_branch(model: onnx.ModelProto) -> None:
     read_float(model, first(model, "Concat"), 1)
 
@@ -234,6 +244,8 @@ def plant_dilated_pool(model: onnx.ModelProto) -> None:
         (plant_node_whose_bias_is_no_number, r"held_2 holds what is no finite number.*layer temporal.spatial.conv"),
         (plant_other_scale, r"has another scale than \S+, whose values.*layer pool, operator DequantizeLinear"),
         (plant_cast_for_quantize, r"which no QuantizeLinear made.*layer pool, operator DequantizeLinear"),
+        (plant_relu_of_rounded_values, r"with no DequantizeLinear between.*layer pool, operator Relu"),
+        (plant_rounded_output, r"the output \S+ is given as \S+ rounded it.*layer pool, operator QuantizeLinear"),
         (plant_float_branch, r"the input \S+ of \S+ is not quantized.*layer temporal, operator Concat"),
         (plant_float_gate, r"the input \S+ of \S+ is not quantized.*layer temporal.self_gating, operator Mul"),
         (plant_scale_per_activation_channel, r"per channel of an activation.*layer pool, operator QuantizeLinear"),
