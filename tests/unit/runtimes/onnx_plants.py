@@ -1,4 +1,4 @@
-"""Constants of their own for nodes of an ONNX file, and other inputs, for tests that plant a fault in one."""
+"""Constants and inputs for nodes of an ONNX file that tests plant a fault in, and a product of matrices to plant."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from tests.unit.runtimes.onnx_files import first
 
 onnx = pytest.importorskip("onnx")
 
@@ -34,3 +36,25 @@ def read_float(model: onnx.ModelProto, node: Any, place: int) -> None:
     dequantize = next(one for one in model.graph.node if node.input[place] in one.output)
     quantize = next(one for one in model.graph.node if dequantize.input[0] in one.output)
     node.input[place] = quantize.input[0]
+
+
+def add_rounded(model: onnx.ModelProto, source: str, result: str, before: Any | None = None) -> None:
+    """Let `result` be what a Q/DQ pair makes of `source`, as the last nodes or those before one."""
+    nodes = model.graph.node
+    at = len(nodes) if before is None else list(nodes).index(before)
+    grid = first(model, "QuantizeLinear").input[1:]
+    rounded = f"{result}_rounded"
+    parts = (("DequantizeLinear", rounded, result), ("QuantizeLinear", source, rounded))
+    for operator, read, made in parts:
+        nodes.insert(at, onnx.helper.make_node(operator, [read, *grid], [made], name=f"planted/{made}"))
+
+
+def add_product(model: onnx.ModelProto, operator: str, axis: int = 0, **attributes: int) -> None:
+    """Let `product` [1, 7] be the logits [1, 5] times an INT8 weight with a scale per index of `axis`."""
+    weight = np.ones((7, 5) if attributes.get("transB") else (5, 7), np.int8)
+    read = onnx.helper.make_node("DequantizeLinear", ["", "", ""], ["weight"], name="product/weight", axis=axis)
+    set_constant(model, read, 0, weight)
+    set_scales(model, read, weight.shape[axis])
+    add_rounded(model, "logits", "factor")
+    product = onnx.helper.make_node(operator, ["factor", "weight"], ["product"], name="product/product", **attributes)
+    model.graph.node.extend((read, product))

@@ -11,7 +11,14 @@ import pytest
 from d3d_edge.errors import LoweringError
 from d3d_edge.runtimes import tensorrt, tensorrt_rules
 from tests.unit.runtimes.onnx_files import constant, first
-from tests.unit.runtimes.onnx_plants import hold_constant, read_float, set_constant, set_scales
+from tests.unit.runtimes.onnx_plants import (
+    add_product,
+    add_rounded,
+    hold_constant,
+    read_float,
+    set_constant,
+    set_scales,
+)
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -162,12 +169,7 @@ def plant_float_input(model: onnx.ModelProto) -> None:
 
 def plant_rounding_before_relu(model: onnx.ModelProto) -> None:
     relu = first(model, "Relu", "temporal.spatial/")
-    quantize = next(node for node in model.graph.node if relu.output[0] in node.input)
-    at = list(model.graph.node).index(relu)
-    parts = (("QuantizeLinear", relu.input[0], "p1"), ("DequantizeLinear", "p1", "p2"))
-    for place, (operator, source, result) in enumerate(parts):
-        made = onnx.helper.make_node(operator, [source, *quantize.input[1:]], [result], name=f"planted/{result}")
-        model.graph.node.insert(at + place, made)
+    add_rounded(model, relu.input[0], "p2", before=relu)
     relu.input[0] = "p2"
 
 
@@ -184,12 +186,7 @@ def plant_rounding_and_moves_before_relu(model: onnx.ModelProto) -> None:
 def plant_rounding_twice_before_relu(model: onnx.ModelProto) -> None:
     plant_rounding_before_relu(model)
     relu = first(model, "Relu", "temporal.spatial/")
-    quantize = first(model, "QuantizeLinear", "planted/")
-    at = list(model.graph.node).index(relu)
-    parts = (("QuantizeLinear", "p2", "p3"), ("DequantizeLinear", "p3", "p4"))
-    for place, (operator, source, result) in enumerate(parts):
-        made = onnx.helper.make_node(operator, [source, *quantize.input[1:]], [result], name=f"planted/{result}")
-        model.graph.node.insert(at + place, made)
+    add_rounded(model, "p2", "p4", before=relu)
     relu.input[0] = "p4"
 
 
@@ -270,6 +267,17 @@ def test_a_planted_breach_of_a_rule_is_refused_and_named(
         tensorrt.check(model)
     assert "\n" not in str(caught.value)
     assert re.search(said, tensorrt.check(model, allow_fallback=True)[0])
+
+
+@pytest.mark.parametrize(("operator", "attributes"), [("Gemm", {"transB": 1}), ("MatMul", {})])
+def test_rounding_between_a_product_of_matrices_and_its_relu_is_refused(
+    operator: str, attributes: dict[str, int], model: onnx.ModelProto
+) -> None:
+    add_product(model, operator, **attributes)
+    add_rounded(model, "product", "again")
+    model.graph.node.append(onnx.helper.make_node("Relu", ["again"], ["planted"], name="planted/relu"))
+    with pytest.raises(LoweringError, match=r"again_rounded stands between product/product and planted/relu"):
+        tensorrt.check(model)
 
 
 def test_a_layer_that_is_float_on_purpose_is_let_pass(model: onnx.ModelProto) -> None:
