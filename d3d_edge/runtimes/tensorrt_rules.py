@@ -153,21 +153,32 @@ def scales_are_constant_and_positive(file: File) -> Iterator[LoweringError]:
 
 
 def scales_per_channel_are_of_weights(file: File) -> Iterator[LoweringError]:
-    """Activations have one scale; weights may have one per output channel, axis 0 of a convolution's. [1] [2]"""
+    """Activations have one scale; weights may have one per output channel of the operator that reads them. [1] [2]"""
     for node in file.of(_Q, _DQ):
         scale = file.array(node.input[1])
         if scale is None or scale.size == 1:
             continue
-        axis = number(node, "axis", 1)
         if node.input[0] not in file.constants:
             yield fault(node, f"{node.name} has a scale per channel of an activation", "use one scale per activation")
-        elif axis != 0:
-            message = f"{node.name} has one scale per index of axis {axis}, output channels are axis 0"
-            yield fault(node, message, "quantize weights per output channel: ch_axis=0")
-        elif scale.size != file.constants[node.input[0]].dims[0]:
-            channels = file.constants[node.input[0]].dims[0]
-            message = f"{node.name} has {scale.size} scales for {channels} output channels"
+            continue
+        sizes = list(file.constants[node.input[0]].dims) or [1]
+        axis = number(node, "axis", 1)
+        axis += len(sizes) if axis < 0 else 0
+        name = node.output[0]
+        channels = {_output_axis(reader, name, len(sizes)) for reader in file.consumers.get(name, [])} or {0}
+        wrong = sorted(channels - {axis})
+        if wrong:
+            message = f"{node.name} has one scale per index of axis {axis}, output channels are axis {wrong[0]}"
+            yield fault(node, message, f"quantize weights per output channel: ch_axis={wrong[0]}")
+        elif scale.size != sizes[axis]:
+            message = f"{node.name} has {scale.size} scales for {sizes[axis]} output channels"
             yield fault(node, message, "quantize the run again")
+
+
+def _output_axis(reader: onnx.NodeProto, weight: str, axes: int) -> int:
+    """Which axis of its `weight`, of so many `axes`, are the output channels of `reader`."""
+    is_factor = reader.op_type in ("Gemm", "MatMul") and reader.input[1] == weight
+    return axes - 1 if is_factor and not number(reader, "transB", 0) else 0
 
 
 def rounded_values_are_only_dequantized(file: File) -> Iterator[LoweringError]:

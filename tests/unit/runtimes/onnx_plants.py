@@ -38,6 +38,12 @@ def read_float(model: onnx.ModelProto, node: Any, place: int) -> None:
     node.input[place] = quantize.input[0]
 
 
+def add_cast(model: onnx.ModelProto, kind: int) -> None:
+    """Cast what a ReLU gives to another type."""
+    output = first(model, "Relu", "temporal.spatial/").output[0]
+    model.graph.node.append(onnx.helper.make_node("Cast", [output], ["cast"], name="temporal.spatial/cast", to=kind))
+
+
 def add_rounded(model: onnx.ModelProto, source: str, result: str, before: Any | None = None) -> None:
     """Let `result` be what a Q/DQ pair makes of `source`, as the last nodes or those before one."""
     nodes = model.graph.node
@@ -49,7 +55,7 @@ def add_rounded(model: onnx.ModelProto, source: str, result: str, before: Any | 
         nodes.insert(at, onnx.helper.make_node(operator, [read, *grid], [made], name=f"planted/{made}"))
 
 
-def add_product(model: onnx.ModelProto, operator: str, axis: int = 0, **attributes: int) -> None:
+def add_product(model: onnx.ModelProto, operator: str, axis: int, **attributes: int) -> None:
     """Let `product` [1, 7] be the logits [1, 5] times an INT8 weight with a scale per index of `axis`."""
     weight = np.ones((7, 5) if attributes.get("transB") else (5, 7), np.int8)
     read = onnx.helper.make_node("DequantizeLinear", ["", "", ""], ["weight"], name="product/weight", axis=axis)

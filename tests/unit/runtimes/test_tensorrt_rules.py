@@ -12,6 +12,7 @@ from d3d_edge.errors import LoweringError
 from d3d_edge.runtimes import tensorrt, tensorrt_rules
 from tests.unit.runtimes.onnx_files import constant, first
 from tests.unit.runtimes.onnx_plants import (
+    add_cast,
     add_product,
     add_rounded,
     hold_constant,
@@ -52,16 +53,11 @@ def plant_computed_shape(model: onnx.ModelProto) -> None:
 
 
 def plant_double(model: onnx.ModelProto) -> None:
-    plant_cast(model, onnx.TensorProto.DOUBLE)
+    add_cast(model, onnx.TensorProto.DOUBLE)
 
 
 def plant_uint16(model: onnx.ModelProto) -> None:
-    plant_cast(model, onnx.TensorProto.UINT16)
-
-
-def plant_cast(model: onnx.ModelProto, kind: int) -> None:
-    output = first(model, "Relu", "temporal.spatial/").output[0]
-    model.graph.node.append(onnx.helper.make_node("Cast", [output], ["cast"], name="temporal.spatial/cast", to=kind))
+    add_cast(model, onnx.TensorProto.UINT16)
 
 
 def plant_bytes(model: onnx.ModelProto) -> None:
@@ -74,7 +70,7 @@ def plant_bytes_as_numbers(model: onnx.ModelProto) -> None:
 
 
 def plant_bytes_inside(model: onnx.ModelProto) -> None:
-    plant_cast(model, onnx.TensorProto.UINT8)
+    add_cast(model, onnx.TensorProto.UINT8)
     model.graph.node.append(onnx.helper.make_node("Cast", ["cast"], ["back"], name="temporal.spatial/back", to=1))
 
 
@@ -115,8 +111,7 @@ def plant_node_whose_scale_is_no_number(model: onnx.ModelProto) -> None:
 
 
 def plant_node_whose_zero_point_is_not_zero(model: onnx.ModelProto) -> None:
-    value = onnx.numpy_helper.from_array(np.int8(3))
-    hold_constant(model, first(model, "QuantizeLinear", "pool/"), 2, value=value)
+    hold_constant(model, first(model, "QuantizeLinear", "pool/"), 2, value=onnx.numpy_helper.from_array(np.int8(3)))
 
 
 def plant_node_whose_bias_is_no_number(model: onnx.ModelProto) -> None:
@@ -195,8 +190,7 @@ def plant_too_few_scales(model: onnx.ModelProto) -> None:
 
 
 def plant_bias_that_is_no_number(model: onnx.ModelProto) -> None:
-    node = first(model, "Conv", "temporal.spatial.conv/")
-    set_constant(model, node, 2, np.full(16, np.nan, np.float32))
+    set_constant(model, first(model, "Conv", "temporal.spatial.conv/"), 2, np.full(16, np.nan, np.float32))
 
 
 def plant_float_sum(model: onnx.ModelProto) -> None:
@@ -269,15 +263,31 @@ def test_a_planted_breach_of_a_rule_is_refused_and_named(
     assert re.search(said, tensorrt.check(model, allow_fallback=True)[0])
 
 
-@pytest.mark.parametrize(("operator", "attributes"), [("Gemm", {"transB": 1}), ("MatMul", {})])
+products = pytest.mark.parametrize(
+    ("operator", "channels", "attributes"), [("MatMul", 1, {}), ("Gemm", 1, {}), ("Gemm", 0, {"transB": 1})]
+)
+
+
+@products
 def test_rounding_between_a_product_of_matrices_and_its_relu_is_refused(
-    operator: str, attributes: dict[str, int], model: onnx.ModelProto
+    operator: str, channels: int, attributes: dict[str, int], model: onnx.ModelProto
 ) -> None:
-    add_product(model, operator, **attributes)
+    add_product(model, operator, channels, **attributes)
     add_rounded(model, "product", "again")
     model.graph.node.append(onnx.helper.make_node("Relu", ["again"], ["planted"], name="planted/relu"))
     with pytest.raises(LoweringError, match=r"again_rounded stands between product/product and planted/relu"):
         tensorrt.check(model)
+
+
+@products
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_a_matrix_has_a_scale_per_output_channel_of_what_reads_it(
+    operator: str, channels: int, attributes: dict[str, int], axis: int, model: onnx.ModelProto
+) -> None:
+    add_product(model, operator, axis, **attributes)
+    said = f"product/weight has one scale per index of axis {axis % 2}, output channels are axis {channels}"
+    refused = tensorrt.check(model, allow_fallback=True)
+    assert not refused if axis % 2 == channels else refused[0].startswith(said)
 
 
 def test_a_layer_that_is_float_on_purpose_is_let_pass(model: onnx.ModelProto) -> None:
