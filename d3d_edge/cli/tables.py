@@ -97,10 +97,10 @@ def _finding(gate: Gate) -> str:
 
 
 def columns(words: Sequence[str], figures: Sequence[str], *, tight: bool = False) -> Table:
-    """An empty table, in the look of all of them: columns of words, then columns of figures."""
+    """An empty table, in the look of all of them: columns of words, folded where a row is too long, then of figures."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0 if tight else 1, 0, 0))
     for name in words:
-        table.add_column(name, no_wrap=True)
+        table.add_column(name, overflow="fold")
     for name in figures:
         table.add_column(name, justify="right", no_wrap=True)
     return table

@@ -10,7 +10,7 @@ import click
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress
 from d3d_edge.cli.tables import TEXT_NAME, gate_lines, print_report, text_of
-from d3d_edge.errors import GateFailed
+from d3d_edge.errors import DataError, GateFailed, RecipeError
 from d3d_edge.files import write_text
 from d3d_edge.manifest import Source
 from d3d_edge.report import FILE_NAME, Report
@@ -65,6 +65,7 @@ def command(
     from d3d_edge.pipeline.validate import validate
 
     path = (out or bundles[0].resolve().parent) / FILE_NAME
+    _check_out(path)
     report = validate(
         bundles,
         data,
@@ -76,6 +77,22 @@ def command(
         devices=Devices(device_names, device_runtime, resume),
     )
     show(report, path, as_json=as_json, strict_gates=strict_gates)
+
+
+def _check_out(path: Path) -> None:
+    """Refuse what the report may not replace, before anything is measured: all but an older one, and its text."""
+    own = path.is_file() and _is_of_bundles(path)
+    for file in (path, path.with_name(TEXT_NAME)):
+        if file.exists() and not own:
+            raise RecipeError(f"{file} exists and is no report of validate", hint="choose another folder with --out")
+
+
+def _is_of_bundles(path: Path) -> bool:
+    try:
+        report = Report.read(path)
+    except DataError:
+        return False
+    return bool(report.split) and any(row.role == "bundle" for row in report.rows)
 
 
 def show(report: Report, path: Path, *, as_json: bool, strict_gates: bool = False) -> None:

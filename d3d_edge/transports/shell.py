@@ -184,15 +184,16 @@ class ShellDevice(ABC):
         return done
 
     def _failed(self, what: str, done: CompletedProcess[str]) -> DeviceError:
-        if "No space left" in done.stderr:
+        # adb says on standard output why it cannot copy.
+        said = done.stderr.strip().splitlines()[-1:] or [line for line in done.stdout.splitlines() if "error: " in line]
+        if "No space left" in done.stderr + "".join(said):
             return self._full("its disk is full")
-        said = done.stderr.strip().splitlines()
-        return DeviceError(f"{self.name}: {what}" + (f": {said[-1]}" if said else ""))
+        return DeviceError(f"{self.name}: {what}" + (f": {said[0]}" if said else ""))
 
     def _full(self, detail: str) -> DeviceError:
         return DeviceError(
             f"{self.name}: not enough room: {detail}",
-            hint=f"everything in its folder {self._folder} may be deleted; finished clips are lost with it",
+            hint=f"{self._folder}/blobs, jobs and engines may be deleted; finished clips are lost with jobs",
         )
 
     def __enter__(self) -> Self:

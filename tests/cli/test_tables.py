@@ -53,3 +53,13 @@ def test_rows_that_were_timed_beside_others_are_named(busy: str, told: str) -> N
     times = [samples.latency().model_copy(update={"busy": why}) for why in (busy, "others")]
     rows = tuple(samples.measured(f"row {place}", latency=latency) for place, latency in enumerate(times))
     assert f"kept the machine busy: {told} not" in " ".join(text_of(samples.report(rows=rows)).split())
+
+
+def test_a_long_name_takes_lines_of_its_own_and_no_figure() -> None:
+    name = "jetson int8+float16 on the_board_behind_the_window"
+    row = samples.measured(name, latency=samples.latency())
+    told = text_of(samples.report(rows=(row,)))
+    figures = text_of(samples.report(rows=(row.model_copy(update={"name": "jetson"}),)))
+    (line,) = (line for line in figures.splitlines() if line.startswith("jetson "))
+    assert "…" not in told
+    assert set(line.split()) - {"jetson"} <= set(told.split())

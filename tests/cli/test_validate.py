@@ -57,6 +57,24 @@ def test_validate_measures_every_bundle_against_the_same_references(
     assert (tmp_path / "report.txt").read_text().count("%") > 10
 
 
+@pytest.mark.parametrize("name", ["report.json", "report.txt"])
+def test_what_is_no_report_of_validate_is_not_replaced(
+    name: str, bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / name).write_text('{"my": "own"}')
+    words = ("validate", bundle_copy, "--data", clips, "--out", out)
+    refused(d3d_edge(*words), 2, f"{name} exists and is no report of validate", "another folder with --out")
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [(name, '{"my": "own"}')]
+
+
+def test_a_report_of_training_is_not_replaced(bundle_copy: Path, made: Path, clips: Path, d3d_edge: D3DEdge) -> None:
+    before = (made / "run" / "report.json").read_bytes()
+    refused(d3d_edge("validate", bundle_copy, "--data", clips, "--out", made / "run"), 2, "no report of validate")
+    assert (made / "run" / "report.json").read_bytes() == before
+
+
 def test_validate_prints_the_report_as_json(bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
     result = d3d_edge("validate", bundle_copy, "--data", clips, "--out", tmp_path, "--json")
     assert json.loads(result.out) == json.loads((tmp_path / "report.json").read_text())

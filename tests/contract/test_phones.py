@@ -48,6 +48,7 @@ def test_which_phone(
         ("error: device 'R58M123ABC' not found", "adb went away: .*is it still connected"),
         ("error: device offline", "adb went away"),
         ("adb: error: failed to copy 'a' to 'b': remote couldn't create file: No space left on device", "enough room"),
+        ("adb: error: failed to copy 'a' to 'b': remote couldn't create file: Read-only file system", "Read-only file"),
     ],
 )
 def test_a_phone_that_fails(
