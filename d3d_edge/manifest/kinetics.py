@@ -27,7 +27,7 @@ def is_list(path: Path) -> bool:
     """Whether a CSV is a Kinetics list: its header says so."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file), [])
+            header = next(csv.reader(file, skipinitialspace=True), [])
     except (OSError, UnicodeDecodeError, csv.Error):
         return False  # what is wrong is said when it is read
     return "youtube_id" in [name.strip() for name in header]

@@ -21,7 +21,7 @@ from d3d_edge.resources import near_miss
 Kind = Literal["ucf101", "hmdb51"]
 _UCF_LIST = re.compile(r"(train|test)list(\d+)\.txt")
 _UCF_GROUP = re.compile(r".*_(g\d+)_c\d+")
-_HMDB_LIST = re.compile(r"(.+)_test_split(\d+)\.txt")
+_HMDB_LIST = re.compile(r"([^.].*)_test_split(\d+)\.txt")
 _HMDB_SPLIT: dict[str, Split | Literal[""]] = {"0": "", "1": "train", "2": "test"}
 
 

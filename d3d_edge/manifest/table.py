@@ -45,7 +45,7 @@ def read_csv(path: Path) -> tuple[list[str], list[tuple[int, Row]]]:
     Raises:
         DataError: the file cannot be read, is not a CSV, names a column twice, or a row has too many or too few fields.
     """
-    reader = csv.DictReader(io.StringIO(text_of(path)), strict=True)
+    reader = csv.DictReader(io.StringIO(text_of(path)), strict=True, skipinitialspace=True)
     try:
         columns = [(name or "").strip() for name in reader.fieldnames or ()]
         if len(columns) > len(set(columns)):

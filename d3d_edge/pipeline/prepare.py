@@ -35,6 +35,7 @@ class Estimate(Schema):
     """The size of the cache, from a sample of the clips."""
 
     clips: int
+    """Those that can be read, as far as their files and the sample tell."""
     sampled: int
     """Clips behind the estimate, evenly spread over the set; those that cannot be read are not counted."""
     encoded: int
@@ -105,7 +106,7 @@ def prepare(
         progress.note("the size of the cache cannot be estimated: no clip of the sample can be read")
     else:
         progress.note(text_of(expected))
-        refuse_too_large(expected, cache_dir)
+        refuse_too_large(expected, cache_dir, form)
     began = time.perf_counter()
     made = cache.prepare(
         clips,
@@ -150,11 +151,13 @@ class _Size(NamedTuple):
 
 
 def estimate(clips: Sequence[Clip], recipe: Recipe, cache_dir: Path, form: Form) -> Estimate | None:
-    """The size of the cache of `clips`, from a sample; None if no clip of it can be read.
+    """The size of the cache of `clips`, from a sample of those whose file is there; None if no clip of it can be read.
 
-    Writes nothing. Of what the cache holds, an entry that is damaged is deleted (`arrays.read`).
+    As large a part of the others is taken to be readable as is of the sample. Writes nothing. Of what the cache holds,
+    an entry that is damaged is deleted (`arrays.read`).
     """
-    places = sorted({place * len(clips) // _SAMPLED for place in range(_SAMPLED)})
+    clips = [clip for clip in clips if os.path.isfile(clip.path)]
+    places = sorted({place * len(clips) // _SAMPLED for place in range(_SAMPLED)}) if clips else []
     sizes: list[_Size] = []
     for place in places:
         encode = sum(size.compressed_bytes is not None for size in sizes) < _ENCODED
@@ -166,15 +169,15 @@ def estimate(clips: Sequence[Clip], recipe: Recipe, cache_dir: Path, form: Form)
         return None
     encoded = [(size.raw_bytes, size.compressed_bytes) for size in sizes if size.compressed_bytes is not None]
     ratio = sum(size for _, size in encoded) / sum(size for size, _ in encoded)
-    mean_bytes = sum(size.raw_bytes for size in sizes) / len(sizes)
-    new = sum(size.raw_bytes for size in sizes if not size.cached) / len(sizes) * len(clips)
+    raw_bytes = sum(size.raw_bytes for size in sizes) / len(places) * len(clips)
+    new = sum(size.raw_bytes for size in sizes if not size.cached) / len(places) * len(clips)
     return Estimate(
-        clips=len(clips),
+        clips=round(len(clips) * len(sizes) / len(places)),
         sampled=len(sizes),
         encoded=len(encoded),
         cached=sum(size.cached for size in sizes),
-        raw_bytes=round(mean_bytes * len(clips)),
-        compressed_bytes=round(mean_bytes * len(clips) * ratio),
+        raw_bytes=round(raw_bytes),
+        compressed_bytes=round(raw_bytes * ratio),
         needed_bytes=round(new * (ratio if form == "compressed" else 1)),
         free_bytes=_free_bytes(cache_dir),
     )
@@ -204,15 +207,16 @@ def _free_bytes(folder: Path) -> int:
     return shutil.disk_usage(place).free
 
 
-def refuse_too_large(expected: Estimate, cache_dir: Path) -> None:
-    """An error where what is to be written does not fit.
+def refuse_too_large(expected: Estimate, cache_dir: Path, form: Form) -> None:
+    """An error where what is to be written, in that form, does not fit.
 
     Raises:
         StorageError: it does not.
     """
     if expected.needed_bytes <= expected.free_bytes:
         return
-    smaller = expected.compressed_bytes < expected.free_bytes < expected.raw_bytes
+    compressed_bytes = expected.needed_bytes * expected.compressed_bytes / expected.raw_bytes
+    smaller = form == "raw" and compressed_bytes < expected.free_bytes
     raise StorageError(
         f"the cache needs about {gigabytes(expected.needed_bytes)} more, and {cache_dir} has "
         f"{gigabytes(expected.free_bytes)} free",

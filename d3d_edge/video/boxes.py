@@ -28,6 +28,14 @@ def has_index(path: Path) -> bool:
         return any(box.kind == b"moov" and box.end <= whole.end for box in _inside(file, whole))
 
 
+def is_fragmented(path: Path) -> bool:
+    """Whether an MP4 announces pictures in fragments (8.8.1), which its `moov` does not count. No other format does."""
+    with path.open("rb") as file:
+        if file.read(8)[4:] not in FIRST:
+            return False
+        return _first(file, _whole(path), b"moov", b"mvex") is not None
+
+
 def shown_s(path: Path) -> float:
     """How much of its pictures the edit list of a file shows (8.6.6); 0 where it does not say, and of other formats.
 

@@ -138,14 +138,14 @@ def rate_hz_of(capture: cv2.VideoCapture) -> float:
 def promise_of(capture: cv2.VideoCapture, path: Path, first_s: float) -> Promise:
     """What the container of a file at `path` declares, whose first frame has the time `first_s` in it.
 
-    MP4, MOV and AVI count their pictures, and the edit lists of the former say for how long they are shown. For others
-    OpenCV takes the length of the file times the rate: sound counts, and in a Matroska or WebM file what comes before
-    the first picture.
+    MP4, MOV and AVI count their pictures, and the edit lists of the former say for how long they are shown. For others,
+    and an MP4 of fragments, OpenCV takes the length of the file times the rate: sound counts, and in a Matroska or WebM
+    file what comes before the first picture.
     """
     frames, rate_hz = float(declared_of(capture)), rate_hz_of(capture)
     with path.open("rb") as file:
         start = file.read(12)
-    counted = start[4:8] in boxes.FIRST or start[:4] == b"RIFF"
+    counted = start[:4] == b"RIFF" or (start[4:8] in boxes.FIRST and not boxes.is_fragmented(path))
     if shown_s := boxes.shown_s(path):
         frames = min(frames, shown_s * rate_hz)
     if start[:4] == _MATROSKA:

@@ -163,6 +163,10 @@ class TestFolders:
 
 
 class TestTable:
+    def test_a_quote_may_stand_behind_a_blank(self, tmp_path: Path) -> None:
+        loaded = load(table(tmp_path, 'label, path\n"u", "a, b.mp4"\n v , c.mp4\n'))
+        assert [(Path(clip.path).name, clip.label) for clip in loaded.clips] == [("a, b.mp4", "u"), ("c.mp4", "v")]
+
     def test_columns_may_come_in_any_order_and_with_blanks(self, tmp_path: Path) -> None:
         path = table(tmp_path, "label, path ,group,split\n wave ,a.mp4, p1 ,train\nclap,/b.mp4,,test\n")
         assert load(path).clips == (

@@ -88,6 +88,12 @@ def test_hmdb51_leaves_out_what_its_split_does_not_use(splits: Callable[..., Sou
     ]
 
 
+def test_what_macos_leaves_beside_the_lists_is_none(splits: Callable[..., Source]) -> None:
+    source = splits(HMDB, HMDB_VIDEO)
+    (source.path / "._wave_test_split1.txt").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        \0\xff\xfe")
+    assert len(summary(source)) == 4
+
+
 def test_videos_may_lie_flat_and_beside_the_lists(splits: Callable[..., Source]) -> None:
     source = splits(UCF, Path(UCF_VIDEO).name)
     assert Path(UCF_VIDEO).name in {Path(row[0]).as_posix() for row in summary(source)}

@@ -67,6 +67,25 @@ def test_what_is_there_is_neither_needed_nor_made_again(small: Recipe, clips: Pa
     assert second.size_bytes == first.size_bytes
 
 
+@pytest.mark.parametrize("left", [12, 0])
+def test_clips_that_are_not_there_need_no_room(small: Recipe, clips: Path, tmp_path: Path, left: int) -> None:
+    found = load(clips).clips
+    gone = [clip.model_copy(update={"path": f"{clip.path}.part"}) for clip in found[left:]]
+    expected = estimate([*found[:left], *gone], small, tmp_path, "raw")
+    assert (expected and (expected.clips, expected.raw_bytes)) == ((left, left * 4 * 48 * 48 * 7) if left else None)
+
+
+def test_as_many_are_taken_to_be_readable_as_are_of_the_sample(small: Recipe, clips: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_text("no video")
+    found = load(clips).clips
+    half = [clip if place % 2 else clip.model_copy(update={"path": str(broken)}) for place, clip in enumerate(found)]
+    expected = estimate(half, small, tmp_path, "raw")
+    assert expected is not None
+    assert expected.clips == pytest.approx(15, abs=2)
+    assert expected.raw_bytes == pytest.approx(15 * 4 * 48 * 48 * 7, rel=0.15)
+
+
 def test_the_estimate_writes_nothing(small: Recipe, clips: Path, tmp_path: Path) -> None:
     assert estimate(load(clips).clips, small, tmp_path / "cache", "raw")
     assert not (tmp_path / "cache").exists()
@@ -102,6 +121,20 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
     assert not (tmp_path / "cache").exists()
     if share == 0.9:
         assert prepared(small, clips, tmp_path / "cache", form="compressed").computed == 30
+
+
+def test_what_is_cached_does_not_count_where_compression_would_make_the_rest_fit(
+    small: Recipe, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = tmp_path / "half"
+    for path in sorted(clips.rglob("*.mp4"))[:15]:
+        (half / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, half / path.parent.name)
+    prepared(small, half, tmp_path / "cache")
+    one = 4 * 48 * 48 * 7
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda place: Usage(13 * one))
+    with pytest.raises(StorageError, match=r"--compress makes it fit"):
+        prepared(small, clips, tmp_path / "cache")
 
 
 def test_missing_and_damaged_files_are_counted_and_strict_stops_at_the_first(

@@ -104,6 +104,21 @@ def test_mp4_without_its_index_is_called_truncated(write_video: VideoWriter, sha
         count_frames(path)
 
 
+@pytest.mark.parametrize("fragmented", [False, True])
+def test_an_mp4_of_fragments_does_not_count_its_pictures(write_video: VideoWriter, fragmented: bool) -> None:
+    """So its length may be that of its sound, and half a second less of pictures is no damage."""
+    path = write_video(frames=moving())
+    if fragmented:
+        data = path.read_bytes()
+        at = data.find(b"moov") - 4  # the last box, which grows by one that is empty
+        (length,) = struct.unpack_from(">I", data, at)
+        assert at + length == len(data)
+        path.write_bytes(data[:at] + struct.pack(">I", length + 8) + data[at + 4 :] + struct.pack(">I4s", 8, b"mvex"))
+    with opened(path) as capture:
+        assert (promise_of(capture, path, 0.0).sound_s > 0) == fragmented
+    assert count_frames(path) == len(moving())
+
+
 @pytest.mark.parametrize("share", [0.4, 0.7, 0.9])
 def test_mp4_that_ends_early_is_called_truncated(write_video: VideoWriter, share: float) -> None:
     path = write_video(frames=moving())
