@@ -9,7 +9,7 @@ import click
 
 from d3d_edge.bundle import check_outside
 from d3d_edge.cli import options
-from d3d_edge.cli.console import TerminalProgress, plain
+from d3d_edge.cli.console import TerminalProgress, json_of, plain
 from d3d_edge.cli.tables import columns, measured_by
 from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.files import check_writable
@@ -90,7 +90,7 @@ def command(
     if out:
         report.write(out)
     if as_json:
-        click.echo(report.model_dump_json(indent=2))
+        click.echo(json_of(report))
     else:
         _print(report, out)
 

@@ -10,9 +10,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from d3d_edge.progress import Task
+from d3d_edge.schema import Schema
 
 plain = functools.partial(Console, markup=False, emoji=False, highlight=False)
 """A console that shows names as they are: to rich, '[int8]' is a style, '[/x]' the end of one, and ':x:' a picture."""
+
+
+def json_of(value: Schema, *, indent: int | None = 2, exclude: set[str] | None = None) -> str:
+    """What `--json` prints, in ASCII: a terminal's encoding may lack a character, and its stand-in would be no JSON."""
+    return value.model_dump_json(indent=indent, exclude=exclude, ensure_ascii=True)
 
 
 class _BarTask:

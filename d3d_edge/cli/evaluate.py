@@ -8,7 +8,7 @@ from typing import get_args
 import click
 
 from d3d_edge.cli import options
-from d3d_edge.cli.console import TerminalProgress, plain
+from d3d_edge.cli.console import TerminalProgress, json_of, plain
 from d3d_edge.cli.tables import columns
 from d3d_edge.evaluation import FILE_NAME, Evaluation, Fusion
 from d3d_edge.manifest import Split
@@ -60,7 +60,7 @@ def command(
         progress=TerminalProgress(),
     )
     if as_json:
-        click.echo(evaluation.model_dump_json(indent=2))
+        click.echo(json_of(evaluation))
     else:
         _print(evaluation, run / FILE_NAME)
 

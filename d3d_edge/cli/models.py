@@ -14,7 +14,7 @@ from rich.table import Table
 from d3d_edge import recipe as recipes
 from d3d_edge.bundle import check_outside
 from d3d_edge.cli import options
-from d3d_edge.cli.console import TerminalProgress, plain
+from d3d_edge.cli.console import TerminalProgress, json_of, plain
 from d3d_edge.cli.tables import columns
 from d3d_edge.files import check_writable, write_text
 from d3d_edge.presets import PRESETS
@@ -117,7 +117,7 @@ def command(
 
     sizes = models.of_presets(classes) if loaded is None else models.of_recipe(loaded, classes)
     if as_json:
-        click.echo(sizes.model_dump_json(indent=2))
+        click.echo(json_of(sizes))
         return
     print_models(sizes.rows, classes)
 

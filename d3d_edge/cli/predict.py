@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from d3d_edge.cli import options
+from d3d_edge.cli.console import json_of
 
 if TYPE_CHECKING:
     from d3d_edge.pipeline.predict import Answer
@@ -99,7 +100,7 @@ def _once(bundle: Path, video: Path, *, top: int, threads: int, as_json: bool) -
 
     found = predict(bundle, video, top=top, threads=threads)
     if as_json:
-        click.echo(found.model_dump_json(indent=2))
+        click.echo(json_of(found))
         return
     width = max(len(answer.label) for answer in found.answers)
     for answer in found.answers:
@@ -115,11 +116,11 @@ def _over_time(bundle: Path, wanted: Wanted, *, as_json: bool) -> None:
     from d3d_edge.pipeline.watch import watch
 
     def tell(moment: Moment) -> None:
-        line = moment.model_dump_json() if as_json else f"{_span(moment)}  {_line(moment.answers)}"
+        line = json_of(moment, indent=None) if as_json else f"{_span(moment)}  {_line(moment.answers)}"
         click.echo(line)
 
     def end(found: Watched) -> None:
-        for line in [found.model_dump_json(exclude={"moments"})] if as_json else _summary(found, wanted):
+        for line in [json_of(found, indent=None, exclude={"moments"})] if as_json else _summary(found, wanted):
             click.echo(line)
 
     watch(bundle, wanted, tell, end)

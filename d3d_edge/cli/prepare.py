@@ -8,7 +8,7 @@ import click
 
 from d3d_edge import recipe as recipes
 from d3d_edge.cli import options
-from d3d_edge.cli.console import TerminalProgress
+from d3d_edge.cli.console import TerminalProgress, json_of
 from d3d_edge.manifest import Source
 
 
@@ -73,7 +73,7 @@ def command(
         progress=TerminalProgress(),
     )
     if as_json:
-        click.echo(report.model_dump_json(indent=2))
+        click.echo(json_of(report))
         return
     click.echo(
         f"{report.clips} clips ready ({report.computed} new), {len(report.skipped)} skipped, "

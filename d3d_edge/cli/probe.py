@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from d3d_edge.cli import options
-from d3d_edge.cli.console import TerminalProgress, plain
+from d3d_edge.cli.console import TerminalProgress, json_of, plain
 from d3d_edge.cli.tables import columns
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def command(
         progress=TerminalProgress(),
     )
     if as_json:
-        click.echo(report.model_dump_json(indent=2))
+        click.echo(json_of(report))
         return
     console = plain()
     _print(report, console)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from d3d_edge.cli import options
-from d3d_edge.cli.console import TerminalProgress
+from d3d_edge.cli.console import TerminalProgress, json_of
 from d3d_edge.cli.tables import print_report
 from d3d_edge.errors import RecipeError
 from d3d_edge.report import FILE_NAME
@@ -40,7 +40,7 @@ def command(run: Path, cache_dir: Path, workers: int, strict: bool, as_json: boo
 
     report = quantize(Run.open(run), cache_dir=cache_dir, workers=workers, strict=strict, progress=TerminalProgress())
     if as_json:
-        click.echo(report.model_dump_json(indent=2))
+        click.echo(json_of(report))
         return
     print_report(report, run / "quantized" / FILE_NAME)
     click.echo(f"next: d3d-edge export {shlex.quote(str(run))} --target all --out bundles")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from d3d_edge.cli import options
-from d3d_edge.cli.console import plain
+from d3d_edge.cli.console import json_of, plain
 from d3d_edge.cli.tables import columns
 from d3d_edge.errors import DataError, GateFailed
 from d3d_edge.report import Report
@@ -105,7 +105,7 @@ def compare(before: Path, after: Path, bound: float | None, as_json: bool) -> No
         names = (", ".join(row.name for row in one.rows) or "none" for one in reports)
         raise DataError("no row of the two reports can be compared: {}; and {}".format(*names))
     if as_json:
-        click.echo(found.model_dump_json(indent=2))
+        click.echo(json_of(found))
     else:
         _print(found)
     if bound is not None:

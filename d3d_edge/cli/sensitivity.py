@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from d3d_edge.cli import options
-from d3d_edge.cli.console import TerminalProgress, plain
+from d3d_edge.cli.console import TerminalProgress, json_of, plain
 from d3d_edge.cli.tables import columns
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def command(run: Path, clips: int, rows: int, cache_dir: Path, workers: int, str
         Run.open(run), clips=clips, cache_dir=cache_dir, workers=workers, strict=strict, progress=TerminalProgress()
     )
     if as_json:
-        click.echo(report.model_dump_json(indent=2))
+        click.echo(json_of(report))
         return
     console = plain()
     _print(report, rows, console)

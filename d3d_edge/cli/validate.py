@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from d3d_edge.cli import options
-from d3d_edge.cli.console import TerminalProgress
+from d3d_edge.cli.console import TerminalProgress, json_of
 from d3d_edge.cli.tables import TEXT_NAME, gate_lines, print_report, text_of
 from d3d_edge.errors import DataError, GateFailed, RecipeError
 from d3d_edge.files import write_text
@@ -99,7 +99,7 @@ def show(report: Report, path: Path, *, as_json: bool, strict_gates: bool = Fals
     """Print the report, leave its text beside it, and fail if a gate is missed; strictly, if any does not pass."""
     write_text(path.with_name(TEXT_NAME), text_of(report, strict_gates=strict_gates))
     if as_json:
-        click.echo(report.model_dump_json(indent=2))
+        click.echo(json_of(report))
     else:
         print_report(report, path, strict_gates=strict_gates)
     missed = [gate for gate in report.gates if gate.verdict == "fail" or (strict_gates and gate.verdict != "pass")]

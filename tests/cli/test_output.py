@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -17,20 +18,31 @@ from tests.cli.conftest import D3DEdge
 from tests.unit.page import samples
 
 
-def test_what_the_terminal_cannot_show_is_written_in_other_words(tmp_path: Path) -> None:
+def compared(tmp_path: Path, encoding: str, *more: str) -> str:
+    """What `report compare` prints of names in more than ASCII, on a terminal of that encoding."""
     rows = tuple(samples.measured(name) for name in ("jétson ☃", "android"))
     samples.report(rows=rows, title="naïve").write(tmp_path / "a.json")
-    command = [sys.executable, "-m", "d3d_edge", "report", "compare", tmp_path / "a.json", tmp_path / "a.json"]
+    command = [sys.executable, "-m", "d3d_edge", "report", "compare", tmp_path / "a.json", tmp_path / "a.json", *more]
     done = subprocess.run(
         command,
         capture_output=True,
         text=True,
         check=False,
-        encoding="ascii",
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        encoding=encoding,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert r"j\xe9tson \u2603" in done.stdout
+    return done.stdout
+
+
+def test_what_the_terminal_cannot_show_is_written_in_other_words(tmp_path: Path) -> None:
+    assert r"j\xe9tson \u2603" in compared(tmp_path, "ascii")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1251", "utf-8"])
+def test_json_is_json_whatever_the_terminal_can_show(encoding: str, tmp_path: Path) -> None:
+    found = json.loads(compared(tmp_path, encoding, "--json"))
+    assert "jétson ☃" in {change["row"] for change in found["changes"]}
 
 
 @pytest.mark.parametrize(
