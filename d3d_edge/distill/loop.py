@@ -93,10 +93,10 @@ def run(job: Job, folder: Path, fingerprint: str, progress: Progress) -> list[di
 
     The model is moved to the device of this process, and ends with the weights that the recipe keeps. After each epoch
     `folder` holds last.pt, best.pt where top-1 was measured, and the log. A run that was killed goes on after its last
-    finished epoch and ends with the weights of an unbroken run, on the same machine and number of threads. But for
-    rounding: on a GPU, since some of its sums are added in whatever order they come, and in three or more processes,
-    since the first step after a start adds their gradients in another order than the later ones do. A checkpoint of
-    another `fingerprint` is told of and deleted.
+    finished epoch and ends with the weights of an unbroken run, on the same machine and number of threads. They
+    differ by rounding on a GPU, some of whose sums are added in whatever order they come, and in three or more
+    processes, whose gradients the first step after a start adds in another order than the later ones do. A checkpoint
+    of another `fingerprint` is told of and deleted.
 
     Under torchrun all processes call this with the same arguments, but for their share of the batches; the main one
     alone evaluates and writes.

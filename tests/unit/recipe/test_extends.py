@@ -6,22 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from d3d_edge import recipe
 from d3d_edge.errors import RecipeError
 from d3d_edge.schema import merge
-
-
-@pytest.fixture
-def path(tmp_path: Path, recipe_data: dict[str, Any]) -> Path:
-    """A file with the least recipe."""
-    return write(tmp_path / "least.yaml", recipe_data)
-
-
-def write(path: Path, data: dict[str, Any]) -> Path:
-    path.write_text(yaml.safe_dump(data), encoding="utf-8")
-    return path
+from tests.unit.recipe.conftest import write
 
 
 @pytest.mark.parametrize(

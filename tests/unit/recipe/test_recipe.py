@@ -1,4 +1,4 @@
-"""A recipe is one YAML file and settings from the command line; see test_recipe_extends.py for one more file."""
+"""A recipe is one YAML file and settings from the command line; see test_extends.py for one more file."""
 
 from __future__ import annotations
 
@@ -6,22 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from d3d_edge import recipe, resources
 from d3d_edge.errors import RecipeError
 from d3d_edge.recipe import Recipe
-
-
-@pytest.fixture
-def path(tmp_path: Path, recipe_data: dict[str, Any]) -> Path:
-    """A file with the least recipe."""
-    return write(tmp_path / "least.yaml", recipe_data)
-
-
-def write(path: Path, data: dict[str, Any]) -> Path:
-    path.write_text(yaml.safe_dump(data), encoding="utf-8")
-    return path
 
 
 def test_the_least_recipe_loads_and_reads_back_equal(path: Path, tmp_path: Path) -> None:
