@@ -17,7 +17,7 @@ from d3d_edge.models.views import mean
 
 
 def usable(units: Sequence[SpatialConv], x: Tensor) -> bool:
-    """Whether to join `units`: in training in float32 on a CPU, by PyTorch itself and not into a graph.
+    """Whether to join `units`: in training on a CPU, by PyTorch itself and not into a graph.
 
     In a graph each convolution stays beside its batch norm, where quantizers look for it.
     """
@@ -25,7 +25,6 @@ def usable(units: Sequence[SpatialConv], x: Tensor) -> bool:
         all(unit.bn.training for unit in units)
         and torch.is_grad_enabled()
         and x.device.type == "cpu"
-        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
 

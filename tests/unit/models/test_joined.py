@@ -83,6 +83,20 @@ def test_a_step_is_that_of_the_layers_one_by_one(
         assert (actual[name] - value).abs().max() <= TOLERANCE * max(1, value.abs().max()), name
 
 
+def test_in_bfloat16_a_step_differs_by_rounding_alone(blocks: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def bfloat16() -> dict[str, Tensor]:
+        net = network(bn_scale=True)
+        x = video(net, 4, 16, (32, 32)).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            return step(net.float(), x, 4)
+
+    actual = bfloat16()
+    assert len(blocks) == 9
+    monkeypatch.setattr(joined, "usable", lambda units, x: False)
+    for name, value in bfloat16().items():
+        assert (actual[name] - value).double().norm() <= 0.1 * value.double().norm(), name
+
+
 def frozen(net: S3DG, x: Tensor) -> None:
     for layer in net.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -106,12 +120,7 @@ def without_gradient(net: S3DG, x: Tensor) -> None:
         net(x, 2)
 
 
-def in_bfloat16(net: S3DG, x: Tensor) -> None:
-    with torch.autocast("cpu", torch.bfloat16):
-        net.float()(x.float(), 2)
-
-
-@pytest.mark.parametrize("use", [frozen, one_frozen, evaluated, without_gradient, in_bfloat16])
+@pytest.mark.parametrize("use", [frozen, one_frozen, evaluated, without_gradient])
 def test_all_else_takes_the_layers_one_by_one(use: Callable[[S3DG, Tensor], None], blocks: list[Any]) -> None:
     net = network()
     use(net, video(net, 2, 8, (32, 32)))
