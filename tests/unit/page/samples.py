@@ -166,7 +166,7 @@ def large(classes: int, name: str = "class {}") -> Report:
 def long_names() -> Report:
     """Names as people give them to devices, and as large sets give them to classes."""
     labels = tuple(f"pushing something number {n} so that it slightly moves from left to right" for n in range(12))
-    device = "jetson int8+float16 on jetson-orin-nano-in-the-lab.example.org"
+    device = "jetson int8+float16 on jetson_orin_nano_in_the_lab_on_the_left"
     own = answers(tuple((n + 1) % 12 for n in range(12)))
     classes = tuple(ClassSlice(label=label, clips=1, right=0, student_right=1) for label in labels)
     rows = [measured(name, clips=12, answers=own, classes=classes) for name in (device, "quantized graph", "android")]
