@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from d3d_edge.pipeline.watched import Ended, Moment, Watched
 from d3d_edge.runner import Runner
 from d3d_edge.video import encode, timeline
 from d3d_edge.video.decode import TimedFrame
-from d3d_edge.video.preprocess import TooFewFrames, naming
+from d3d_edge.video.preprocess import naming
 from d3d_edge.video.stream import Source, Stream, opened
 from d3d_edge.video.windows import Window, Windows
 
@@ -152,8 +151,7 @@ class _Watcher:
         self._moments: deque[Moment] = deque(maxlen=_KEPT)
         self._scores: deque[npt.NDArray[np.float64]] = deque(maxlen=_KEPT)
         self._answered = 0
-        self._left_out = 0
-        self._too_few: TooFewFrames | None = None
+        self._too_late = 0
         self._frames = 0
         self._last_s = 0.0
         self._film = film
@@ -174,7 +172,7 @@ class _Watcher:
             self.failure = None if isinstance(error, KeyboardInterrupt) else error
             return "interrupted" if self.failure is None else "failed"
         self._clock.lap()
-        self._answer(self._cut(self._windows.flush))
+        self._answer_all(self._windows.flush())
         return "end of source"
 
     def _decoded(self) -> Iterator[TimedFrame]:
@@ -188,32 +186,32 @@ class _Watcher:
     def _take(self, frame: TimedFrame, late_s: float) -> None:
         self._frames += 1
         self._last_s = frame.time_s
-        window = self._cut(partial(self._windows.push, frame.time_s, frame.image))
-        self._clock.preprocess_s += self._clock.lap()
-        if window and self._wanted.source.live and self._moments and late_s > self._stride_s:
-            self._left_out += 1  # the stream waits for nobody: catch up by decoding alone
-        else:
-            self._answer(window)
+        with naming(self._wanted.source.name):
+            windows = self._windows.push(frame.time_s, frame.image)
+        self._answer_all(windows, late_s)
         if self._film:
             scores = named(self._scores[-1], self._labels) if self._scores else ()
             self._film.add(frame, scores, f"first answer at {self._window_s:.1f} s")
 
-    def _cut(self, window: Callable[[], Window | None]) -> Window | None:
-        """What `window` gives. One of too few frames is left out: a camera may falter, and a file's rate may vary."""
-        try:
-            with naming(self._wanted.source.name):
-                return window()
-        except TooFewFrames as error:
-            # A camera that gave no window at all would be watched for ever.
-            if self._wanted.source.live and not self._moments:
-                raise
-            self._too_few = error
-            self._left_out += 1
-            return None
+    def _answer_all(self, windows: Iterator[Window], late_s: float = 0.0) -> None:
+        """One of too few frames is left out: a camera may falter, and a file's rate may vary."""
+        for window in windows:
+            self._clock.preprocess_s += self._clock.lap()
+            if self._wanted.source.live and self._moments and late_s > self._stride_s:
+                self._too_late += 1  # the stream waits for nobody: catch up by decoding alone
+            else:
+                self._answer(window)
+        self._clock.preprocess_s += self._clock.lap()
+        # A camera that gave no window at all would be watched for ever.
+        if self._wanted.source.live and not self._moments:
+            self._refuse_too_few()
 
-    def _answer(self, window: Window | None) -> None:
-        if window is None:
-            return
+    def _refuse_too_few(self) -> None:
+        if self._windows.too_few:
+            with naming(self._wanted.source.name):
+                raise self._windows.too_few
+
+    def _answer(self, window: Window) -> None:
         self._clock.lap()
         scores = probabilities(self._runner.run(window.clip))
         took_s = self._clock.lap()
@@ -238,7 +236,8 @@ class _Watcher:
             DataError: no window was answered.
         """
         if not self._moments:
-            raise self._too_few or DataError(
+            self._refuse_too_few()
+            raise DataError(
                 f"{self._wanted.source.name} ended after {self._frames} frames, {self._last_s:.2f} s, before a window "
                 "was complete",
                 hint="a shorter --window, or more --seconds" if self._sampling == "uniform" else "more --seconds",
@@ -255,7 +254,7 @@ class _Watcher:
             stride_s=self._stride_s,
             windows=self._answered,
             moments=tuple(self._moments),
-            left_out=self._left_out,
+            left_out=self._too_late + self._windows.left_out,
             ended=ended,
             frames=self._frames,
             source_s=self._last_s,

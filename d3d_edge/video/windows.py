@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -45,68 +46,82 @@ class Windows:
         self._number = 0
         self._kept: deque[_Kept] = deque()
         self._interval_s = 1 / rate_hz
+        self._begun = False
         self.cut = 0
         """How many windows there were."""
+        self.left_out = 0
+        """How many there were not, for want of frames."""
+        self.too_few: TooFewFrames | None = None
+        """Why not, of the last of them that held frames."""
 
-    def push(self, time_s: float, frame: Frame) -> Window | None:
-        """Take the next frame [h, w, 3], and give the window that is complete now, if one is.
+    def push(self, time_s: float, frame: Frame) -> Iterator[Window]:
+        """Take the next frame [h, w, 3], and give the windows that are complete now; ask for all of them.
+
+        With uniform sampling these are all that end here: several where the stride is shorter than the time since the
+        last frame. With dense sampling one at most, since those that begin between two frames are the same frames.
 
         Raises:
             DataError: the frame is too small for the crop.
-            TooFewFrames: the window that is complete has too few frames, and the spec refuses short clips.
         """
         small = np.ascontiguousarray(centre_crop(resize_short_side(frame, self._spec), self._spec))
         if self._kept:
             self._interval_s = time_s - self._kept[-1].time_s
+        if not self._begun:  # windows that were over before there was a frame are none
+            self._begun = True
+            self._begin(self._open_at(time_s))
         if time_s >= self._start_s - NEAR_S:
             self._kept.append(_Kept(time_s, small))
-        return self._timed(time_s) or self._counted()
+        return self._counted() if self._window_s is None else self._timed(time_s)
 
-    def flush(self) -> Window | None:
-        """At the end of a video: the window that ends with it, or all of a video that is shorter than a window.
-
-        Raises:
-            DataError: as `push`.
-        """
+    def flush(self) -> Iterator[Window]:
+        """At the end of a video: the windows that end with it, or all of a video that is shorter than a window."""
         if not self._kept:
-            return None
+            return
         end_s = self._kept[-1].time_s + self._interval_s
-        return self._timed(end_s) or (None if self.cut else self._cut(end_s))
+        yield from self._timed(end_s)
+        if self._kept and not self.cut and not self.left_out:
+            yield from self._cut(end_s)
 
     @property
     def _start_s(self) -> float:
         return self._number * self._stride_s
 
-    def _timed(self, now_s: float) -> Window | None:
-        """With uniform sampling: the window, if it is over at `now_s`."""
-        if self._window_s is None or not self._kept or now_s < self._start_s + self._window_s - NEAR_S:
-            return None
-        try:
-            return self._cut(self._start_s + self._window_s)
-        finally:
-            self._begin_after(now_s - self._window_s)
+    def _timed(self, now_s: float) -> Iterator[Window]:
+        """With uniform sampling: the windows that are over at `now_s`."""
+        while self._window_s is not None and now_s >= self._start_s + self._window_s - NEAR_S:
+            if self._kept and self._kept[0].time_s >= self._start_s + self._window_s - NEAR_S:
+                number = max(self._open_at(self._kept[0].time_s), self._number + 1)
+                self.left_out += number - self._number  # they hold no frame
+                self._begin(number)
+            else:
+                yield from self._cut(self._start_s + self._window_s)
+                self._begin(self._number + 1)
 
-    def _counted(self) -> Window | None:
+    def _counted(self) -> Iterator[Window]:
         """With dense sampling: the window, if its last frame is there."""
-        if self._window_s is not None or len(self._kept) < self._spec.frames_needed:
-            return None
-        try:
-            return self._cut(self._kept[-1].time_s + self._interval_s)
-        finally:
-            self._begin_after(self._kept[0].time_s)
+        if len(self._kept) >= self._spec.frames_needed:
+            yield from self._cut(self._kept[-1].time_s + self._interval_s)
+            self._begin(max(self._number, math.floor((self._kept[0].time_s + NEAR_S) / self._stride_s)) + 1)
 
-    def _begin_after(self, time_s: float) -> None:
-        """To the first window that begins after `time_s`; frames before it are let go."""
-        self._number = max(self._number, math.floor((time_s + NEAR_S) / self._stride_s)) + 1
+    def _open_at(self, time_s: float) -> int:
+        """With uniform sampling: the first window, from the present one on, that is not over at `time_s`."""
+        over = -1 if self._window_s is None else math.floor((time_s - self._window_s + NEAR_S) / self._stride_s)
+        return max(self._number, over + 1)
+
+    def _begin(self, number: int) -> None:
+        """To window `number`; frames before it are let go."""
+        self._number = number
         while self._kept and self._kept[0].time_s < self._start_s - NEAR_S:
             self._kept.popleft()
 
-    def _cut(self, end_s: float) -> Window:
+    def _cut(self, end_s: float) -> Iterator[Window]:
         kept = list(self._kept)
         kept = kept[: bisect_left(kept, end_s - NEAR_S, key=lambda one: one.time_s)]
         try:
             indices = frame_indices(len(kept), self._spec)
         except TooFewFrames as error:
-            raise TooFewFrames(f"from {self._start_s:.2f} s on, {error.message}", hint=error.hint) from error
-        self.cut += 1
-        return Window(self._start_s, end_s, np.stack([kept[index].frame for index in indices]))
+            self.left_out += 1
+            self.too_few = TooFewFrames(f"from {self._start_s:.2f} s on, {error.message}", hint=error.hint)
+        else:
+            self.cut += 1
+            yield Window(self._start_s, end_s, np.stack([kept[index].frame for index in indices]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d3d_edge.errors import DataError
 from d3d_edge.video import decode
 from d3d_edge.video.preprocess import load_clip
 from d3d_edge.video.windows import Window, Windows
@@ -22,8 +22,13 @@ RATE_HZ = 25.0
 def windows_of(path: Path, window_s: float, stride_s: float, **changes: Any) -> list[Window]:
     """All windows of a video."""
     cutter = Windows(spec_of(**changes), window_s=window_s, stride_s=stride_s, rate_hz=RATE_HZ)
-    found = [cutter.push(frame.time_s, frame.image) for frame in decode.iterate_frames(path)]
-    return [window for window in (*found, cutter.flush()) if window]
+    return cut(cutter, ((frame.time_s, frame.image) for frame in decode.iterate_frames(path)))
+
+
+def cut(cutter: Windows, frames: Iterable[tuple[float, Any]]) -> list[Window]:
+    """All windows of `frames`, each with its time."""
+    found = [window for time_s, image in frames for window in cutter.push(time_s, image)]
+    return [*found, *cutter.flush()]
 
 
 UNIFORM: dict[str, Any] = {"frames": 4}
@@ -73,12 +78,12 @@ def test_windows_of_any_length_and_stride(rate_hz: float, window_s: float, strid
     window_s = max(window_s, 1.5 / rate_hz)  # a frame in each
     cutter = Windows(spec, window_s=window_s, stride_s=stride_s, rate_hz=rate_hz)
     small = [np.full((8, 8, 3), number, np.uint8) for number in range(count)]
-    windows = [cutter.push(number / rate_hz, image) for number, image in enumerate(small)]
-    found = [window for window in (*windows, cutter.flush()) if window]
+    found = cut(cutter, ((number / rate_hz, image) for number, image in enumerate(small)))
     assert found
     assert cutter.cut == len(found)
     numbers = [round(window.start_s / stride_s) for window in found]
-    assert numbers == sorted(set(numbers))
+    assert numbers == list(range(len(found)))
+    assert cutter.left_out == 0
     for window, number in zip(found, numbers, strict=True):
         assert window.start_s == pytest.approx(number * stride_s)
         times_s = window.clip[:, 0, 0, 0] / rate_hz
@@ -86,24 +91,34 @@ def test_windows_of_any_length_and_stride(rate_hz: float, window_s: float, strid
         assert (times_s < window.end_s).all()
 
 
-def test_a_gap_passes_over_the_windows_in_it() -> None:
+@pytest.mark.parametrize(
+    ("times_s", "starts_s", "left_out"),
+    [
+        pytest.param([0.0, 0.1, 0.2, 0.3, 5.0, 5.1, 5.2, 5.3, 5.4, 5.5], [0.0, 0.2, 4.8, 5.0], 22, id="a gap"),
+        pytest.param([0.0, 0.3, 0.6, 0.9, 1.2], [0.0, 0.2, 0.4, 0.6, 0.8], 0, id="a rate below that of windows"),
+        pytest.param([5.0, 5.1, 5.2, 5.3, 5.4, 5.5], [4.8, 5.0], 0, id="a late first frame"),
+        pytest.param([0.0, 0.1, 1e9, 1e9 + 0.1], [0.0], 5 * 10**9 - 2, id="a clock that is set"),
+    ],
+)
+def test_windows_without_frames_are_left_out_and_counted(
+    times_s: list[float], starts_s: list[float], left_out: int
+) -> None:
     cutter = Windows(spec_of(frames=2, short_clips="repeat_last"), window_s=0.4, stride_s=0.2, rate_hz=10)
-    times_s = [0.0, 0.1, 0.2, 0.3, 5.0, 5.1, 5.2, 5.3, 5.4, 5.5]
-    found = [cutter.push(time_s, frame(0)) for time_s in times_s]
-    assert [window.start_s for window in found if window] == pytest.approx([0.0, 4.8, 5.0])
+    found = [window for time_s in times_s for window in cutter.push(time_s, frame(0))]
+    assert [window.start_s for window in found] == pytest.approx(starts_s)
+    assert cutter.left_out == left_out
 
 
 def test_too_few_frames_in_a_window_are_refused_and_the_next_window_is_tried() -> None:
     cutter = Windows(spec_of(frames=4), window_s=0.4, stride_s=0.4, rate_hz=10)
-    for time_s in (0.0, 0.2):
-        assert cutter.push(time_s, frame(0)) is None
-    with pytest.raises(DataError, match=r"from 0\.00 s on, there are 2 frames, and a clip needs 4"):
-        cutter.push(0.4, frame(0))
-    windows = [cutter.push(0.5 + 0.1 * number, frame(0)) for number in range(4)]
-    assert [window is None for window in windows] == [True, True, True, False]
+    assert not [window for time_s in (0.0, 0.2, 0.4) for window in cutter.push(time_s, frame(0))]
+    assert cutter.left_out == 1
+    assert str(cutter.too_few).startswith("from 0.00 s on, there are 2 frames, and a clip needs 4")
+    given_at = [number for number in range(4) if list(cutter.push(0.5 + 0.1 * number, frame(0)))]
+    assert given_at == [3]
 
 
 def test_a_dense_window_is_given_with_its_last_frame() -> None:
     cutter = Windows(spec_of(**DENSE), window_s=9, stride_s=0.1, rate_hz=10)
-    given_at = [number for number in range(12) if cutter.push(number / 10, frame(number))]
+    given_at = [number for number in range(12) if list(cutter.push(number / 10, frame(number)))]
     assert given_at == [6, 7, 8, 9, 10, 11]
