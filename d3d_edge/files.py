@@ -13,6 +13,7 @@ import shutil
 import stat
 import struct
 import time
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ DAMAGED = (
     *(OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError),
     *(MemoryError, OverflowError),  # of a header that tells of 10**15 numbers
     *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error),
+    *(SyntaxError, tokenize.TokenError),  # of NumPy's header, which is written as Python
 )
 """What PyTorch and NumPy raise for a damaged file of tensors, PyTorch's old format among them: no check comes first."""
 

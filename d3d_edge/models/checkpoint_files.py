@@ -40,12 +40,12 @@ def read(path: Path) -> dict[str, Tensor]:
     if not os.path.isfile(path):  # not Path.is_file, which raises for a name of more than 255 bytes
         raise DataError(f"there is no checkpoint {path}")
     try:
-        if path.suffix.lower() == ".npz":
-            # Opened here, since numpy leaves a file open that it cannot read.
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as variables:
-                return {name: torch.from_numpy(_in_own_order(variables[name])) for name in variables.files}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch guesses aloud what the file may be; the error says what it is not
+            warnings.simplefilter("ignore")  # torch and NumPy guess aloud what a file may be; the error says what not
+            if path.suffix.lower() == ".npz":
+                # Opened here, since numpy leaves a file open that it cannot read.
+                with path.open("rb") as file, np.load(file, allow_pickle=False) as variables:
+                    return {name: torch.from_numpy(_in_own_order(variables[name])) for name in variables.files}
             held = torch.load(path, map_location="cpu", weights_only=True)
         if part := damaged_part(path):
             raise zipfile.BadZipFile(part)

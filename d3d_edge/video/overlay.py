@@ -18,7 +18,9 @@ from d3d_edge.video import lettering
 from d3d_edge.video.decode import Frame
 
 _SHORTEST_PX = 384
-"""Shorter side of what is drawn on, at least."""
+"""Shorter side of what is drawn on, at least, where the longer one allows it."""
+_LONGEST_PX = 8190
+"""Longer side of what is drawn on, unless the frame's is longer: FFmpeg's MPEG-4 takes no more (tried)."""
 SHOWN = 3
 """Classes named: the first large, the others small."""
 _WHITE, _GREY, _ACCENT = (255, 255, 255, 255), (205, 210, 218, 255), (255, 196, 61, 255)
@@ -33,7 +35,7 @@ class Score(NamedTuple):
 
 def canvas_size(height: int, width: int) -> tuple[int, int]:
     """Height and width of the drawn frame: a whole multiple of the frame's, even, as encoders want it."""
-    times = max(1, -(-_SHORTEST_PX // min(height, width)))
+    times = max(1, min(-(-_SHORTEST_PX // min(height, width)), _LONGEST_PX // max(height, width)))
     return times * height + times * height % 2, times * width + times * width % 2
 
 
@@ -67,7 +69,7 @@ class Overlay:
     def _banded(self, scores: tuple[Score, ...], note: str) -> npt.NDArray[np.uint8]:
         """The band uint8 [h, width, 4] with its opacity."""
         unit = max(12, round(min(self.height, 0.75 * self.width) / 24))  # the height of a small letter's line
-        pad = unit
+        pad = min(unit, self.width // 4)
         height = min(self.height, round(unit * (7.4 if scores else 3.2)))
         image, draw = lettering.blank(self.width, height, (8, 10, 14, 0))
         fade = 210 * np.sin(np.pi / 2 * np.minimum(np.linspace(0, 1.8, height), 1))

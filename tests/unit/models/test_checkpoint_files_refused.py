@@ -69,6 +69,18 @@ def test_a_file_of_the_old_kind_is_refused_wherever_it_is_cut_and_changed(tmp_pa
             checkpoint_files.read(path)
 
 
+@pytest.mark.parametrize("change", [b"?", b"(", b"'", b"\n"])
+def test_an_npz_is_refused_wherever_a_header_is_changed(change: bytes, tmp_path: Path) -> None:
+    made = io.BytesIO()
+    np.save(made, np.zeros(3, np.float32))
+    for place in range(128):
+        array = made.getvalue()[:place] + change + made.getvalue()[place + 1 :]
+        with zipfile.ZipFile(tmp_path / "weights.npz", "w") as archive:
+            archive.writestr("InceptionV1_Conv2d_1a_7x7_weights.npy", array)
+        with suppress(DataError):  # a changed blank is read
+            checkpoint_files.read(tmp_path / "weights.npz")
+
+
 @pytest.mark.parametrize("numbers", [10**15, 10**20])
 def test_a_file_whose_header_tells_of_more_numbers_than_fit_into_memory(numbers: int, tmp_path: Path) -> None:
     header = io.BytesIO()

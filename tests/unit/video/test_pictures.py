@@ -24,9 +24,18 @@ def test_a_window_of_a_long_video_may_be_narrower_than_a_pixel() -> None:
 
 @pytest.mark.parametrize(
     ("height", "width", "size"),
-    [(128, 170, (384, 510)), (720, 1280, (720, 1280)), (33, 33, (396, 396)), (401, 700, (402, 700))],
+    [
+        (128, 170, (384, 510)),
+        (720, 1280, (720, 1280)),
+        (33, 33, (396, 396)),
+        (401, 700, (402, 700)),
+        (80, 1920, (320, 7680)),
+        (9001, 16, (9002, 16)),
+    ],
 )
-def test_small_frames_are_enlarged_and_sides_are_even(height: int, width: int, size: tuple[int, int]) -> None:
+def test_small_frames_are_enlarged_as_far_as_files_take_it_and_sides_are_even(
+    height: int, width: int, size: tuple[int, int]
+) -> None:
     assert canvas_size(height, width) == size
 
 
@@ -53,6 +62,11 @@ def test_the_overlay_does_not_change_the_frame_it_is_given() -> None:
 @pytest.mark.parametrize("label", ["w" * 400, "挥手", "<b>", "naïve œuvre", "", "שלום"])
 def test_any_label_can_be_drawn(label: str) -> None:
     assert Overlay(128, 170).draw(textured(128, 170), [Score(label, 0.5)], "0:00").shape == (384, 510, 3)
+
+
+@pytest.mark.parametrize("size", [(8, 9000), (9000, 8)])
+def test_where_the_letters_have_no_room_they_are_cut(size: tuple[int, int]) -> None:
+    assert Overlay(*size).draw(np.zeros((*size, 3), np.uint8), SCORES, "0:00").shape == (*size, 3)
 
 
 @pytest.mark.parametrize("width_px", [0, 10, 60, 1000])
