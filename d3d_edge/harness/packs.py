@@ -14,6 +14,9 @@ from d3d_edge.errors import StorageError
 
 PACK_BYTES = 32 * 2**20
 """A file is closed when it has this many: small enough that a copy cut short loses little."""
+_MOST_BYTES = 8 * PACK_BYTES
+"""Or, where there are many clips, a 32nd of those before it, but no more than this: a phone reads a file as a whole,
+and the command that starts a runner has room for some 1500 names."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Packer:
         self._packs: list[Pack] = []
         self._hash = hashlib.sha256()
         self._clips = self._size = 0
+        self._before = 0
 
     def add(self, clip: NDArray[np.uint8]) -> None:
         """Add a clip uint8 [T, H, W, C].
@@ -48,7 +52,7 @@ class Packer:
             raise StorageError.of(self._path, error) from error
         self._hash.update(content)
         self._clips, self._size = self._clips + 1, self._size + len(content)
-        if self._size >= PACK_BYTES:
+        if self._size >= max(PACK_BYTES, min(self._before // 32, _MOST_BYTES)):
             self._finish()
 
     def through(self, clips: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
@@ -69,4 +73,5 @@ class Packer:
 
     def _finish(self) -> None:
         self._packs.append(Pack(self._path, self._clips, self._hash.hexdigest()))
+        self._before += self._size
         self._hash, self._clips, self._size = hashlib.sha256(), 0, 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -21,6 +21,8 @@ SLOWEST_BYTES_PER_S = 100e3
 SPARE_BYTES = 16 * 2**20
 """Left free on the device: for results, and for whatever else it does."""
 _PARTIAL = ".partial"
+_AT_ONCE = 100
+"""Files that one script names: Linux takes 128 KiB in an argument, and a name has some 70 bytes, up to four times."""
 _NO_TOOL = 9
 """Exit code of a script, where the device has no program for it."""
 _HASHED = re.compile(r"^([0-9a-f]{64}) [ *](.+?)\r?$", re.MULTILINE)
@@ -64,16 +66,16 @@ class ShellDevice(ABC):
         if not missing:
             return 0
         self._make_room(missing, sum(sizes.values()))
-        whole = [shlex.quote(file.name) for file in missing]
         try:
             for file in missing:
                 self._copy(file, sizes[file.name])
         except BaseException:
             with suppress(DeviceError):  # of a device that is gone, the first error says more
-                partial = " ".join(f"{name}{_PARTIAL}" for name in whole)
-                self._call(self._there(f"rm -f {partial}"), timeout_s=ANSWER_S)
+                for some in _by_the_hundred(missing):
+                    partial = " ".join(f"{shlex.quote(file.name)}{_PARTIAL}" for file in some)
+                    self._call(self._there(f"rm -f {partial}"), timeout_s=ANSWER_S)
             raise
-        arrived = self._hashes(missing, first="".join(f"mv -f {name}{_PARTIAL} {name}; " for name in whole))
+        arrived = self._hashes(missing, first="mv -f {0}" + _PARTIAL + " {0}; ")
         if damaged := [file for file in missing if arrived.get(file.name) != file.sha256]:
             raise DeviceError(
                 f"{self.name}: {damaged[0].name} did not arrive as it was sent",
@@ -98,14 +100,19 @@ class ShellDevice(ABC):
             raise self._failed(f"cannot copy {file.path.name} there", done)
 
     def _hashes(self, files: Sequence[File], first: str = "") -> dict[str, str]:
-        """SHA-256 by name, of those of `files` that the device has, after the script `first`."""
-        if not files:
-            return {}
-        names = " ".join(shlex.quote(file.name) for file in files)
+        """SHA-256 by name, of those of `files` that the device has, after the script `first` for each, named {0}."""
+        found: dict[str, str] = {}
+        for some in _by_the_hundred(files):
+            found |= self._hashes_at_once(some, first)
+        return found
+
+    def _hashes_at_once(self, files: Sequence[File], first: str) -> dict[str, str]:
+        quoted = [shlex.quote(file.name) for file in files]
+        before, names = "".join(map(first.format, quoted)), " ".join(quoted)
         # OpenSSL has the processor's own instructions for it, and is several times as fast; Android does not have it.
         # A file that is not there is no error, but a device without either tool is.
         script = (
-            f"echo; {first}if command -v openssl >/dev/null; then openssl dgst -sha256 -r {names} 2>/dev/null; true; "
+            f"echo; {before}if command -v openssl >/dev/null; then openssl dgst -sha256 -r {names} 2>/dev/null; true; "
             f"else command -v sha256sum >/dev/null || exit {_NO_TOOL}; sha256sum {names} 2>/dev/null; true; fi"
         )
         seconds = sum(file.path.stat().st_size for file in files) / 20e6
@@ -201,3 +208,8 @@ class ShellDevice(ABC):
 
     def __exit__(self, *exc_info: object) -> None:
         return None
+
+
+def _by_the_hundred(files: Sequence[File]) -> Iterator[Sequence[File]]:
+    for place in range(0, len(files), _AT_ONCE):
+        yield files[place : place + _AT_ONCE]

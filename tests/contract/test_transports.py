@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,18 @@ def test_a_file_that_is_damaged_there_is_sent_again(device: Device, make: Make) 
 
 
 @pytest.mark.parametrize("kind", ["local", "ssh", "adb"], indirect=True)
+def test_more_files_than_fit_into_one_command(device: Device, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = [make(f"blobs/{number:0130}", str(number).encode()) for number in range(600)]  # 131072 bytes fit
+    (device.folder / "blobs").mkdir(parents=True)
+    for file in there:
+        shutil.copy(file.path, device.folder / file.name)
+    assert device.transport.push(there) == 0
+    monkeypatch.setattr(shell, "_AT_ONCE", 2)
+    new = [make(f"blobs/{name}", name.encode()) for name in "abcde"]
+    assert device.transport.push(new) == 5
+    assert all((device.folder / file.name).read_bytes() == file.path.read_bytes() for file in new)
+
+
 def test_what_another_run_reads_is_never_written_to(device: Device, make: Make) -> None:
     file = make("blobs/a.clips", b"what is to be there")
     (device.folder / "blobs").mkdir()

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d3d_edge.errors import DeviceError
-from d3d_edge.harness import device, latency
+from d3d_edge.harness import device, latency, packs
 from d3d_edge.harness.packs import PACK_BYTES, Packer
 from d3d_edge.timing import Samples
 from d3d_edge.transports import Ended, File
@@ -184,14 +184,30 @@ def test_counts_are_written_out() -> None:
     assert words[-4:] == ["--runs", "1000000", "--budget-s", "0.5"]
 
 
+def test_packs_of_a_large_set_grow_and_stay_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "PACK_BYTES", 32)
+    monkeypatch.setattr(packs, "_MOST_BYTES", 128)
+    packer = Packer(tmp_path)
+    for number in range(16_384):
+        packer.add(np.full((1, 1, 1, 1), number % 251, np.uint8))
+    made = packer.finished()
+    sizes = [pack.clips for pack in made]
+    assert sizes[:32] == [32] * 32
+    assert sizes[:-1] == sorted(sizes[:-1])
+    assert max(sizes) == 128
+    assert len(sizes) < 200  # of 512 that do not grow
+    content = b"".join(pack.path.read_bytes() for pack in made)
+    assert content == bytes(number % 251 for number in range(16_384))
+
+
 def test_clips_are_packed_in_their_order_bit_for_bit(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     shape = (4, 512, 1024, 3)  # six of them fill a pack
     clips = [rng.integers(0, 256, shape, dtype=np.uint8) for _ in range(7)]
     packer = Packer(tmp_path)
     assert [clip is given for clip, given in zip(packer.through(clips), clips, strict=True)] == [True] * 7
-    packs = packer.finished()
-    assert [pack.clips for pack in packs] == [6, 1]
-    assert PACK_BYTES <= packs[0].path.stat().st_size < PACK_BYTES + clips[0].nbytes
-    content = b"".join(pack.path.read_bytes() for pack in packs)
+    made = packer.finished()
+    assert [pack.clips for pack in made] == [6, 1]
+    assert PACK_BYTES <= made[0].path.stat().st_size < PACK_BYTES + clips[0].nbytes
+    content = b"".join(pack.path.read_bytes() for pack in made)
     assert content == b"".join(clip.tobytes() for clip in clips)
