@@ -181,14 +181,14 @@ def _golden(run: Run) -> NDArray[np.uint8]:
     return np.stack([load_clip(Path(c.path), run.recipe.clip, start_s=c.start_s, end_s=c.end_s) for c in chosen])
 
 
-def _video_length_s(run: Run) -> float | None:
+def video_length_s(run: Run) -> float | None:
     """Median length of the training videos, from the headers of some of them; None where none is readable."""
     clips = run.data.of("train")
     lengths_s = []
     for clip in clips[:: max(1, -(-len(clips) // _HEADERS_READ))]:
         with suppress(DataError):
-            end_s = clip.end_s if clip.end_s is not None else declared_length_s(Path(clip.path))
-            lengths_s.append(end_s - (clip.start_s or 0.0))
+            ends_s = (declared_length_s(Path(clip.path)) or None, clip.end_s)  # a list may end behind the video
+            lengths_s.append(min((end_s for end_s in ends_s if end_s), default=0.0) - (clip.start_s or 0.0))
     lengths_s = [length_s for length_s in lengths_s if length_s > 0]
     return round(median(lengths_s), 3) if lengths_s else None
 
@@ -207,7 +207,7 @@ def describe(run: Run, wanted: Wanted, source: Source, program: ExportedProgram,
         model=lowered.model,
         clip=clip,
         clip_hash=clip.hash(),
-        video_length_s=_video_length_s(run),
+        video_length_s=video_length_s(run),
         labels=labels,
         input=TensorSpec(name="clip", dtype="uint8", shape=clip.shape),
         output=TensorSpec(name="logits", dtype="float32", shape=(len(labels),)),

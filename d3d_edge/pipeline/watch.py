@@ -164,6 +164,7 @@ class _Watcher:
             began_s = time.monotonic()
             for frame in self._decoded():
                 if self._wanted.seconds is not None and frame.time_s >= self._wanted.seconds:
+                    self._answer_all(self._windows.until(self._wanted.seconds))
                     return "seconds"
                 self._take(frame, late_s=time.monotonic() - began_s - frame.time_s)
         except (KeyboardInterrupt, DataError, DeviceError) as error:

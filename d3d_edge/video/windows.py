@@ -73,6 +73,10 @@ class Windows:
             self._kept.append(_Kept(time_s, small))
         return self._counted() if self._window_s is None else self._timed(time_s)
 
+    def until(self, end_s: float) -> Iterator[Window]:
+        """Where the frames are looked at up to `end_s` only: the windows that are over then."""
+        return self._timed(end_s)
+
     def flush(self) -> Iterator[Window]:
         """At the end of a video: the windows that end with it, or all of a video that is shorter than a window."""
         if not self._kept:

@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 import pytest
 
-from d3d_edge.pipeline import watch
+from d3d_edge.pipeline import export, watch
+from d3d_edge.runs import Run
 from d3d_edge.video import decode, stream
 from d3d_edge.video.stream import Source, Stream
 from tests.cli.conftest import D3DEdge
@@ -124,6 +125,21 @@ def test_a_window_as_long_as_the_training_videos_answers_as_the_whole_file_does(
     assert summed["frames"] == whole["frames"] == 12
     assert summed["end_to_end_fps"] > 0
     assert whole["end_to_end_fps"] > 0
+
+
+def test_the_length_of_a_video_is_not_that_of_a_list_that_ends_behind_it(made: Path, tmp_path: Path) -> None:
+    run = Run.open(made / "run")
+    clips = tuple(clip.model_copy(update={"start_s": 0.08, "end_s": 1000.0}) for clip in run.data.clips)
+    listed = Run(run.path, run.recipe, run.data.model_copy(update={"clips": clips}))
+    assert export.video_length_s(listed) == pytest.approx(0.4)
+
+
+def test_a_window_may_end_where_seconds_do(made: Path, video: Path, d3d_edge: D3DEdge) -> None:
+    words = ("predict", made / "bundles" / BUNDLE, video, "--window", 0.24, "--stride", 0.08)
+    for seconds, windows in (("0.24", 1), ("0.4", 3)):
+        result = d3d_edge(*words, "--seconds", seconds)
+        assert result.code == 0, result.err
+        assert f"{windows} windows" in result.out
 
 
 def test_a_stream_that_ends_is_answered_for_to_its_end(made: Path, video: Path, d3d_edge: D3DEdge) -> None:
