@@ -20,6 +20,7 @@ from d3d_edge.files import beside
 from d3d_edge.harness.accuracy import largest_difference
 from d3d_edge.pipeline import golden
 from d3d_edge.pipeline.golden import Golden
+from d3d_edge.quantize.nodes import refusal
 from d3d_edge.quantize.passes import InFloat16, round_weights
 from d3d_edge.quantize.running import module_of
 from d3d_edge.runtimes import Lowered, settle
@@ -111,10 +112,13 @@ def _held_to_graph(
         facts[golden.MOVED] = moved
     if made.precision == "weights-int8" and np.isfinite(moved := _moved_by_weights(program, asked)):
         facts[golden.ROUNDED] = moved
-    if made.precision == "float16" and np.isfinite(moved := _moved_by_float16(program, asked)):
-        facts[golden.HALVED] = moved
+    faults = []
+    if made.precision != "float32" and (made.precision != "int8" or made.runtime == "coreml"):
+        moved, beyond = _moved_by_float16(program, asked, made.runtime)
+        faults += beyond
+        if made.precision == "float16" and np.isfinite(moved):
+            facts[golden.HALVED] = moved
     made = made.model_copy(update={"lowering": facts})
-    fault = None
     try:
         runtime.check_run()
         with runtime.open(Bundle.unwritten(folder, made)) as runner:
@@ -126,7 +130,7 @@ def _held_to_graph(
         reason = str(getattr(error, "message", error)).splitlines()[0].replace(f"{folder}/", "")
         facts[NOT_CHECKED] = reason
         hint = "take layers out until it runs, and write the last one otherwise"
-        fault = LoweringError(f"the file does not run: {reason}", stage="answers", hint=hint)
+        faults.append(LoweringError(f"the file does not run: {reason}", stage="answers", hint=hint))
     else:
         difference = largest_difference(answers, asked.logits)
         if np.isfinite(difference):
@@ -139,7 +143,8 @@ def _held_to_graph(
                 runtime=runner.runtime,
                 hint="an operator was written as another: use the layers of d3d_edge.models.layers",
             )
-    noted = settle([fault] if fault else [], allow_fallback=allow_fallback)
+            faults.append(fault)
+    noted = settle(faults, allow_fallback=allow_fallback)
     return made.model_copy(update={"lowering": facts, "fallbacks": (*made.fallbacks, *noted)})
 
 
@@ -161,9 +166,16 @@ def _moved_by_weights(program: ExportedProgram, asked: Golden) -> float:
     return largest_difference(_logits(module, asked.clips), asked.logits)
 
 
-def _moved_by_float16(program: ExportedProgram, asked: Golden) -> float:
-    """The most that a logit of `program` moves by where weights and all between operators are rounded to float16."""
-    return largest_difference(_logits(InFloat16(program.module()).run, asked.clips), asked.logits)
+def _moved_by_float16(program: ExportedProgram, asked: Golden, runtime: str) -> tuple[float, list[LoweringError]]:
+    """The most that a logit of `program` moves by where weights and all between operators are rounded to float16; and
+    where that is infinite, why."""
+    halved = InFloat16(program.module())
+    moved = largest_difference(_logits(halved.run, asked.clips), asked.logits)
+    if np.isfinite(moved) or halved.beyond is None:
+        return moved, []
+    node, largest = halved.beyond
+    message = f"{node.name} is up to {largest:.3g} on the bundle's clips, and {runtime} computes to 65504"
+    return moved, [refusal(node, message, "only a target that computes in float32 takes it", runtime=runtime)]
 
 
 @torch.no_grad()

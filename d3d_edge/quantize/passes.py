@@ -34,11 +34,18 @@ def round_weights(graph: GraphModule) -> None:
 class InFloat16(torch.fx.Interpreter):
     """Runs a graph with its weights, and every number between two operators, rounded to float16."""
 
+    beyond: tuple[Node, float] | None = None
+    """The first node, and its largest number, that was finite and is none in float16."""
+
     def run_node(self, n: Node) -> Any:
         """The value of a node, rounded where it is float32."""
         value = super().run_node(n)
-        rounds = isinstance(value, torch.Tensor) and value.dtype == torch.float32
-        return value.half().float() if rounds else value
+        if not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
+            return value
+        rounded = value.half().float()
+        if self.beyond is None and not rounded.isfinite().all() and value.isfinite().all():
+            self.beyond = n, float(value.abs().max())
+        return rounded
 
 
 def drop_device_checks(graph: GraphModule) -> None:

@@ -49,6 +49,18 @@ class DividesBySomethingElse(nn.Module):
         return pooled.mean((0, 2, 3))[None]
 
 
+class Overflows(nn.Module):
+    """What lies between its two factors is no float16, and its logits are those of any network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        large = self.stem(clip.float().permute(0, 3, 1, 2)) * 1e4
+        return (large.relu() * 1e-5).mean((0, 2, 3))[None]
+
+
 class Shuffles(nn.Module):
     """A network that ExecuTorch lowers, and does not run."""
 
@@ -103,6 +115,20 @@ def test_a_bundle_says_how_near_its_file_is_and_by_what_it_was_run(
     assert float(facts["answers_difference"]) <= 2 * float(facts.get(golden.HALVED, np.inf))
     with runtimes.get(bundle.manifest.runtime).open(bundle) as runner:
         assert facts["answers_checked_by"] == runner.runtime
+
+
+@pytest.mark.parametrize(("name", "precision"), [("ios", "float16"), ("ios", "weights-int8"), ("jetson", "float16")])
+def test_a_network_that_float16_makes_infinite_is_refused(name: str, precision: Precision, tmp_path: Path) -> None:
+    """This machine computes such files in float32, and a device would not."""
+    pytest.importorskip(PACKAGES[name])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        program = pt2e.export_float(Overflows(), networks.clip())
+    with pytest.raises(LoweringError, match=r"mul is up to .* on the bundle's clips, and \w+ computes to 65504"):
+        written(program, name, precision, tmp_path / "bundle", networks.clip())
+    assert list(tmp_path.iterdir()) == []
+    bundle = written(program, name, precision, tmp_path / "bundle", networks.clip(), allow_fallback=True)
+    assert "computes to 65504" in bundle.manifest.fallbacks[0]
 
 
 def test_a_file_that_answers_something_else_is_refused(wrong: Any, tmp_path: Path) -> None:
