@@ -21,7 +21,7 @@ from torch.fx import GraphModule
 from d3d_edge import runtimes, target
 from d3d_edge.bundle import Bundle
 from d3d_edge.calibset import CalibrationPlan
-from d3d_edge.errors import GateFailed, LoweringError, MissingDependency
+from d3d_edge.errors import GateFailed, LoweringError, MissingDependency, RecipeError
 from d3d_edge.harness import accuracy
 from d3d_edge.harness.stopwatch import Opener, Plan, kept_open, take
 from d3d_edge.manifest import Split
@@ -184,9 +184,11 @@ def _latency(run: Run, programs: dict[str, ExportedProgram], progress: Progress)
 
     ONNX Runtime computes Q/DQ in float, and an interpreter's time says nothing: only ExecuTorch's kernels count.
     """
-    found = next(
-        (found for found in map(target.load, run.recipe.export.targets) if found.runtime == "executorch"), None
-    )
+    try:
+        targets = [target.load(name) for name in run.recipe.export.targets]
+    except RecipeError as error:  # a folder of one's own is looked for from where the command runs
+        return {"latency": f"not measured: {error}"}
+    found = next((found for found in targets if found.runtime == "executorch"), None)
     if found is None:
         return {"latency": "not measured: no target of the recipe has a runtime whose time counts here"}
     runtime = runtimes.get(found.runtime)

@@ -47,6 +47,14 @@ def test_something_that_is_no_pool_is_left_in_int8(kinds: tuple[Kind, ...], most
         kept_in_float(order, [group.name for group in order[: most + 1]])
 
 
+def test_a_target_that_is_not_found_from_here_costs_no_quantization() -> None:
+    loaded = recipe.load("demo")
+    export = loaded.export.model_copy(update={"targets": ("./watch",)})
+    run = SimpleNamespace(recipe=loaded.model_copy(update={"export": export}))
+    found = mixed.cost(run, networks.quantized(), networks.quantized(), Silent())  # type: ignore[arg-type]
+    assert "not measured: no target named './watch'" in mixed.told(found)
+
+
 def test_a_graph_that_cannot_be_lowered_costs_bytes_and_no_known_time() -> None:
     """All of a network in INT8 may be what cannot be lowered, and why some of it is to stay float."""
     pytest.importorskip("executorch")
