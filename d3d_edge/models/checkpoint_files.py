@@ -6,6 +6,7 @@ import os
 import re
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -45,7 +46,11 @@ def read(path: Path) -> dict[str, Tensor]:
             if path.suffix.lower() == ".npz":
                 # Opened here, since numpy leaves a file open that it cannot read.
                 with path.open("rb") as file, np.load(file, allow_pickle=False) as variables:
-                    return {name: torch.from_numpy(_in_own_order(variables[name])) for name in variables.files}
+                    return {
+                        name: _tensor(value)
+                        for name in variables.files
+                        if (value := variables[name]).dtype.kind not in "SU"
+                    }
             held = torch.load(path, map_location="cpu", weights_only=True)
         if part := damaged_part(path):
             raise zipfile.BadZipFile(part)
@@ -65,7 +70,7 @@ def read(path: Path) -> dict[str, Tensor]:
     if isinstance(held, dict):
         held = {str(name): value for name, value in held.items()}
         inside = [name for name, value in held.items() if _is_state(value)]
-        if len(inside) > 1 and "state_dict" not in inside:
+        if len(inside) > 1 and ("state_dict" not in inside or _are_alike(held["state_dict"], held, inside)):
             raise DataError(f"{path} holds more than one network: {listed(inside)}", hint="save one of them only")
         held = held.get("state_dict", held[inside[0]] if inside else held)
     if not _is_state(held):
@@ -84,13 +89,22 @@ def _of_another_kind(path: Path, error: Exception) -> str:
     return ""
 
 
+def _are_alike(state: dict[str, Tensor], held: dict[str, Any], names: Iterable[str]) -> bool:
+    """Whether another one of `names` has tensors of all shapes of `state`, as an average of it has."""
+    shapes = Counter(value.shape for value in state.values())
+    others = (held[name] for name in names if held[name] is not state)
+    return any(shapes <= Counter(value.shape for value in other.values()) for other in others)
+
+
 def _is_state(held: Any) -> bool:
     return isinstance(held, dict) and bool(held) and all(isinstance(value, Tensor) for value in held.values())
 
 
-def _in_own_order(variable: NDArray[Any]) -> NDArray[Any]:
-    """`variable` in the order of bytes that this machine has; PyTorch takes no other."""
-    return variable.astype(variable.dtype.newbyteorder("="), copy=False)
+def _tensor(variable: NDArray[Any]) -> Tensor:
+    """`variable` in the order of bytes that this machine has: PyTorch takes no other."""
+    if variable.dtype == np.dtype("V2"):  # how numpy.savez writes TensorFlow's bfloat16, which it does not know
+        return torch.from_numpy(variable.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(variable.astype(variable.dtype.newbyteorder("="), copy=False))
 
 
 def listed(keys: Iterable[str]) -> str:

@@ -43,9 +43,9 @@ _FRAMES: dict[Format, tuple[tuple[float, ...], tuple[float, ...]]] = {
 S3D weights (VideoClassification). The others: [-1, 1], by kylemin's `main.py` and the author of d3dhelper."""
 
 _LEFT_BY_TRAINING = re.compile(
-    r"(\.num_batches_tracked|(^|\.)n_averaged|(^|/)(global_step|beta[12]_power)|/(Momentum|Adam(_1)?|RMSProp(_1)?|Adagrad))$"
+    r"(\.num_batches_tracked|(^|\.)n_averaged|(^|/)(global_step|beta[12]_power)|/(Momentum|Adam|RMSProp|Adagrad|Adadelta|Ftrl)(_\d+)?)$"
 )
-"""Of no use here, and passed over: counters, and what optimisers keep of each variable."""
+"""Of no use here, and passed over: counters, and what the optimisers of slim's training keep of each variable."""
 _AVERAGED = "/ExponentialMovingAverage"
 """What slim's training may keep of a variable; its evaluation reads this instead."""
 _WRAPPED = r"((module|_orig_mod|model|net|network|backbone|encoder)\.)*"

@@ -39,7 +39,7 @@ def check(recipe: Recipe, run: Run | None = None) -> dict[Stage, str]:
     recorded = _recorded(run) if run else {}
     for stage in _SEES:
         path = _path(recipe, stage)
-        if path and run and not path.is_file() and stage in recorded and Checkpoint.kept(run.folder(stage)):
+        if path and run and not path.is_file() and stage in recorded and _is_begun(run, stage):
             hashes[stage] = recorded[stage]
         elif path:
             _hold_against(checkpoints.load(path), getattr(recipe, stage).network, stage)
@@ -51,17 +51,21 @@ def record(run: Run, hashes: dict[Stage, str]) -> None:
     """Write to the run what `check` gave.
 
     Raises:
-        DataError: a finished stage began with another file.
+        DataError: a stage began with another file.
     """
     recorded = _recorded(run)
     for stage, found in hashes.items():
-        if run.results(stage) is not None and recorded.get(stage, found) != found:
+        if _is_begun(run, stage) and recorded.get(stage, found) != found:
             raise DataError(
                 f"{_path(run.recipe, stage)} is another file than the {stage} of {run.path} began with",
                 hint="bring that one back, or choose another --out",
             )
     if hashes:
         write_json(run.path / FILE_NAME, hashes)
+
+
+def _is_begun(run: Run, stage: Stage) -> bool:
+    return run.results(stage) is not None or Checkpoint.read(run.folder(stage)) is not None
 
 
 def mark(run: Run, stage: Stage) -> list[str]:
@@ -96,7 +100,7 @@ def start(net: S3DG, run: Run, of: Stage, stage: str, progress: Progress) -> Non
         DataError: as `checkpoints.load_into`.
     """
     path = _path(run.recipe, of)
-    if path is None or Checkpoint.kept(run.folder(stage)):
+    if path is None or Checkpoint.read(run.folder(stage)):
         return
     loaded = checkpoints.load_into(net, path, own_frames=True)
     kept = "with its classifier" if loaded.classifier_kept else "the classifier starts from scratch"

@@ -103,10 +103,11 @@ class Code:
         ([torch.zeros(1)], "holds no state dict"),
         ({"epoch": 3}, "holds no state dict"),
         ({"net": {"a": torch.zeros(1)}, "ema": {"a": torch.zeros(1)}}, "more than one network: ema, net"),
+        ({"state_dict": {"a": torch.zeros(1)}, "state_dict_ema": {"a": torch.zeros(1)}}, "more than one network"),
         ({"layer1.weight": torch.zeros(1)}, r"no known format; it holds layer1\.weight"),
         ({}, "holds no state dict"),
     ],
-    ids=["code", "a list", "no tensors", "two networks", "other tensors", "nothing"],
+    ids=["code", "a list", "no tensors", "two networks", "with its average", "other tensors", "nothing"],
 )
 def test_a_file_of_something_else(held: object, message: str, tmp_path: Path) -> None:
     torch.save(held, tmp_path / "weights.pt")

@@ -23,6 +23,9 @@ from tests.unit.models.published import CLASSES, WIDTH, torch_network, video
 TOLERANCE = 1e-9
 
 
+SLOTS = ("Momentum", "Adam", "Adam_1", "RMSProp_2", "Adagrad", "Adadelta_1", "Ftrl")
+
+
 def rank4(path: Path, **options: Any) -> tuple[S3DG, Imported]:
     """The network that the checkpoint implies, with its weights."""
     net = S3DG(CLASSES, **{**checkpoints.load(path).options, **options}).double().eval()
@@ -220,12 +223,23 @@ class TestSlim:
 
     def test_what_an_optimiser_kept_beside_each_variable_is_passed_over(self, slim_file: Path, tmp_path: Path) -> None:
         variables = dict(np.load(slim_file))
-        slots = {f"{name}/{slot}": value for name, value in variables.items() for slot in ("Adam", "Adam_1", "RMSProp")}
+        slots = {f"{name}/{slot}": value for name, value in variables.items() for slot in SLOTS}
         np.savez(tmp_path / "trained.npz", **variables, **slots, beta1_power=np.float32(0.9))
         (tmp_path / "trained.npz").rename(tmp_path / "trained.NPZ")
         plain, trained = (checkpoints.load(path).state for path in (slim_file, tmp_path / "trained.NPZ"))
         assert plain.keys() == trained.keys()
         assert all(torch.equal(value, trained[name]) for name, value in plain.items())
+
+    def test_bfloat16_is_read_and_text_is_not(self, slim_file: Path, tmp_path: Path) -> None:
+        """NumPy knows no bfloat16, and writes two bytes; tf.train.Checkpoint adds the graph of its objects as text."""
+        variables = dict(np.load(slim_file))
+        halves = {name: torch.from_numpy(value).to(torch.bfloat16) for name, value in variables.items()}
+        written: dict[str, Any] = {name: half.view(torch.int16).numpy().view("V2") for name, half in halves.items()}
+        np.savez(tmp_path / "half.npz", **written, _CHECKPOINTABLE_OBJECT_GRAPH=np.array(b"graph"))
+        whole = {name: half.double().numpy() for name, half in halves.items()}
+        np.savez(tmp_path / "whole.npz", **whole)
+        expected, read = (checkpoints.load(tmp_path / f"{name}.npz").state for name in ("whole", "half"))
+        assert all(torch.allclose(value, read[name].double(), rtol=1e-6) for name, value in expected.items())
 
     def test_the_average_of_a_variable_is_read_where_training_kept_one(self, slim_file: Path, tmp_path: Path) -> None:
         variables = dict(np.load(slim_file))
