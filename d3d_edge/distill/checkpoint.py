@@ -35,6 +35,12 @@ class Checkpoint:
     keep: Which = "last"
     """Which checkpoint of the folder the recipe goes on with."""
 
+    @property
+    def is_best(self) -> bool:
+        """Whether the newest epoch has the highest top-1 so far."""
+        *before, newest = (row.get("top1", -1.0) for row in self.history)
+        return newest > max(before, default=-1.0)
+
     def write(self, folder: Path, which: Which = "last") -> None:
         """Write to `folder`, replacing the checkpoint there.
 

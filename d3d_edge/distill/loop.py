@@ -159,7 +159,12 @@ def _begin(job: Job, folder: Path, fingerprint: str, progress: Progress) -> _Sta
                 "whose batches would be others",
                 hint=f"torchrun --nproc-per-node {checkpoint.processes}, or delete the folder to train it again",
             )
-        job.model.load_state_dict(checkpoint.model)
+        try:
+            job.model.load_state_dict(checkpoint.model)
+        except RuntimeError as error:
+            raise DataError(
+                f"{folder} holds a checkpoint of another network", hint="delete the folder to train this stage again"
+            ) from error
         optimizer.load_state_dict(checkpoint.optimizer)
         schedule.load_state_dict(checkpoint.schedule)
     forward = distributed.Forward(job.model, job.forward)
@@ -187,6 +192,9 @@ def _found(job: Job, folder: Path, fingerprint: str, progress: Progress) -> Chec
     sweep(folder)
     checkpoint = Checkpoint.read(folder)
     if checkpoint is not None and checkpoint.fingerprint == fingerprint:
+        best = Checkpoint.read(folder, "best")
+        if checkpoint.is_best and (best is None or best.epoch != checkpoint.epoch):
+            checkpoint.write(folder, "best")  # a kill came between the two
         return checkpoint
     if checkpoint is not None:
         progress.note(
@@ -243,7 +251,7 @@ def _train_epoch(job: Job, state: _State, log: Log, task: Task) -> dict[str, flo
         if not math.isfinite(value):
             raise DataError(
                 f"{job.title}: the loss is {value} in epoch {state.epoch + 1}",
-                hint="lower learning_rate in the recipe",
+                hint="lower learning_rate in the recipe; distill takes a changed one with another --out",
             )
         total += value
         accumulated += value / taken.averaged
@@ -290,7 +298,8 @@ def _loss(job: Job, forward: nn.Module, batch: Batch) -> Tensor:
 
 def _save(job: Job, state: _State, log: Log, folder: Path, fingerprint: str) -> None:
     """Write what an epoch leaves."""
-    # The log goes first, and best.pt before last.pt: after a kill in between the epoch is run again, to the same end.
+    # The log goes first: after a kill in between the epoch is run again. best.pt goes last: where that epoch comes
+    # out differently, as on a GPU, one that was written before would be of no epoch that there was.
     log.epoch(state.epoch * job.steps_per_epoch, state.history)
     checkpoint = Checkpoint(
         fingerprint,
@@ -302,7 +311,6 @@ def _save(job: Job, state: _State, log: Log, folder: Path, fingerprint: str) -> 
         processes=distributed.processes(),
         keep=job.spec.keep,
     )
-    *before, newest = (row.get("top1", -1.0) for row in state.history)
-    if newest > max(before, default=-1.0):
-        checkpoint.write(folder, "best")
     checkpoint.write(folder, "last")
+    if checkpoint.is_best:
+        checkpoint.write(folder, "best")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from d3d_edge.distill import loop
-from d3d_edge.distill.checkpoint import Checkpoint
+from d3d_edge.distill.checkpoint import Checkpoint, Which
 from d3d_edge.distill.loop import Job
 from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.progress import Silent
@@ -142,6 +142,43 @@ def test_the_best_checkpoint_is_the_earliest_of_the_highest(
     found = Checkpoint.read(tmp_path, "best")
     assert found is not None
     assert found.epoch == best
+
+
+@pytest.mark.parametrize(("again", "best"), [(0.9, 3), (0.5, 1)])
+def test_a_kill_between_two_checkpoints_leaves_a_best_one_that_the_log_knows(
+    again: float, best: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU an epoch that is run again comes out otherwise."""
+    write = Checkpoint.write
+
+    def killed(self: Checkpoint, folder: Path, which: Which = "last") -> None:
+        if self.epoch == 3 and which == killed_before:
+            raise Killed
+        write(self, folder, which)
+
+    def measured(*top1s: float) -> Job:
+        return dataclasses.replace(job(SPEC.model_copy(update={"keep": "best"})), evaluate=iter(top1s).__next__)
+
+    killed_before: Which = "best" if again == 0.9 else "last"
+    monkeypatch.setattr(Checkpoint, "write", killed)
+    with pytest.raises(Killed):
+        loop.run(measured(0.6, 0.5, 0.9), tmp_path, "mark", Silent())
+    monkeypatch.undo()
+    later = (again, 0.2, 0.2, 0.2)
+    loop.run(measured(*(later[1:] if killed_before == "best" else later)), tmp_path, "mark", Silent())
+    kept = Checkpoint.kept(tmp_path)
+    assert kept is not None
+    assert (kept.epoch, kept.history[-1]["top1"]) == (best, max(again, 0.6))
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    loop.run(job(), tmp_path, "mark", Silent())
+    found = Checkpoint.read(tmp_path)
+    assert found is not None
+    found.model.popitem()
+    found.write(tmp_path)
+    with pytest.raises(DataError, match=r"holds a checkpoint of another network \(delete the folder"):
+        loop.run(job(), tmp_path, "mark", Silent())
 
 
 def test_without_held_out_clips_the_best_cannot_be_kept(tmp_path: Path) -> None:
