@@ -62,7 +62,7 @@ def command(
     where tensorboard is installed (pip install 'd3d-edge[train]').
     """
     loaded = recipes.load(recipe, settings)
-    options.refuse_in_data(out, data)
+    options.refuse_in_data(data, out=out, cache_dir=cache_dir)
     from d3d_edge.distill import distributed
     from d3d_edge.pipeline.distill import distill
 

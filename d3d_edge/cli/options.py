@@ -81,14 +81,16 @@ def _with_places(command: C) -> C:
     return videos(fold(with_source))  # type: ignore[return-value]
 
 
-def refuse_in_data(out: Path | None, data: Source) -> None:
+def refuse_in_data(data: Source, *, out: Path | None = None, cache_dir: Path | None = None) -> None:
     """A new folder among those of the clips would be taken for a class. What a run there holds stays in reach.
 
     Raises:
-        RecipeError: `out` lies there.
+        RecipeError: `out` or `cache_dir` lies there.
     """
     if out is not None and data.holds(out) and not (out / "recipe.yaml").is_file():
         raise RecipeError(f"--out {out} lies in the data, {data}", hint="choose a folder outside of the data")
+    if cache_dir is not None and data.holds(cache_dir):
+        raise RecipeError(f"--cache {cache_dir} lies in the data, {data}", hint="choose a folder outside of the data")
 
 
 def decoding(command: C) -> C:

@@ -59,6 +59,7 @@ def command(
     d3d-edge prepare kinetics/annotations/ --videos kinetics/ --recipe compact --engine ray:auto --json
     """
     loaded = recipes.load(recipe, settings)
+    options.refuse_in_data(data, cache_dir=cache_dir)
     from d3d_edge.pipeline.prepare import gigabytes, prepare
 
     report = prepare(

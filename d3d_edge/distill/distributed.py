@@ -43,8 +43,8 @@ def device() -> torch.device:
         chosen = torch.device(named)
         if chosen == torch.device("cuda"):
             chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:  # builds without CUDA assert
+        torch.zeros(1, device=chosen).item()  # `meta` makes tensors, and has no values
+    except (RuntimeError, AssertionError, ImportError) as error:  # builds without CUDA assert
         raise RecipeError(
             f"{named} is not a device that PyTorch can use here", hint=f"{DEVICE_VARIABLE}=cpu"
         ) from error

@@ -49,11 +49,13 @@ class Source(Schema):
         return str(self.path)
 
     def holds(self, path: Path) -> bool:
-        """Whether `path` is, or lies in, the folder that is searched for clips. Beside a list, only the list counts."""
+        """Whether `path` is, or lies in, the folder that is searched for clips. Beside a list, only the list counts,
+        and hidden folders are not searched."""
         folder = os.path.realpath(self.path)
         if not os.path.isdir(folder) or os.path.isfile(os.path.join(folder, _LIST)):
             return False
-        return Path(os.path.realpath(path)).is_relative_to(folder)
+        inside = Path(os.path.realpath(path))
+        return inside.is_relative_to(folder) and not any(part[0] == "." for part in inside.relative_to(folder).parts)
 
 
 def load(data: Path | Source) -> Manifest:

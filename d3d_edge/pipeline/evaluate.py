@@ -17,6 +17,7 @@ from d3d_edge.clip import ClipSpec
 from d3d_edge.distill import distributed
 from d3d_edge.errors import DataError
 from d3d_edge.evaluation import FILE_NAME, Evaluation, Fusion, System
+from d3d_edge.files import check_writable
 from d3d_edge.harness import accuracy
 from d3d_edge.harness.accuracy import Logits
 from d3d_edge.manifest import Split
@@ -83,8 +84,10 @@ def evaluate(
     if not run.data.of(split):
         raise DataError(f"{run.path} has no clips in the split {split}", hint="choose another --split")
     distributed.device()  # a wrong one is told before any clip is decoded
+    check_writable(run.path / FILE_NAME)
     data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress, only=split)
     networks = _networks(run)
+    of_split = {clip.path for clip in run.data.of(split)}
     batches = _cached(data, split) if clips == 1 else _sampled(data, split, clips, workers, progress)
     logits, labels = _answers(networks, batches, data, split, clips, fusion)
     systems = {name: stages for name, stages in PAPER.items() if set(stages) <= networks.keys()}
@@ -102,7 +105,7 @@ def evaluate(
             _system(name, [networks[stage] for stage in stages], stages, run, logits, labels)
             for name, stages in systems.items()
         ),
-        skipped=run.skipped(),
+        skipped=tuple(clip for clip in run.skipped() if clip.path in of_split),
         notes=tuple(
             f"{name} is left out: the run has no {' and no '.join(sorted(set(stages) - networks.keys()))}"
             for name, stages in PAPER.items()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from d3d_edge.distill import distributed
 from d3d_edge.distill.loss import Outputs
 from d3d_edge.errors import RecipeError
-from d3d_edge.files import write_json
+from d3d_edge.files import check_writable, write_json
 from d3d_edge.harness import accuracy
 from d3d_edge.models.count import parameter_count
 from d3d_edge.models.decoder import DECODER_WIDTH
@@ -110,7 +110,7 @@ def probe(
     """
     started = datetime.now(UTC)
     place = out or run.path / "probe"
-    _refuse_other_report(place / FILE_NAME)
+    _refuse_other(place)
     networks = [network for source in NAMES if (network := Network.of(run, source))]
     if not networks:
         run.need("student")
@@ -119,6 +119,7 @@ def probe(
         why = f"{run.folder(source)} is not there, not finished, or of single frames"
         progress.note(f"{NAMES[source]}: not probed, since {why}")
     distributed.device()  # a wrong one is told before any clip is decoded
+    check_writable(place / FILE_NAME)
     data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
     fields = Fields.of(run, networks[0])
     guesses = _guesses(run, data, fields)
@@ -139,16 +140,22 @@ def probe(
         missing=missing,
         environment=environment(started, ()),
     )
-    write_picture(place / FIGURE_NAME, _figure(run, data, networks, fields, report))
-    write_json(place / FILE_NAME, report.model_dump(mode="json"))
+    figure = _figure(run, data, networks, fields, report)
+    write_json(place / FILE_NAME, report.model_dump(mode="json"))  # first: beside it, the picture is known for its own
+    write_picture(place / FIGURE_NAME, figure)
     return report
 
 
-def _refuse_other_report(path: Path) -> None:
-    """A report of training or validation has the same name, and is not to be lost."""
+def _refuse_other(place: Path) -> None:
+    """A report of training or validation has the same name, and is not to be lost; nor is somebody's picture."""
+    path = place / FILE_NAME
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if (place / FIGURE_NAME).exists():
+            raise RecipeError(
+                f"{place / FIGURE_NAME} is no picture of probe", hint="choose another folder with --out"
+            ) from None
         return
     except (OSError, ValueError):
         found = None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from d3d_edge import calibset
-from d3d_edge.files import write_json
+from d3d_edge.files import check_writable, write_json
 from d3d_edge.harness import accuracy
 from d3d_edge.harness.accuracy import Logits
 from d3d_edge.pipeline import calibration, marks
@@ -51,6 +51,7 @@ def sensitivity(
     """
     started = datetime.now(UTC)
     run.need("student")
+    check_writable(run.path / FILE_NAME)
     data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
     marks.hold(run, "student", marks.student(run, data))
     plan = calibset.load_plan(run.recipe.quantize.calibration)

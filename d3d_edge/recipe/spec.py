@@ -192,6 +192,7 @@ class Recipe(Schema):
 
     def yaml(self) -> str:
         """The resolved recipe, as YAML that reads back equal."""
-        return yaml.safe_dump(
-            self.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True, width=110
-        )
+        content = self.model_dump(mode="json", by_alias=True)
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+        # PyYAML writes the one line break beyond ASCII (U+0085) as it is, and reads it as a line break.
+        return yaml.safe_dump(content, sort_keys=False, width=110) if "\x85" in text else text

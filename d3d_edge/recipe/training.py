@@ -157,7 +157,7 @@ class DistillSpec(Schema):
     widths, a linear projection is trained beside the student and thrown away. Not in quantization-aware training."""
     divergence_weight: float = Field(default=0.0, ge=0)
     """Weight of temperature^2 x KL(teacher || student), both softened by the temperature."""
-    temperature: float = Field(default=4.0, gt=0, le=100)
+    temperature: float = Field(default=4.0, ge=0.01, le=100)
     """Logits are divided by it in the KL divergence, of which float32 holds nothing where it is much larger."""
 
     @model_validator(mode="after")

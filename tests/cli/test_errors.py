@@ -113,6 +113,17 @@ def test_nothing_is_written_among_the_clips(
     assert [path.name for path in data.rglob("*")] == ["wave"]
 
 
+@pytest.mark.parametrize("command", ["distill", "prepare"])
+def test_no_cache_lies_among_the_clips(command: str, d3d_edge: D3DEdge, own_clips: Path, tmp_path: Path) -> None:
+    cache = own_clips / "cache"
+    words: tuple[object, ...] = ("--out", tmp_path / "run") if command == "distill" else ()
+    recipe: tuple[object, ...] = ("compact",) if command == "distill" else ("--recipe", "compact")
+    data: tuple[object, ...] = ("--data", own_clips) if command == "distill" else (own_clips,)
+    result = d3d_edge(command, *recipe, *data, *words, "--cache", cache)
+    refused(result, 2, f"--cache {cache} lies in the data, {own_clips}", "choose a folder outside of the data")
+    assert not cache.exists()
+
+
 @pytest.mark.parametrize("there", ["manifest.csv", "run/recipe.yaml"])
 def test_a_run_lies_beside_a_list_or_where_it_was_begun(there: str, d3d_edge: D3DEdge, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()

@@ -90,6 +90,7 @@ def test_evaluate_needs_no_training_clips(
     for row in rows:
         if row["split"] != "test":
             Path(row["path"]).unlink()
+            (run / "skipped.json").write_text(json.dumps([{"path": row["path"], "reason": "it was damaged"}]))
     words = ("evaluate", run, "--cache", cache, "--workers", 0, "--json")
     there, gone = (json.loads(d3d_edge(*words).out) for run in (made / "run", run))
     assert gone["systems"][0]["top1"] == there["systems"][0]["top1"]

@@ -107,6 +107,14 @@ def test_the_stream_without_a_teacher_is_probed_where_it_is_trained(run: Path, c
     assert figures[0] == figures[1]
 
 
+def test_somebodys_picture_is_not_replaced(run: Path, cache: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "flow.png").write_text("mine")
+    result = d3d_edge("probe", run, "--cache", cache, "--out", tmp_path / "mine")
+    refused(result, 2, "flow.png is no picture of probe", "another folder with --out")
+    assert (tmp_path / "mine" / "flow.png").read_text() == "mine"
+
+
 def test_a_network_of_single_frames_is_no_stream(run: Path) -> None:
     shutil.copytree(run / "student", run / "spatial")
     assert Network.of(Run.open(run), "spatial")

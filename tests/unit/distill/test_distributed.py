@@ -110,9 +110,10 @@ def test_the_device_is_chosen_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("D3D_EDGE_DEVICE", "cuda:77")
     with pytest.raises(RecipeError, match=r"cuda:77 is not a device that PyTorch can use here \(D3D_EDGE_DEVICE=cpu\)"):
         distributed.device()
-    monkeypatch.setenv("D3D_EDGE_DEVICE", "gpu")
-    with pytest.raises(RecipeError, match="gpu is not a device"):
-        distributed.device()
+    for name in ("gpu", "meta", "hpu"):
+        monkeypatch.setenv("D3D_EDGE_DEVICE", name)
+        with pytest.raises(RecipeError, match=f"{name} is not a device"):
+            distributed.device()
 
 
 def test_without_a_variable_the_device_is_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

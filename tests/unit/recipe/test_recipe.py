@@ -112,6 +112,14 @@ def test_the_published_training_can_be_said_and_reads_back_equal(path: Path, tmp
     assert recipe.load(str(again)) == loaded
 
 
+@pytest.mark.parametrize("name", ["a\x85b", "a\u2028b", "wave \U0001f44b", "tab\tand\nline"])
+def test_a_name_of_any_letters_reads_back_equal(name: str, path: Path, tmp_path: Path) -> None:
+    loaded = recipe.load(str(path)).model_copy(update={"name": name})
+    again = tmp_path / "again.yaml"
+    again.write_text(loaded.yaml(), encoding="utf-8")
+    assert recipe.load(str(again)) == loaded
+
+
 def test_the_schedule_of_quantization_aware_training_can_be_said_and_reads_back_equal(
     path: Path, tmp_path: Path
 ) -> None:
