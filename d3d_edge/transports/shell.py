@@ -173,7 +173,10 @@ class ShellDevice(ABC):
 
     def pull(self, name: str, path: Path) -> None:
         """See `Transport.pull`."""
-        done = self._call(self.copy_here(f"{self._folder}/{name}", path), timeout_s=300)
+        counted = self._call(self._there(f"echo; wc -c {shlex.quote(name)}"), timeout_s=ANSWER_S)
+        sizes = [0, *map(int, re.findall(r"^ *(\d+) ", counted.stdout, re.MULTILINE))]  # the last: see _free_bytes
+        timeout_s = max(ANSWER_S, sizes[-1] / SLOWEST_BYTES_PER_S)
+        done = self._call(self.copy_here(f"{self._folder}/{name}", path), timeout_s=timeout_s)
         if done.returncode:
             raise self._failed(f"cannot copy {name} here", done)
 

@@ -35,7 +35,6 @@ def test_a_file_that_is_damaged_there_is_sent_again(device: Device, make: Make) 
     assert (device.folder / file.name).read_bytes() == b"what is to be there"
 
 
-@pytest.mark.parametrize("kind", ["local", "ssh", "adb"], indirect=True)
 def test_more_files_than_fit_into_one_command(device: Device, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     there = [make(f"blobs/{number:0130}", str(number).encode()) for number in range(600)]  # 131072 bytes fit
     (device.folder / "blobs").mkdir(parents=True)
@@ -48,6 +47,7 @@ def test_more_files_than_fit_into_one_command(device: Device, make: Make, monkey
     assert all((device.folder / file.name).read_bytes() == file.path.read_bytes() for file in new)
 
 
+@pytest.mark.parametrize("kind", ["local", "ssh", "adb"], indirect=True)
 def test_what_another_run_reads_is_never_written_to(device: Device, make: Make) -> None:
     file = make("blobs/a.clips", b"what is to be there")
     (device.folder / "blobs").mkdir()
