@@ -247,6 +247,11 @@ class Report(Schema):
                     raise ValueError(f"the answers of {row.name} are not of its clips and labels")
         return self
 
+    @property
+    def is_of_bundles(self) -> bool:
+        """Whether files of bundles were measured, be it those of the target `host`, and not networks in training."""
+        return any(row.bundle for row in self.rows)
+
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all.
 

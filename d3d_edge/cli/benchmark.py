@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,7 +74,7 @@ def command(
     from d3d_edge.pipeline.benchmark import benchmark
     from d3d_edge.pipeline.devices import Devices
 
-    if out and out.is_dir():
+    if out and os.path.isdir(out):  # which does not mind a name that is too long
         raise click.BadParameter(f"{out} is a folder.", param_hint="--out")
     if out:
         _check_out(out)
@@ -98,9 +99,9 @@ def command(
 def _check_out(out: Path) -> None:
     """Refuse what the times may not replace, before they are taken: anything but older ones."""
     check_outside(out, "--out")
+    check_writable(out)
     if out.is_file() and out.stat().st_size and not _holds_times(out):
         raise RecipeError(f"{out} exists and is no report of benchmark", hint="choose another --out")
-    check_writable(out)
 
 
 def _holds_times(path: Path) -> bool:

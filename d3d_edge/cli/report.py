@@ -158,4 +158,7 @@ def _print(found: Comparison) -> None:
 
 
 def _change(change: Change) -> str:
-    return "-" if change.change is None else f"{change.change:+.1f}" + ("" if change.figure == "top1" else "%")
+    if change.change is None:
+        return "-"
+    digits = ".1f" if abs(change.change) >= 0.05 or not change.change else ".1g"
+    return f"{change.change:+{digits}}" + ("" if change.figure == "top1" else "%")

@@ -71,7 +71,9 @@ def gate_lines(gates: Sequence[Gate], *, strict: bool = False) -> list[str]:
     for gate in gates:
         if gate.verdict != "pass":
             rows.setdefault(gate.model_copy(update={"row": ""}), []).append(gate.row)
-    lines = [f"gate {gate.name} {gate.bound:g} of {', '.join(names)}: {_finding(gate)}" for gate, names in rows.items()]
+    lines = [
+        f"gate {gate.name} {_exact(gate.bound)} of {', '.join(names)}: {_finding(gate)}" for gate, names in rows.items()
+    ]
     passed = sum(gate.verdict == "pass" for gate in gates)
     if passed == len(gates):
         return [f"all {passed} gates pass"]
@@ -82,11 +84,16 @@ def gate_lines(gates: Sequence[Gate], *, strict: bool = False) -> list[str]:
     return [*lines, f"{passed} of {len(gates)} gates pass{too_few}"]
 
 
+def _exact(number: float) -> str:
+    """Six figures; all of a size in bytes."""
+    return f"{number:.0f}" if number >= 1e5 else f"{number:.6g}"
+
+
 def _finding(gate: Gate) -> str:
     if gate.value is None:
         return "not measured"
     if gate.low is None or gate.high is None:
-        return f"{gate.verdict}, {gate.value:.6g}"
+        return f"{gate.verdict}, {_exact(gate.value)}"
     digits = 1 if gate.name == "top1_drop_points_max" else 3
     value, low, high = (f"{number:.{digits}f}" for number in (gate.value, gate.low, gate.high))
     found = f"{gate.verdict}, {value} ({low} to {high} by {gate.clips} clips)"
@@ -108,7 +115,7 @@ def columns(words: Sequence[str], figures: Sequence[str], *, tight: bool = False
 
 def _rows(report: Report) -> Table:
     # Narrow enough for a terminal of 80 columns: precision stands in the name, the runtime's version in the notes.
-    if not any(row.role == "bundle" for row in report.rows):
+    if not report.is_of_bundles:
         return _trained(report)
     table = columns(("model", "measured by"), ("top-1", "95 %", "+/-", "agree", "diff", "MB", "p50", "p90"), tight=True)
     for row in report.rows:
@@ -214,7 +221,7 @@ def _where_notes(report: Report) -> list[str]:
             "and the other way round"
         )
         notes += [line for row in report.rows for line in _losses(row)]
-    if _has_motion(report) and not any(row.role == "bundle" for row in report.rows):
+    if _has_motion(report) and not report.is_of_bundles:
         notes.append(
             f"reversed, shuffled: the same clips, of many {REORDERED_CLIPS_MAX} evenly spread, with their frames in "
             f"that order; agree: the same first answer as the float student. By {report.rows[0].where} on this machine"

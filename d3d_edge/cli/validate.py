@@ -10,7 +10,7 @@ import click
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress, json_of
 from d3d_edge.cli.tables import TEXT_NAME, gate_lines, print_report, text_of
-from d3d_edge.errors import DataError, GateFailed, RecipeError
+from d3d_edge.errors import DataError, GateFailed, RecipeError, StorageError
 from d3d_edge.files import write_text
 from d3d_edge.manifest import Source
 from d3d_edge.report import FILE_NAME, Report
@@ -60,7 +60,7 @@ def command(
     d3d-edge validate bundles/android bundles/ios bundles/jetson --data clips/
     d3d-edge validate bundles/jetson --data clips/ --device local --device ssh:nano@10.0.0.5
     """
-    options.refuse_in_data(out, data)
+    options.refuse_in_data(data, out=out)
     from d3d_edge.pipeline.devices import Devices
     from d3d_edge.pipeline.validate import validate
 
@@ -81,9 +81,13 @@ def command(
 
 def _check_out(path: Path) -> None:
     """Refuse what the report may not replace, before anything is measured: all but an older one, and its text."""
-    own = path.is_file() and _is_of_bundles(path)
-    for file in (path, path.with_name(TEXT_NAME)):
-        if file.exists() and not own:
+    try:
+        own = path.is_file() and (not path.stat().st_size or _is_of_bundles(path))
+        there = [file for file in (path, path.with_name(TEXT_NAME)) if file.exists()]
+    except OSError as error:  # a name that is too long
+        raise StorageError.of(path, error) from error
+    for file in there:
+        if not own:
             raise RecipeError(f"{file} exists and is no report of validate", hint="choose another folder with --out")
 
 
@@ -92,7 +96,7 @@ def _is_of_bundles(path: Path) -> bool:
         report = Report.read(path)
     except DataError:
         return False
-    return bool(report.split) and any(row.role == "bundle" for row in report.rows)
+    return bool(report.split) and report.is_of_bundles
 
 
 def show(report: Report, path: Path, *, as_json: bool, strict_gates: bool = False) -> None:
@@ -103,6 +107,11 @@ def show(report: Report, path: Path, *, as_json: bool, strict_gates: bool = Fals
     else:
         print_report(report, path, strict_gates=strict_gates)
     missed = [gate for gate in report.gates if gate.verdict == "fail" or (strict_gates and gate.verdict != "pass")]
+    if strict_gates and not report.gates:
+        raise GateFailed(
+            "no gate was judged: there is no bundle but of the target host, with which the others are compared",
+            hint="d3d-edge export RUN --target android makes one of another target",
+        )
     if missed:
         raise GateFailed(
             f"{len(missed)} gate(s) missed, first {gate_lines(missed)[0].removeprefix('gate ')}",

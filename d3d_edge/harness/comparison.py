@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
@@ -213,7 +214,9 @@ def ratio(before: Samples, after: Samples) -> tuple[float, float | None, float |
         return change, None, None
     if all(np.ptp(logs) == 0 for logs in medians):
         return change, change, change
-    interval = ttest_ind(medians[1], medians[0], equal_var=False).confidence_interval(CONFIDENCE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of one side whose times are all alike; the interval is right
+        interval = ttest_ind(medians[1], medians[0], equal_var=False).confidence_interval(CONFIDENCE)
     return change, float(np.exp(interval.low)), float(np.exp(interval.high))
 
 
@@ -277,9 +280,8 @@ def _size(row: Row, other: Row) -> list[Change]:
     if not row.size_bytes or not other.size_bytes:
         return []
     change = 100 * (other.size_bytes / row.size_bytes - 1)
-    # Less is shown as 0.0 %.
-    verdict: Verdict = "same" if abs(change) < 0.05 else "larger" if change > 0 else "smaller"
     sizes = (row.size_bytes, other.size_bytes)
+    verdict: Verdict = "same" if sizes[0] == sizes[1] else "larger" if change > 0 else "smaller"
     return [
         Change(row=other.name, figure="size_bytes", before=sizes[0], after=sizes[1], change=change, verdict=verdict)
     ]

@@ -33,6 +33,15 @@ class Material:
     """YAML, by the name of the folder it was found in first."""
 
     @property
+    def contracts(self) -> list[dict[str, BundleManifest]]:
+        """The bundles, those together that want the same of an app: input, clip, answers and classes."""
+        found: dict[str, dict[str, BundleManifest]] = {}
+        for name, made in self.bundles.items():
+            key = made.model_dump_json(include={"input", "clip", "output", "labels", "video_length_s"})
+            found.setdefault(key, {})[name] = made
+        return list(found.values())
+
+    @property
     def outdated(self) -> list[str]:
         """For each report, which of its rows are of another model than the bundle holds now. Older ones do not tell."""
         held = {(name.rpartition("/")[2], made.model_sha256) for name, made in self.bundles.items()}
@@ -59,6 +68,7 @@ def gather(paths: Sequence[Path]) -> Material:
     """
     found = Material()
     folders: dict[Path, None] = {}
+    opened: set[Path] = set()
     for path in paths:
         if path.is_file():
             _add_once(found.reports, Report.read(path))
@@ -71,6 +81,9 @@ def gather(paths: Sequence[Path]) -> Material:
                 hint="d3d-edge report RUN BUNDLES --html out.html",
             )
         for folder in bundles:
+            if folder.resolve() in opened:
+                continue
+            opened.add(folder.resolve())
             found.bundles[_free(found.bundles, folder)] = Bundle.open(folder).manifest
         folders.update(dict.fromkeys(folder.resolve() for folder in (*about, *bundles)))
     for folder in folders:
@@ -87,7 +100,7 @@ def gather(paths: Sequence[Path]) -> Material:
 
 def _rank(one: Report) -> tuple[bool, bool]:
     """What a reader wants first sorts first."""
-    return not any(row.role == "bundle" for row in one.rows), not any(row.clips for row in one.rows)
+    return not one.is_of_bundles, not any(row.clips for row in one.rows)
 
 
 _ANY = (report.FILE_NAME, evaluation.FILE_NAME, sensitivity.FILE_NAME, "recipe.yaml")

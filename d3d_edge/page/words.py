@@ -72,13 +72,16 @@ def gate_name(name: str) -> str:
     return ", ".join(part for part in (said, unit, {"max": "at most", "min": "at least"}.get(way, way)) if part)
 
 
-def gate_value(value: float | None, name: str) -> str:
-    """A gate's value or bound, in the unit of its name."""
+def gate_value(value: float | None, name: str, bound: float | None = None) -> str:
+    """A gate's value or bound, in the unit of its name; a value with as many digits as tell it from its bound."""
     if value is None:
         return MISSING
-    if "bytes" in name:
-        return megabytes(int(value))
-    return f"{value:.1f}" if "points" in name else f"{value:.3f}"
+    unit, digits = (1e6, 2) if "bytes" in name else (1, 1) if "points" in name else (1, 3)
+    while value != bound and bound is not None and digits < 9:
+        if f"{value / unit:.{digits}f}" != f"{bound / unit:.{digits}f}":
+            break
+        digits += 1
+    return f"{value / unit:.{digits}f}"
 
 
 def clip_name(key: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from d3d_edge import page
 from d3d_edge.bundle import check_outside
 from d3d_edge.clip import ClipSpec
-from d3d_edge.errors import DataError, RecipeError
+from d3d_edge.errors import DataError, RecipeError, StorageError
 from d3d_edge.files import write_text
 from d3d_edge.manifest.clips import place_of
 from d3d_edge.page.material import gather
@@ -64,10 +64,12 @@ def write_page(paths: Sequence[Path], out: Path, data: Path | None) -> Written:
 
 def _refuse_other_file(out: Path) -> None:
     """A page may replace a page, but no report."""
-    if out.is_file():
-        with out.open("rb") as file:
-            if not file.read(64).lstrip().lower().startswith(b"<!doctype html"):
-                raise RecipeError(f"{out} exists and is no page", hint="choose another name with --html")
+    try:
+        start = out.read_bytes()[:64] if out.is_file() else b""
+    except OSError as error:  # a name that is too long
+        raise StorageError.of(out, error) from error
+    if start and not start.lstrip().lower().startswith(b"<!doctype html"):
+        raise RecipeError(f"{out} exists and is no page", hint="choose another name with --html")
 
 
 def _picture(data: Path, key: str) -> str:

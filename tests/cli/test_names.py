@@ -9,7 +9,7 @@ import pytest
 
 from d3d_edge.cli.console import TerminalProgress
 from d3d_edge.cli.tables import print_report, text_of
-from tests.cli.conftest import D3DEdge
+from tests.cli.conftest import D3DEdge, refused
 from tests.unit.page import samples
 
 NAMES = ("run[int8]", "run[float]", "[/x]", "[bold]b", ":smile:", r"\[a]")
@@ -59,3 +59,16 @@ def test_a_suggested_command_can_be_pasted(
     result = d3d_edge(*words)
     assert result.code == 0, result.err
     assert said in result.out
+
+
+@pytest.mark.parametrize("command", ["validate", "benchmark", "report"])
+def test_a_name_that_is_too_long_is_one_that_cannot_be_written(
+    command: str, made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    bundle, long = made / "bundles" / "jetson", tmp_path / (300 * "n")
+    words: dict[str, tuple[object, ...]] = {
+        "validate": (bundle, "--data", clips, "--out", long),
+        "benchmark": (bundle, "--runs", 1, "--out", long),
+        "report": (made / "run", "--html", long),
+    }
+    refused(d3d_edge(command, *words[command]), 9, "cannot write", "File name too long")

@@ -10,7 +10,7 @@ import pytest
 from d3d_edge.cli.tables import print_report, text_of
 from d3d_edge.cli.validate import show
 from d3d_edge.errors import GateFailed
-from d3d_edge.report import SkippedClip
+from d3d_edge.report import Gate, SkippedClip
 from tests.unit.page import samples
 
 
@@ -46,6 +46,11 @@ def test_an_option_that_is_on_is_not_offered(
     told = " ".join(said.split())
     assert "for 1 the clips are too few" in told
     assert ("(--strict-gates makes that a failure)" in told) == (not strict)
+
+
+def test_a_size_is_told_to_the_byte() -> None:
+    gate = Gate(name="size_bytes_max", row="android", bound=1.5e6, value=1_500_001, verdict="fail")
+    assert "gate size_bytes_max 1500000 of android: fail, 1500001" in text_of(samples.report(gates=(gate,)))
 
 
 @pytest.mark.parametrize(("busy", "told"), [("others", "the times are"), ("", "the times of row 1 are")])

@@ -69,6 +69,17 @@ def test_what_is_no_report_of_validate_is_not_replaced(
     assert [(path.name, path.read_text()) for path in out.iterdir()] == [(name, '{"my": "own"}')]
 
 
+def test_references_alone_are_measured_again_and_judged_by_no_gate(
+    made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    words = ("validate", made / "bundles" / "reference-int8", "--data", clips, "--out", tmp_path)
+    for _ in range(2):
+        result = d3d_edge(*words)
+        assert result.code == 0, result.err
+    assert "agree" in result.out.splitlines()[2]
+    refused(d3d_edge(*words, "--strict-gates"), 4, "no gate was judged", "--target android")
+
+
 def test_a_report_of_training_is_not_replaced(bundle_copy: Path, made: Path, clips: Path, d3d_edge: D3DEdge) -> None:
     before = (made / "run" / "report.json").read_bytes()
     refused(d3d_edge("validate", bundle_copy, "--data", clips, "--out", made / "run"), 2, "no report of validate")

@@ -114,6 +114,7 @@ def test_times_without_any_spread() -> None:
     same = samples(0).model_copy(update={"network_ms": (2.0,) * 100})
     slower = samples(0).model_copy(update={"network_ms": (2.5,) * 100})
     assert timed(same, same).verdict == "within noise"
+    assert timed(same, samples(0, 4.0)).verdict == timed(samples(0, 1.0), same).verdict == "slower"
     assert timed(same, slower).verdict == "slower"
 
 
@@ -192,10 +193,15 @@ def test_only_clips_in_common_are_compared() -> None:
 
 @pytest.mark.parametrize(
     ("after", "verdict", "past"),
-    [(1000, "same", False), (1040, "larger", False), (1060, "larger", True), (900, "smaller", False)],
+    [
+        (1_000_000, "same", False),
+        (1_000_001, "larger", False),
+        (1_060_000, "larger", True),
+        (999_999, "smaller", False),
+    ],
 )
 def test_a_bound_on_the_size(after: int, verdict: str, past: bool) -> None:
-    change = one(report(row(size_bytes=1000)), report(row(size_bytes=after)))
+    change = one(report(row(size_bytes=1_000_000)), report(row(size_bytes=after)))
     assert (change.verdict, change.is_past(5.0)) == (verdict, past)
 
 

@@ -29,7 +29,7 @@ def test_a_report_may_be_given_as_a_file(tmp_path: Path) -> None:
 
 
 def test_reports_with_answers_come_before_times_and_those_before_training(tmp_path: Path) -> None:
-    training = samples.measured("flow teacher", role="teacher")
+    training = samples.measured("flow teacher", role="teacher", bundle="")
     timed = samples.measured("android", clips=0, top1=None)
     for name, rows in (("training", (training,)), ("times", (timed,)), ("answers", (samples.measured("android"),))):
         samples.report(title=name, rows=rows).write(tmp_path / f"{name}.json")

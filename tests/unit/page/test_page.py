@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -11,17 +10,15 @@ from typing import Any
 import pytest
 
 from d3d_edge import page
-from d3d_edge.bundle import Bundle, Description
 from d3d_edge.page import charts, views
 from d3d_edge.page.material import Material, gather
 from d3d_edge.page.views import MEANING, Head, ReportView, changed_keys
 from d3d_edge.page.words import gate_name, gate_value, milliseconds, points
 from d3d_edge.report import Report, Row
-from d3d_edge.runner import TensorSpec, Where
+from d3d_edge.runner import Where
 from d3d_edge.timing import Sustained
 from tests.unit.page import samples
 from tests.unit.page.reader import Reader
-from tests.unit.video.samples import spec_of
 
 
 def drawn(*reports: Report, **more: Any) -> Reader:
@@ -205,84 +202,26 @@ def test_figures_in_words() -> None:
     assert [gate_value(2e6, "size_bytes_max"), gate_value(2.0, "top1_drop_points_max")] == ["2.00", "2.0"]
 
 
+@pytest.mark.parametrize(
+    ("name", "bound", "value", "shown"),
+    [
+        ("agreement_min", 1.0, 2999 / 3000, "0.9997"),
+        ("size_bytes_max", 1_500_000.0, 1_500_001.0, "1.500001"),
+        ("size_bytes_max", 1_500_000.0, 1_500_000.0, "1.50"),
+        ("top1_drop_points_max", 1.0, 1.04, "1.04"),
+        ("agreement_min", 0.97, 0.99, "0.990"),
+    ],
+)
+def test_a_figure_that_is_not_its_bound_is_not_shown_as_it(name: str, bound: float, value: float, shown: str) -> None:
+    assert gate_value(value, name, bound) == shown
+
+
 def test_the_sensitivity_of_a_run_is_shown_as_noise(tmp_path: Path) -> None:
     (tmp_path / "sensitivity.json").write_text(json.dumps(samples.sensitivity()))
     found = Reader(page.render(gather([tmp_path])))
     assert "10 % , and 10.0 % of the answers change" in found.text.replace("%,", "% ,")
     assert "12 of 40" in found.text
     assert not found.count("script")
-
-
-def described(changes: dict[str, Any], runtime: Any = "executorch") -> Description:
-    clip = spec_of(**changes)
-    return Description(
-        name=samples.NASTY,
-        target="android",
-        runtime=runtime,
-        precision="int8",
-        scheme="symmetric",
-        model="model.pte",
-        clip=clip,
-        clip_hash=clip.hash(),
-        video_length_s=None if changes else 1.5,
-        labels=samples.LABELS,
-        input=TensorSpec(name="clip", dtype="uint8", shape=clip.shape),
-        output=TensorSpec(name="logits", dtype="float32", shape=(4,)),
-        graph_sha256="1a",
-        float_sha256="2b",
-        logit_step=0.1,
-        calibration_hash="3c",
-        data_hash="4d",
-        tools={"torch": "2.13"},
-        lowering={"delegates": 1},
-        fallbacks=(f"refused {samples.NASTY}",),
-    )
-
-
-@pytest.mark.parametrize("runtime", ["executorch", "coreml"])
-@pytest.mark.parametrize("changes", [{}, {"sampling": "dense", "stride": 2}])
-def test_bundles_say_what_they_are_and_what_to_feed_them(tmp_path: Path, changes: dict[str, Any], runtime: Any) -> None:
-    Bundle.write(tmp_path / "bundles" / samples.NASTY.replace("/", ""), described(changes, runtime), _model)
-    found = Reader(page.render(gather([tmp_path / "bundles"])))
-    for words in (
-        "1a",
-        "2b",
-        "3c",
-        "4d",
-        "delegates: 1",
-        f"refused {samples.NASTY}",
-        "uint8 8\u00d740\u00d740\u00d73",
-        "model.pte",
-        "Answers: logits: float32 1\u00d74",
-    ):
-        assert words in found.text
-    assert ("A Core ML package takes and gives the same as float16" in found.text) == (runtime == "coreml")
-    assert ("every 2." in found.text, "1.5 s long" in found.text) == (bool(changes), not changes)
-    assert not found.count("script")
-
-
-def _model(folder: Path) -> None:
-    (folder / "model.pte").write_bytes(b"model")
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"model_sha256": None}, ""),  # an older report, which does not tell
-        ({"model_sha256": hashlib.sha256(b"model").hexdigest()}, ""),
-        ({"bundle": "elsewhere"}, ""),  # a bundle that is not shown
-        ({}, "android: measured on another file than the bundle holds now; run validate again"),
-        ({"clips": 0}, "android: measured on another file than the bundle holds now; run benchmark again"),
-    ],
-)
-def test_figures_of_a_model_that_the_bundle_no_longer_holds_are_called_that(
-    tmp_path: Path, changes: dict[str, Any], said: str
-) -> None:
-    Bundle.write(tmp_path / "android", described({}), _model)
-    samples.report(rows=(samples.measured("android", **changes),)).write(tmp_path / "report.json")
-    text = Reader(page.render(gather([tmp_path]))).text
-    assert said in text
-    assert ("another file" in text) == bool(said)
 
 
 def test_a_long_curve_is_drawn_with_few_points() -> None:
