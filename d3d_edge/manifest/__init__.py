@@ -58,8 +58,8 @@ class Source(Schema):
         return inside.is_relative_to(folder) and not any(part[0] == "." for part in inside.relative_to(folder).parts)
 
 
-def load(data: Path | Source) -> Manifest:
-    """The clips of `data`. What it is, its own files say:
+def load(data: Path | Source, *, classes: int = 2) -> Manifest:
+    """The clips of `data`, of at least so many classes. What it is, its own files say:
 
     - a CSV with the columns path,label,split[,group][,start_s,end_s], or a folder that holds it as manifest.csv;
     - a Kinetics CSV label,youtube_id,time_start,time_end,split, or a folder of such (`kinetics`);
@@ -70,7 +70,7 @@ def load(data: Path | Source) -> Manifest:
     they are read, as for a damaged file.
 
     Raises:
-        DataError: nothing is there, a class folder is empty, there is one class only, a line is wrong, or not one of
+        DataError: nothing is there, a class folder is empty, there are fewer classes, a line is wrong, or not one of
             an official list's videos is there.
     """
     source = data if isinstance(data, Source) else Source(path=data)
@@ -79,7 +79,7 @@ def load(data: Path | Source) -> Manifest:
         raise DataError(
             f"{source} lists no clip", hint="a clip a line: its path, its label, and its split if it has one"
         )
-    if len(manifest.labels) < 2:
+    if len(manifest.labels) < classes:
         raise DataError(
             f"{source} holds one class only: {manifest.labels[0]}", hint="recognition needs at least two classes"
         )

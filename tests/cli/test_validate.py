@@ -80,6 +80,19 @@ def test_references_alone_are_measured_again_and_judged_by_no_gate(
     refused(d3d_edge(*words, "--strict-gates"), 4, "no gate was judged", "--target android")
 
 
+def test_clips_of_one_class_alone_are_measured(
+    bundle_copy: Path, own_clips: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    first, *others = sorted(path for path in own_clips.iterdir() if path.is_dir())
+    for other in others:
+        shutil.rmtree(other)
+    words = ("validate", bundle_copy, "--data", own_clips, "--split", "all", "--out", tmp_path / "out")
+    result = d3d_edge(*words)
+    assert result.code in (0, 4), result.err  # so few clips may miss a gate
+    report = Report.read(tmp_path / "out" / "report.json")
+    assert {report.labels[clip.label] for clip in report.clips} == {first.name}
+
+
 def test_a_report_of_training_is_not_replaced(bundle_copy: Path, made: Path, clips: Path, d3d_edge: D3DEdge) -> None:
     before = (made / "run" / "report.json").read_bytes()
     refused(d3d_edge("validate", bundle_copy, "--data", clips, "--out", made / "run"), 2, "no report of validate")
