@@ -13,6 +13,8 @@ from d3d_edge.report import Answers, ClassSlice, Pair, Paired, ReportClip
 from d3d_edge.runner import Runner
 
 Logits = NDArray[np.float32]
+Scores = NDArray[np.floating]
+"""Logits, or probabilities."""
 
 BOOTSTRAP_DRAWS = 10_000
 
@@ -51,7 +53,7 @@ def finite(logits: Logits, whose: str) -> Logits:
     return logits
 
 
-def topk(logits: Logits, labels: NDArray[np.int64], k: int) -> float:
+def topk(logits: Scores, labels: NDArray[np.int64], k: int) -> float:
     """Share of clips whose label is among the `k` largest logits.
 
     Ties count against the model: a label whose logit equals k others is not among the first k. So does NaN.
@@ -61,7 +63,7 @@ def topk(logits: Logits, labels: NDArray[np.int64], k: int) -> float:
     return float((not_below <= k).mean())
 
 
-def mean_class(logits: Logits, labels: NDArray[np.int64]) -> float:
+def mean_class(logits: Scores, labels: NDArray[np.int64]) -> float:
     """Top-1 of each class that `labels` holds, averaged: every class counts the same, however many clips it has."""
     return float(np.mean([topk(logits[labels == label], labels[labels == label], 1) for label in np.unique(labels)]))
 
@@ -74,10 +76,10 @@ def wilson(right: int, clips: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def softmax(logits: Logits) -> Logits:
-    """Rows of `logits` as probabilities."""
+def softmax(logits: Logits) -> NDArray[np.float64]:
+    """Rows of `logits` as probabilities, in float64: in float32 the surest ones would all be 1, and tie."""
     raised = np.exp(logits - logits.max(axis=1, keepdims=True).astype(np.float64))  # float32 could overflow
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True), dtype=np.float32)
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
 def agreement(logits: Logits, reference: Logits) -> float:

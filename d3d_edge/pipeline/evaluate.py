@@ -19,7 +19,7 @@ from d3d_edge.errors import DataError
 from d3d_edge.evaluation import FILE_NAME, Evaluation, Fusion, System
 from d3d_edge.files import check_writable
 from d3d_edge.harness import accuracy
-from d3d_edge.harness.accuracy import Logits
+from d3d_edge.harness.accuracy import Scores
 from d3d_edge.manifest import Split
 from d3d_edge.models.build import network
 from d3d_edge.models.count import mac_count, parameter_count
@@ -170,9 +170,9 @@ def _ahead(
 @torch.no_grad()
 def _answers(
     networks: Mapping[str, _Network], batches: Iterable[Batch], data: RunData, split: Split, clips: int, fusion: Fusion
-) -> tuple[dict[str, Logits], np.ndarray[tuple[int], np.dtype[np.int64]]]:
+) -> tuple[dict[str, Scores], np.ndarray[tuple[int], np.dtype[np.int64]]]:
     """By stage, what is averaged [videos, classes], a mean over a video's clips already; and the videos' labels."""
-    rows: dict[str, list[Logits]] = {stage: [] for stage in networks}
+    rows: dict[str, list[Scores]] = {stage: [] for stage in networks}
     for batch in batches:
         for stage, one in networks.items():
             logits = accuracy.finite(one.stream(batch).logits.cpu().numpy(), stage)
@@ -189,7 +189,7 @@ def _system(
     networks: list[_Network],
     stages: tuple[str, ...],
     run: Run,
-    logits: Mapping[str, Logits],
+    logits: Mapping[str, Scores],
     labels: np.ndarray[tuple[int], np.dtype[np.int64]],
 ) -> System:
     answers = np.mean([logits[stage] for stage in stages], axis=0)

@@ -41,6 +41,8 @@ def test_softmax() -> None:
     np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-6)
     assert (shares.argmax(axis=1) == LOGITS.argmax(axis=1)).all()
     assert accuracy.softmax(np.array([[3e38, -3e38]], np.float32)).tolist() == [[1, 0]]
+    surer, sure = accuracy.softmax(np.array([[20, 0], [18, 0]], np.float32))
+    assert surer[0] > sure[0]
 
 
 def test_agreement_and_largest_difference() -> None:
