@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
@@ -17,6 +18,7 @@ from torch.export import ExportedProgram
 
 from d3d_edge import runtimes, target
 from d3d_edge.bundle import LABELS, RECIPE, Bundle, Description
+from d3d_edge.calibset import CalibrationPlan, load_plan
 from d3d_edge.errors import BundleError, DataError, LoweringError, RecipeError
 from d3d_edge.files import is_whole_archive, sha256_of_file, sweep, write_text
 from d3d_edge.manifest import Clip
@@ -59,7 +61,7 @@ class Source:
         """The float or the quantized graph of a run, whichever `precision` is lowered from.
 
         Raises:
-            DataError: the stage that makes it is not finished, or was before its recipe was changed.
+            DataError: the stage that makes it is not finished, or was before its recipe, or its plan, was changed.
         """
         stage = "quantized" if precision in QUANTIZED else "student"
         again, done = run.command(stage), run.need(stage)
@@ -70,6 +72,9 @@ class Source:
                 raise DataError(
                     f"{run.path} was quantized before its recipe's section quantize was changed", hint=again
                 )
+            if _plan_was_changed(run):
+                plan = run.recipe.quantize.calibration
+                raise DataError(f"{run.path} was quantized before its plan {plan} was changed", hint=again)
             calibration = done["calibration_hash"]
         path = run.folder(stage) / GRAPH_NAME
         if not is_whole_archive(path):
@@ -179,6 +184,15 @@ def _golden(run: Run) -> NDArray[np.uint8]:
     if not chosen:
         raise DataError(f"{run.path}: no test clip can be read, and a bundle holds some", hint="bring the clips back")
     return np.stack([load_clip(Path(c.path), run.recipe.clip, start_s=c.start_s, end_s=c.end_s) for c in chosen])
+
+
+def _plan_was_changed(run: Run) -> bool:
+    """Whether the calibration plan is another than that of the quantized graph; not where one of them is gone."""
+    try:
+        kept = json.loads((run.folder("quantized") / "calibration.json").read_text(encoding="utf-8"))["plan"]
+        return CalibrationPlan.model_validate(kept) != load_plan(run.recipe.quantize.calibration)
+    except (RecipeError, OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def video_length_s(run: Run) -> float | None:

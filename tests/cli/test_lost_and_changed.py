@@ -157,6 +157,19 @@ def test_a_graph_from_before_the_recipe_was_changed_is_not_exported(
     assert not (tmp_path / "bundles").exists()
 
 
+def test_a_graph_from_before_the_plan_was_changed_is_not_exported(
+    d3d_edge: D3DEdge, made: Path, tmp_path: Path
+) -> None:
+    run = copied_run(made, tmp_path)
+    path = run / "quantized" / "calibration.json"
+    kept = json.loads(path.read_text())
+    kept["plan"]["seed"] += 1  # as if the plan had been edited since
+    path.write_text(json.dumps(kept))
+    result = d3d_edge("export", run, "--target", "android", "--out", tmp_path / "bundles")
+    refused(result, 8, f"was quantized before its plan {kept['plan']['name']} was changed", f"d3d-edge quantize {run}")
+    assert not (tmp_path / "bundles").exists()
+
+
 def test_what_is_left_of_a_stage_that_began_again_is_no_result(
     d3d_edge: D3DEdge,
     made: Path,

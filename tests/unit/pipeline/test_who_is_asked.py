@@ -238,9 +238,13 @@ class TestQuantization:
         assert held_out.split == "val"
         assert [cached.clip for cached in held_out.dataset.clips] == [cached.clip for cached in made.data.of("val")]
         right = torch.eye(len(made.data.labels))[torch.from_numpy(held_out.labels)]
-        known = replace(held_out, float_top1=0.75)
-        assert known.drop_points(right) == pytest.approx(-25)
-        assert known.drop_points(right.roll(1, 1)) == pytest.approx(75)
+        clips = len(held_out.labels)
+        known = replace(held_out, float_right=clips - 1)
+        assert known.drop_points(right) == pytest.approx(-100 / clips)
+        assert known.drop_points(right.roll(1, 1)) == pytest.approx(100 - 100 / clips)
+        twenty = replace(held_out, labels=np.zeros(20, np.int64), float_right=17)
+        logits = torch.eye(2)[[0] * 14 + [1] * 6]
+        assert twenty.drop_points(logits) == 15  # and no hair more, which a gate of 15 would refuse
 
     def test_without_a_val_split_calibration_clips_decide(self, make: Make) -> None:
         made = make()
