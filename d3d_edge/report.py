@@ -249,8 +249,8 @@ class Report(Schema):
 
     @property
     def is_of_bundles(self) -> bool:
-        """Whether files of bundles were measured, be it those of the target `host`, and not networks in training."""
-        return any(row.bundle for row in self.rows)
+        """Whether files of bundles were measured, be it of the target `host`, and not networks in training."""
+        return any(row.bundle or row.role == "bundle" for row in self.rows)  # earlier reports name no folder
 
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all.

@@ -38,7 +38,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     words = ("distill", recipe_file, "--data", clips, "--out", out, "--cache", cache, "--workers", 0)
     with file_size_limited(200_000):
         full = d3d_edge(*words)
-    refused(full, 9, "best.pt")
+    refused(full, 9, "last.pt")
     assert not leftovers(out)
     result = d3d_edge(*words)
     assert result.code == 0, result.err
