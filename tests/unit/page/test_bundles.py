@@ -78,7 +78,7 @@ def test_bundles_say_what_they_are_and_what_to_feed_them(tmp_path: Path, changes
         "Answers: logits: float32 1\u00d74",
     ):
         assert words in found.text
-    assert ("A Core ML package takes and gives the same as float16" in found.text) == (runtime == "coreml")
+    assert (". A Core ML package takes and gives the same as float16" in found.text) == (runtime == "coreml")
     assert ("every 2." in found.text, "1.5 s long" in found.text) == (bool(changes), not changes)
     assert not found.count("script")
 
