@@ -87,10 +87,9 @@ def refuse_in_data(data: Source, *, out: Path | None = None, cache_dir: Path | N
     Raises:
         RecipeError: `out` or `cache_dir` lies there.
     """
-    if out is not None and data.holds(out) and not (out / "recipe.yaml").is_file():
-        raise RecipeError(f"--out {out} lies in the data, {data}", hint="choose a folder outside of the data")
-    if cache_dir is not None and data.holds(cache_dir):
-        raise RecipeError(f"--cache {cache_dir} lies in the data, {data}", hint="choose a folder outside of the data")
+    for option, path in (("--out", out), ("--cache", cache_dir)):
+        if path is not None and data.holds(path) and not (path / "recipe.yaml").is_file():
+            raise RecipeError(f"{option} {path} lies in the data, {data}", hint="choose a folder outside of the data")
 
 
 def decoding(command: C) -> C:

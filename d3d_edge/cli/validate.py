@@ -82,8 +82,8 @@ def command(
 def _check_out(path: Path) -> None:
     """Refuse what the report may not replace, before anything is measured: all but an older one, and its text."""
     try:
-        own = path.is_file() and (not path.stat().st_size or _is_of_bundles(path))
-        there = [file for file in (path, path.with_name(TEXT_NAME)) if file.exists()]
+        own = path.is_file() and _is_of_bundles(path)
+        there = [file for file in (path, path.with_name(TEXT_NAME)) if file.exists() and file.stat().st_size]
     except OSError as error:  # a name that is too long
         raise StorageError.of(path, error) from error
     for file in there:

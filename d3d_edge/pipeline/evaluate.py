@@ -195,7 +195,7 @@ def _system(
     answers = np.mean([logits[stage] for stage in stages], axis=0)
     clip = run.recipe.clip
     sizes = [_size(one.spec, answers.shape[1], one.in_channels, clip) for one in networks]
-    right = round(accuracy.topk(answers, labels, 1) * len(labels))
+    right = accuracy.right(answers, labels)
     low, high = accuracy.wilson(right, len(labels))
     return System(
         name=name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
@@ -18,7 +17,7 @@ from torch.export import ExportedProgram
 
 from d3d_edge import runtimes, target
 from d3d_edge.bundle import LABELS, RECIPE, Bundle, Description
-from d3d_edge.calibset import CalibrationPlan, load_plan
+from d3d_edge.calibset import CalibrationSet, load_plan
 from d3d_edge.errors import BundleError, DataError, LoweringError, RecipeError
 from d3d_edge.files import is_whole_archive, sha256_of_file, sweep, write_text
 from d3d_edge.manifest import Clip
@@ -189,9 +188,9 @@ def _golden(run: Run) -> NDArray[np.uint8]:
 def _plan_was_changed(run: Run) -> bool:
     """Whether the calibration plan is another than that of the quantized graph; not where one of them is gone."""
     try:
-        kept = json.loads((run.folder("quantized") / "calibration.json").read_text(encoding="utf-8"))["plan"]
-        return CalibrationPlan.model_validate(kept) != load_plan(run.recipe.quantize.calibration)
-    except (RecipeError, OSError, ValueError, KeyError, TypeError):
+        kept = CalibrationSet.model_validate_json((run.folder("quantized") / "calibration.json").read_bytes())
+        return kept.plan != load_plan(run.recipe.quantize.calibration)
+    except (RecipeError, OSError, ValueError):
         return False
 
 

@@ -113,6 +113,7 @@ def _held_to_graph(
     if made.precision == "weights-int8" and np.isfinite(moved := _moved_by_weights(program, asked)):
         facts[golden.ROUNDED] = moved
     faults = []
+    # Beside INT8, Core ML computes in float16; the other runtimes in float32, unless the precision says otherwise.
     if made.precision != "float32" and (made.precision != "int8" or made.runtime == "coreml"):
         moved, beyond = _moved_by_float16(program, asked, made.runtime)
         faults += beyond

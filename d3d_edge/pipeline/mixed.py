@@ -64,7 +64,7 @@ class HeldOut:
         split: Split = "val" if data.of("val") else "train"
         dataset = replace(data.dataset(split), clips=data.of("val") or drawn)
         logits, labels = evaluate(rgb_stream(load_rgb(run, "student")), dataset, "student")
-        return cls(split, dataset, labels, _right(logits, labels))
+        return cls(split, dataset, labels, accuracy.right(logits, labels))
 
     def clips(self) -> Iterator[Tensor]:
         """uint8 [T, H, W, C], one at a time: a val split need not fit into memory."""
@@ -73,17 +73,13 @@ class HeldOut:
     def drop_points(self, logits: Tensor) -> float:
         """Points of top-1 that logits [clips, classes] lose against the float student."""
         # Whole numbers are subtracted: 0.85 - 0.7 is more than the 15 points that a gate may allow.
-        return 100 * (self.float_right - _right(logits.numpy(), self.labels)) / len(self.labels)
+        return 100 * (self.float_right - accuracy.right(logits.numpy(), self.labels)) / len(self.labels)
 
     @torch.no_grad()
     def drop_of(self, program: ExportedProgram) -> float:
         """The same of a graph of one clip."""
         module = module_of(program)
         return self.drop_points(torch.cat([module(clip) for clip in self.clips()]))
-
-
-def _right(logits: accuracy.Logits, labels: NDArray[np.int64]) -> int:
-    return round(accuracy.topk(logits, labels, 1) * len(labels))
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,10 @@ def write_page(paths: Sequence[Path], out: Path, data: Path | None) -> Written:
 def _refuse_other_file(out: Path) -> None:
     """A page may replace a page, but no report."""
     try:
-        start = out.read_bytes()[:64] if out.is_file() else b""
+        if not out.is_file():
+            return
+        with out.open("rb") as file:
+            start = file.read(64)
     except OSError as error:  # a name that is too long
         raise StorageError.of(out, error) from error
     if start and not start.lstrip().lower().startswith(b"<!doctype html"):

@@ -110,7 +110,9 @@ def probe(
     """
     started = datetime.now(UTC)
     place = out or run.path / "probe"
-    _refuse_other(place)
+    _refuse_other_report(place / FILE_NAME)
+    if out and (out / FIGURE_NAME).exists() and not (out / FILE_NAME).exists():
+        raise RecipeError(f"{out / FIGURE_NAME} is no picture of probe", hint="choose another folder with --out")
     networks = [network for source in NAMES if (network := Network.of(run, source))]
     if not networks:
         run.need("student")
@@ -146,16 +148,11 @@ def probe(
     return report
 
 
-def _refuse_other(place: Path) -> None:
-    """A report of training or validation has the same name, and is not to be lost; nor is somebody's picture."""
-    path = place / FILE_NAME
+def _refuse_other_report(path: Path) -> None:
+    """A report of training or validation has the same name, and is not to be lost."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        if (place / FIGURE_NAME).exists():
-            raise RecipeError(
-                f"{place / FIGURE_NAME} is no picture of probe", hint="choose another folder with --out"
-            ) from None
         return
     except (OSError, ValueError):
         found = None

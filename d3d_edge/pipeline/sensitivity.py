@@ -98,7 +98,7 @@ class _Clips:
 def _measured(run: Run, switched: Switched, clips: _Clips, mark: str, progress: Progress) -> dict[str, Any]:
     """Every cost, from those that were measured before an interruption on."""
     reference = clips.logits(switched, ())
-    top1 = accuracy.topk(reference, clips.labels, 1)
+    right = accuracy.right(reference, clips.labels)
     groups = switched.groups
     wanted: dict[str, tuple[str, str, list[Group]]] = {"all": ("everything", "all", list(groups))}
     for each in dict.fromkeys(group.kind for group in groups):
@@ -117,7 +117,7 @@ def _measured(run: Run, switched: Switched, clips: _Clips, mark: str, progress: 
                     "kind": kind,
                     "sqnr_db": round(accuracy.sqnr_db(logits, reference), 3),
                     "changed": 1 - accuracy.agreement(logits, reference),
-                    "top1_drop_points": 100 * (top1 - accuracy.topk(logits, clips.labels, 1)),
+                    "top1_drop_points": 100 * (right - accuracy.right(logits, clips.labels)) / len(clips.labels),
                     "weights": sum(switched.weights(group) for group in rounded),
                 }
             )
@@ -129,7 +129,7 @@ def _measured(run: Run, switched: Switched, clips: _Clips, mark: str, progress: 
         return [cost.model_dump() for cost in sorted(costs, key=lambda cost: cost.sqnr_db)]
 
     return {
-        "float_top1": top1,
+        "float_top1": right / len(clips.labels),
         "whole": found["all"].model_dump(),
         "kinds": worst_first("kind "),
         "groups": worst_first("group "),

@@ -71,11 +71,11 @@ class ShellDevice(ABC):
                 self._copy(file, sizes[file.name])
         except BaseException:
             with suppress(DeviceError):  # of a device that is gone, the first error says more
-                for some in _by_the_hundred(missing):
+                for some in _groups(missing):
                     partial = " ".join(f"{shlex.quote(file.name)}{_PARTIAL}" for file in some)
                     self._call(self._there(f"rm -f {partial}"), timeout_s=ANSWER_S)
             raise
-        arrived = self._hashes(missing, first="mv -f {0}" + _PARTIAL + " {0}; ")
+        arrived = self._hashes(missing, copied=True)
         if damaged := [file for file in missing if arrived.get(file.name) != file.sha256]:
             raise DeviceError(
                 f"{self.name}: {damaged[0].name} did not arrive as it was sent",
@@ -99,20 +99,22 @@ class ShellDevice(ABC):
                 raise self._full("its disk is full")
             raise self._failed(f"cannot copy {file.path.name} there", done)
 
-    def _hashes(self, files: Sequence[File], first: str = "") -> dict[str, str]:
-        """SHA-256 by name, of those of `files` that the device has, after the script `first` for each, named {0}."""
+    def _hashes(self, files: Sequence[File], *, copied: bool = False) -> dict[str, str]:
+        """SHA-256 by name, of those of `files` that the device has; where they were just `copied`, they take their
+        names first."""
         found: dict[str, str] = {}
-        for some in _by_the_hundred(files):
-            found |= self._hashes_at_once(some, first)
+        for some in _groups(files):
+            found |= self._hashes_of_some(some, copied)
         return found
 
-    def _hashes_at_once(self, files: Sequence[File], first: str) -> dict[str, str]:
+    def _hashes_of_some(self, files: Sequence[File], copied: bool) -> dict[str, str]:
         quoted = [shlex.quote(file.name) for file in files]
-        before, names = "".join(map(first.format, quoted)), " ".join(quoted)
+        first = "".join(f"mv -f {name}{_PARTIAL} {name}; " for name in quoted) if copied else ""
+        names = " ".join(quoted)
         # OpenSSL has the processor's own instructions for it, and is several times as fast; Android does not have it.
         # A file that is not there is no error, but a device without either tool is.
         script = (
-            f"echo; {before}if command -v openssl >/dev/null; then openssl dgst -sha256 -r {names} 2>/dev/null; true; "
+            f"echo; {first}if command -v openssl >/dev/null; then openssl dgst -sha256 -r {names} 2>/dev/null; true; "
             f"else command -v sha256sum >/dev/null || exit {_NO_TOOL}; sha256sum {names} 2>/dev/null; true; fi"
         )
         seconds = sum(file.path.stat().st_size for file in files) / 20e6
@@ -213,6 +215,6 @@ class ShellDevice(ABC):
         return None
 
 
-def _by_the_hundred(files: Sequence[File]) -> Iterator[Sequence[File]]:
+def _groups(files: Sequence[File]) -> Iterator[Sequence[File]]:
     for place in range(0, len(files), _AT_ONCE):
         yield files[place : place + _AT_ONCE]

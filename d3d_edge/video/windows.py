@@ -93,8 +93,9 @@ class Windows:
     def _timed(self, now_s: float) -> Iterator[Window]:
         """With uniform sampling: the windows that are over at `now_s`."""
         while self._window_s is not None and now_s >= self._start_s + self._window_s - NEAR_S:
-            if self._kept and self._kept[0].time_s >= self._start_s + self._window_s - NEAR_S:
-                number = max(self._open_at(self._kept[0].time_s), self._number + 1)
+            first_s = self._kept[0].time_s if self._kept else now_s
+            if first_s >= self._start_s + self._window_s - NEAR_S:
+                number = max(self._open_at(first_s), self._number + 1)
                 self.left_out += number - self._number  # they hold no frame
                 self._begin(number)
             else:

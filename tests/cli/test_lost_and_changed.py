@@ -246,6 +246,18 @@ def test_a_graph_that_is_lost_or_damaged_is_written_again(
     assert pt2e.form(program.module()) == pt2e.form(graph_files.load(made / "run" / stage / "graph.pt2").module())
 
 
+@pytest.mark.parametrize("command", ["evaluate", "sensitivity"])
+def test_where_the_result_cannot_be_written_nothing_is_decoded(
+    command: str, d3d_edge: D3DEdge, made: Path, tmp_path: Path
+) -> None:
+    run = copied_run(made, tmp_path)
+    place = run / {"evaluate": "evaluation.json", "sensitivity": "sensitivity.json"}[command]
+    place.unlink(missing_ok=True)
+    place.mkdir()
+    refused(d3d_edge(command, run, "--cache", tmp_path / "cache", "--workers", 0), 9, f"cannot write {place}")
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_run_whose_clips_are_away_is_whole_when_they_are_back(
     d3d_edge: D3DEdge, made: Path, own_clips: Path, clips: Path, cache: Path, tmp_path: Path
 ) -> None:

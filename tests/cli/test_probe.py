@@ -115,6 +115,14 @@ def test_somebodys_picture_is_not_replaced(run: Path, cache: Path, d3d_edge: D3D
     assert (tmp_path / "mine" / "flow.png").read_text() == "mine"
 
 
+def test_a_report_that_was_deleted_is_written_again(run: Path, cache: Path, d3d_edge: D3DEdge) -> None:
+    (run / "probe").mkdir()
+    (run / "probe" / "flow.png").write_text("of a report that is gone")
+    result = d3d_edge("probe", run, "--epochs", 1, "--cache", cache, "--workers", 0)
+    assert result.code == 0, result.err
+    assert (run / "probe" / "report.json").is_file()
+
+
 def test_a_network_of_single_frames_is_no_stream(run: Path) -> None:
     shutil.copytree(run / "student", run / "spatial")
     assert Network.of(Run.open(run), "spatial")

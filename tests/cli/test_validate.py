@@ -69,6 +69,17 @@ def test_what_is_no_report_of_validate_is_not_replaced(
     assert [(path.name, path.read_text()) for path in out.iterdir()] == [(name, '{"my": "own"}')]
 
 
+def test_an_empty_report_may_be_replaced_and_not_what_is_beside_it(
+    bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    (tmp_path / "report.json").touch()
+    words = ("validate", bundle_copy, "--data", clips, "--out", tmp_path)
+    (tmp_path / "report.txt").write_text("mine")
+    refused(d3d_edge(*words), 2, "report.txt exists and is no report of validate")
+    (tmp_path / "report.txt").unlink()
+    assert d3d_edge(*words).code == 0
+
+
 def test_references_alone_are_measured_again_and_judged_by_no_gate(
     made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
 ) -> None:

@@ -8,13 +8,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 
 from d3d_edge import transports
 from d3d_edge.errors import DeviceError, RecipeError
-from d3d_edge.transports import File, shell
+from d3d_edge.transports import File, shell, tool
 from tests.contract.conftest import JOB, LEADER, PROGRAM, Device, Make, gone
 
 
@@ -74,6 +77,23 @@ def test_a_link_that_is_too_slow_is_no_silent_device(
     monkeypatch.setattr(device.transport, "copy_there", lambda path, place: ["sleep", "60"])
     with pytest.raises(DeviceError, match=r"did not take \S+ \(0\.0 MB\) within 3 s .*link must carry 0\.1 MB/s"):
         device.transport.push([make("blobs/a.clips", b"a")])
+
+
+@pytest.mark.parametrize("kind", ["local", "ssh", "adb"], indirect=True)
+def test_a_large_file_may_be_as_long_in_coming_as_it_needs(
+    device: Device, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, waited_s = tool.call, []
+
+    def noting(command: Sequence[str], **options: Any) -> CompletedProcess[str]:
+        waited_s.append(options["timeout_s"])
+        return call(command, **options)
+
+    monkeypatch.setattr(tool, "call", noting)
+    for size_bytes, seconds in ((5_000_000, 50.0), (1, shell.ANSWER_S)):
+        device.transport.push([make(f"blobs/{size_bytes}", bytes(size_bytes))])
+        device.transport.pull(f"blobs/{size_bytes}", tmp_path / "back")
+        assert waited_s[-1] == seconds
 
 
 def test_a_program_gets_its_words_and_gives_its_lines(device: Device, make: Make) -> None:

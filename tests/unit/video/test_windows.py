@@ -109,6 +109,14 @@ def test_windows_without_frames_are_left_out_and_counted(
     assert cutter.left_out == left_out
 
 
+def test_where_frames_end_before_the_end_that_is_wanted_no_window_is_made_of_nothing() -> None:
+    cutter = Windows(spec_of(frames=2, short_clips="repeat_last"), window_s=0.4, stride_s=0.2, rate_hz=10)
+    assert [window for number in range(4) for window in cutter.push(number / 10, frame(0))] == []
+    assert [window.start_s for window in cutter.until(1e9)] == pytest.approx([0.0, 0.2])
+    assert cutter.left_out == 5 * 10**9 - 3
+    assert cutter.too_few is None
+
+
 def test_too_few_frames_in_a_window_are_refused_and_the_next_window_is_tried() -> None:
     cutter = Windows(spec_of(frames=4), window_s=0.4, stride_s=0.4, rate_hz=10)
     assert not [window for time_s in (0.0, 0.2, 0.4) for window in cutter.push(time_s, frame(0))]
