@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import zipfile
 from dataclasses import dataclass, fields
@@ -40,6 +41,15 @@ class Checkpoint:
         """Whether the newest epoch has the highest top-1 so far."""
         *before, newest = (row.get("top1", -1.0) for row in self.history)
         return newest > max(before, default=-1.0)
+
+    def weights_hash(self) -> str:
+        """SHA-256 of the model's tensors, by name: the same settings may have trained others on other hardware."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.model.items()):
+            if isinstance(value, torch.Tensor):
+                digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def write(self, folder: Path, which: Which = "last") -> None:
         """Write to `folder`, replacing the checkpoint there.

@@ -23,6 +23,7 @@ from d3d_edge.distill.loss import Outputs, end_point_error, mean_end_point_error
 from d3d_edge.errors import DataError
 from d3d_edge.models.decoder import FlowDecoder, time_stride
 from d3d_edge.models.s3dg import S3DG
+from d3d_edge.pipeline import marks
 from d3d_edge.pipeline.data import RunData, batch_size, epochs
 from d3d_edge.pipeline.streams import beside, channels_last, frames_of_clip, frames_of_flow, load_network
 from d3d_edge.progress import Progress
@@ -51,7 +52,7 @@ class Network:
 
     source: Probed
     mark: str
-    """Fingerprint of its stage."""
+    """Of its stage, see `marks.trained`."""
     net: S3DG
 
     @classmethod
@@ -67,7 +68,7 @@ class Network:
             return None
         spec = run.recipe.teacher.network if source == "teacher" else run.recipe.student.network
         net = load_network(run, source, spec, in_channels=2 if source == "teacher" else 3)
-        return cls(source, done["fingerprint"], channels_last(net))
+        return cls(source, marks.trained(run, source), channels_last(net))
 
     def frames(self, batch: Batch) -> Tensor:
         """What the network sees of a batch, float [B*T, 3 or 2, H, W]."""

@@ -309,7 +309,7 @@ def _finish(run: Run, stage: Stage, job: Job, data: RunData, mark: str, began: f
     }
     if stage == "student":
         _write_graph(run)
-    run.finish(stage, mark, **done)
+    marks.finish(run, stage, mark, **done)
     return done
 
 

@@ -21,7 +21,7 @@ from d3d_edge.calibset import CalibrationSet, load_plan
 from d3d_edge.errors import BundleError, DataError, LoweringError, RecipeError
 from d3d_edge.files import is_whole_archive, sha256_of_file, sweep, write_text
 from d3d_edge.manifest import Clip
-from d3d_edge.pipeline import lowering
+from d3d_edge.pipeline import lowering, marks
 from d3d_edge.pipeline.distill import GRAPH_NAME
 from d3d_edge.pipeline.environment import tools
 from d3d_edge.pipeline.references import REFERENCES
@@ -60,7 +60,7 @@ class Source:
         """The float or the quantized graph of a run, whichever `precision` is lowered from.
 
         Raises:
-            DataError: the stage that makes it is not finished, or was before its recipe, or its plan, was changed.
+            DataError: the stage that makes it is not finished, or was before its recipe, plan or student was changed.
         """
         stage = "quantized" if precision in QUANTIZED else "student"
         again, done = run.command(stage), run.need(stage)
@@ -74,6 +74,8 @@ class Source:
             if _plan_was_changed(run):
                 plan = run.recipe.quantize.calibration
                 raise DataError(f"{run.path} was quantized before its plan {plan} was changed", hint=again)
+            if done.get("student", trained := marks.trained(run, "student")) != trained:
+                raise DataError(f"{run.path} was quantized before its student was trained again", hint=again)
             calibration = done["calibration_hash"]
         path = run.folder(stage) / GRAPH_NAME
         if not is_whole_archive(path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from d3d_edge.distill.checkpoint import Checkpoint
 from d3d_edge.errors import DataError
 from d3d_edge.pipeline import weights
@@ -31,6 +33,26 @@ def hold(run: Run, stage: Stage, mark: str) -> None:
             "now, or by another version of d3d-edge",
             hint="bring the clips back as they were, choose another --out, or delete the folder to train it again",
         )
+
+
+def finish(run: Run, stage: Stage, mark: str, **results: Any) -> None:
+    """Mark a trained stage finished, with the hash of the weights that it ends with."""
+    kept = Checkpoint.kept(run.folder(stage))
+    assert kept is not None
+    run.finish(stage, mark, weights_hash=kept.weights_hash(), **results)
+
+
+def trained(run: Run, stage: Stage) -> str:
+    """Hash of a finished stage's own weights, and of what decided them, for what is made from it: deleted and trained
+    again it may have other weights, or come from other clips.
+
+    Raises:
+        DataError: it is not finished.
+    """
+    done = run.need(stage)
+    # Stages of older versions do not say.
+    mark = str(done["fingerprint"])
+    return fingerprint(mark, done["weights_hash"]) if "weights_hash" in done else mark
 
 
 def teacher(run: Run, data: RunData) -> str:

@@ -48,15 +48,15 @@ def quantize(run: Run, *, cache_dir: Path, workers: int, strict: bool, progress:
     distributed.device()  # a wrong one is told before any clip is decoded
     data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
     plan = calibset.load_plan(run.recipe.quantize.calibration)
+    # What it learns from may be gone for the moment only, and with it would go a finished graph.
+    marks.hold(run, "student", marks.student(run, data))
     mark = fingerprint(
         "quantized",
         _FORMAT,
-        marks.student(run, data),
+        marks.trained(run, "student"),
         plan.model_dump(mode="json"),
         run.quantize_hash,
     )
-    # What it learns from may be gone for the moment only, and with it would go a finished graph.
-    marks.hold(run, "student", marks.student(run, data))
     done = run.results("quantized", mark)
     if done is None or not is_whole_archive(run.folder("quantized") / GRAPH_NAME):
         done = _quantize(run, data, plan, mark, progress)
@@ -100,6 +100,7 @@ def _quantize(run: Run, data: RunData, plan: CalibrationPlan, mark: str, progres
         "logit_step": pt2e.logit_step(program),
         "calibration_hash": record.hash(),
         "recipe_hash": run.quantize_hash,
+        "student": marks.trained(run, "student"),
         "graph_sha256": sha256_of_file(folder / GRAPH_NAME),
     }
     run.finish("quantized", mark, **done)

@@ -58,7 +58,7 @@ def sensitivity(
     drawn = calibration.drawn_clips(data, plan, progress)
     used = drawn[:clips]
     parts = [plan.model_dump(mode="json"), run.recipe.quantize.scheme, len(used)]
-    mark = fingerprint("sensitivity", _FORMAT, marks.student(run, data), *parts)
+    mark = fingerprint("sensitivity", _FORMAT, marks.trained(run, "student"), *parts)
     done = run.results("sensitivity", mark)
     if done is None:
         student = Student.of(run, clips=min(_BATCH, len(drawn)))

@@ -170,6 +170,21 @@ def test_a_graph_from_before_the_plan_was_changed_is_not_exported(
     assert not (tmp_path / "bundles").exists()
 
 
+def test_a_graph_of_a_student_that_was_trained_again_is_neither_exported_nor_kept(
+    d3d_edge: D3DEdge, made: Path, cache: Path, tmp_path: Path
+) -> None:
+    run = copied_run(made, tmp_path)
+    path = run / "student" / "done.json"
+    done = json.loads(path.read_text())
+    path.write_text(json.dumps(done | {"weights_hash": "of others"}))  # as if its folder had been deleted
+    result = d3d_edge("export", run, "--target", "android", "--out", tmp_path / "bundles")
+    refused(result, 8, "was quantized before its student was trained again", f"d3d-edge quantize {run}")
+    result = d3d_edge("quantize", run, "--cache", cache)
+    assert result.code == 0
+    assert "finished before" not in result.err
+    assert d3d_edge("export", run, "--target", "android", "--out", tmp_path / "bundles").code == 0
+
+
 def test_what_is_left_of_a_stage_that_began_again_is_no_result(
     d3d_edge: D3DEdge,
     made: Path,

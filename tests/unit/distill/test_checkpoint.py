@@ -117,6 +117,16 @@ def whole_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_weights_are_told_apart_and_the_rest_of_a_checkpoint_does_not_count() -> None:
+    def of(epoch: int, **model: torch.Tensor) -> str:
+        return Checkpoint("mark", epoch, model, {}, {}, []).weights_hash()
+
+    one, many = torch.tensor(1.0), torch.arange(6.0).to(torch.bfloat16)
+    assert of(1, one=one, many=many) == of(2, many=many.clone(), one=one.clone())
+    others = [of(1, one=one, many=many.reshape(2, 3)), of(1, one=one, many=many + 1), of(1, many=many)]
+    assert len({of(1, one=one, many=many), *others}) == 4
+
+
 def test_a_checkpoint_keeps_the_version_numbers_of_a_state_dict(tmp_path: Path) -> None:
     state = nn.Sequential(nn.BatchNorm2d(3)).state_dict()
     Checkpoint("mark", 1, state, {}, {}, []).write(tmp_path)
