@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,11 @@ import click
 from d3d_edge.bundle import check_outside
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress, json_of, plain
-from d3d_edge.cli.tables import columns, measured_by
+from d3d_edge.cli.tables import columns, measured_by, threads_of
 from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.files import check_writable
 from d3d_edge.report import Report, Row
-from d3d_edge.timing import Latency
+from d3d_edge.timing import Latency, Samples
 
 if TYPE_CHECKING:
     from d3d_edge.pipeline.devices import Runtime
@@ -159,10 +160,18 @@ def _lines(row: Row, found: Latency) -> list[str]:
 
 
 def _conditions(report: Report) -> str:
-    """Threads, and what is known of the machine when the first row was timed."""
-    samples = next(row.samples for row in report.rows if row.samples)
-    before = samples.environment_before
-    known = [f"{samples.threads or 'default'} threads"]
+    """Threads, and what is known of each machine when its first row was timed."""
+    places: dict[str, list[Samples]] = {}
+    for row in report.rows:
+        if row.samples:
+            places.setdefault(row.device or "this machine", []).append(row.samples)
+    told = [(f"{place}: " if len(places) > 1 else "") + _condition(samples) for place, samples in places.items()]
+    return "; ".join(told)
+
+
+def _condition(samples: Sequence[Samples]) -> str:
+    before = samples[0].environment_before
+    known = [f"{threads_of(each.threads for each in samples)}"]
     if before.governor:
         known.append(f"governor {before.governor}")
     if before.clock_mhz:

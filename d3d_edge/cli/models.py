@@ -18,7 +18,6 @@ from d3d_edge.cli.console import TerminalProgress, json_of, plain
 from d3d_edge.cli.tables import columns
 from d3d_edge.files import check_writable, write_text
 from d3d_edge.presets import PRESETS
-from d3d_edge.runner import Where
 
 if TYPE_CHECKING:
     from d3d_edge.pipeline.latencies import Latencies, Timed
@@ -223,10 +222,8 @@ def _print_proposal(row: Timed, budget_ms: float, console: Console) -> None:
 
 def _place(found: Latencies) -> str:
     threads = f"{found.threads or 'default'} threads"
-    if found.where == Where.DEVICE:
-        return f"on {found.device} by {found.runtime}, {threads}"
-    here = "this host" if found.device == "host" else found.device
-    return f"on {here} ({found.environment.kind}) by {found.runtime}, {threads}"
+    place = f"this host ({found.environment.kind})" if found.device == "host" else found.device
+    return f"on {place} by {found.runtime}, {threads}"
 
 
 def print_models(rows: Sequence[Model], classes: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -25,6 +25,11 @@ _LEVEL = 0.05
 def measured_by(row: Row) -> str:
     """Where a row's figures are from, in few letters."""
     return _WHERE.get(row.where, str(row.where))
+
+
+def threads_of(counts: Iterable[int]) -> str:
+    """What models ran with, in words; 0 is what a runtime chooses."""
+    return " or ".join(str(count or "default") for count in sorted(set(counts))) + " threads"
 
 
 def print_report(report: Report, path: Path | None, *, strict_gates: bool = False) -> None:
@@ -197,7 +202,8 @@ def _losses(row: Row) -> list[str]:
 
 
 def _where_notes(report: Report) -> list[str]:
-    notes = [f"{row.name} was not run: {row.note}" for row in report.rows if row.where == Where.NOT_RUN]
+    told = [(row, " was not run" if row.where == Where.NOT_RUN else "") for row in report.rows if row.note]
+    notes = [f"{row.name}{not_run}: {row.note}" for row, not_run in told]
     notes += [f"{row.name} by {row.runtime}" for row in report.rows if row.device and row.where == Where.DEVICE]
     notes += [
         f"{row.name} by {row.runtime}, which is not what its bundle is made for: its times say nothing of the target's"
@@ -235,9 +241,9 @@ def _where_notes(report: Report) -> list[str]:
             f"that were not made from it against the float student{step}"
         )
     timed = [(row.name, row.latency) for row in report.rows if row.latency]
-    if counts := sorted({latency.threads for _, latency in timed}):
-        told = " or ".join(str(count or "default") for count in counts)
-        notes.append(f"p50 and p90: milliseconds of the network alone, one clip, {told} threads; MB: the model file")
+    if timed:
+        threads = threads_of(latency.threads for _, latency in timed)
+        notes.append(f"p50 and p90: milliseconds of the network alone, one clip, {threads}; MB: the model file")
     if busy := [name for name, latency in timed if latency.busy]:
         of = "" if len(busy) == len(timed) else f" of {', '.join(busy)}"
         notes.append(f"other processes kept the machine busy: the times{of} are not to be trusted")

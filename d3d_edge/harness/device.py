@@ -239,6 +239,10 @@ def _samples(device: str, path: Path, job: Job) -> Samples:
         raise _damaged(device, f"{len(samples.network_ms)} timed runs, at least {least:g} were asked for")
     if job.threads and samples.threads not in (0, job.threads):  # 0: of a runtime that cannot be told
         raise _damaged(device, f"{samples.threads} threads, {job.threads} were asked for")
+    if job.timing.get("sustained-s") and not samples.sustained:
+        raise _damaged(device, "no times without a pause, which were asked for")
+    if samples.end_to_end:
+        raise _damaged(device, "times from a video file, which nobody asked for")
     return samples
 
 

@@ -20,7 +20,7 @@ _KIND = {
 MEANING = {
     Where.DEVICE: "on the device itself",
     Where.HOST_RUNTIME: "the target's file on this machine, not on a device, by the target's runtime or, for TensorRT, "
-    "by ONNX Runtime; the row names it",
+    "by ONNX Runtime; or on the device that the row names, by what its bundle is not made for",
     Where.HOST_TORCH: "PyTorch on this machine, the reference for the others",
     Where.REFERENCE_INTERPRETER: "the target's file read by this project's interpreter, which checks its answers; its "
     "time would say nothing",
@@ -237,7 +237,9 @@ class Head:
         if clips:
             chance = "" if report.chance is None else f", chance {percent(report.chance)}"
             said.append(f"{report.classes} classes, {clips} {report.split} clips{chance}.")
-        return [*said, f"Measured {machine.started[:10]} on {machine.kind}, {machine.cpus} CPUs."]
+        here = f"{machine.kind}, {machine.cpus} CPUs"
+        places = dict.fromkeys(row.device or here for row in report.rows if row.where != Where.NOT_RUN)
+        return [*said, f"Measured {machine.started[:10]} on {' and '.join(places) or here}."]
 
     @property
     def best(self) -> Row | None:

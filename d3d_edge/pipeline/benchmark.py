@@ -16,7 +16,7 @@ from d3d_edge.files import files_below
 from d3d_edge.harness import latency, stopwatch
 from d3d_edge.harness.stopwatch import Opener, Plan
 from d3d_edge.pipeline import memory
-from d3d_edge.pipeline.devices import HERE, THIS_MACHINE, Devices, Fleet, check, fits
+from d3d_edge.pipeline.devices import HERE, NO_DEVICE, THIS_MACHINE, Devices, Fleet, check, fits
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.golden import golden_of
 from d3d_edge.pipeline.references import role_of
@@ -71,6 +71,9 @@ def benchmark(
                     row = _row(name + devices.suffix(device), bundle)
                     fields = fleet.run(device, bundle, plan, progress, sustained_s=60 * sustained_minutes)[0]
                     rows[row.name] = row.model_copy(update=fields)
+    for name, bundle in bundles.items():
+        if not any(fits(bundle, device) for device in devices.names):
+            rows[name] = _row(name, bundle).model_copy(update={"note": NO_DEVICE})
     if not any(row.samples for row in rows.values()):
         raise RecipeError(
             f"nothing to time: {UNTIMED}",

@@ -31,6 +31,8 @@ from d3d_edge.transports import File, Transport
 
 HERE = "local"
 """The name of this machine, whose runtimes are called in this process."""
+NO_DEVICE = "none of the devices given runs it"
+"""What stands beside a bundle that is not run for that reason."""
 Runtime = Literal["auto", "tensorrt", "onnxruntime"]
 
 
@@ -166,7 +168,10 @@ class Fleet:
                     counted = done
 
                 came = device.run(self._transports[name], todo, resume=self._devices.resume, on_clip=count)
+        kept, time = todo.count - came.ran, came.samples.environment_before.time
+        old = f"its times, and the logits of {kept} of {todo.count} clips, are of an earlier run, {time}"
         fields: dict[str, object] = {
+            "note": old if kept else "",
             "where": Where.DEVICE if came.native else Where.HOST_RUNTIME,
             "device": name,
             "runtime": f"{came.runtime} on {came.device}",

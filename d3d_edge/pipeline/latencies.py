@@ -99,7 +99,8 @@ def measure(
 ) -> Latencies:
     """The times of `shapes` on the machine `on`: `host` (or `local`), or a device as `--device` takes it.
 
-    What was measured before is not measured `again` unless that is asked for; other shapes stay as they are.
+    What was measured before is not measured `again` unless that is asked for; other shapes stay as they are, unless
+    something else runs there than ran them: then they are measured again too, or dropped.
 
     Raises:
         RecipeError: `on` is no device or has no runtime for the target; or a shape has no clip, or names a layer that
@@ -124,24 +125,28 @@ def measure(
     missing = [shape for shape in wanted if again or shape not in known]
     if missing:
         _check(on, missing[0], target, path.parent, progress)
-        made = students.bundles(missing, target, path.parent, workers=workers, progress=progress)
-        report = benchmark(
-            [bundle.path for bundle in made.values()],
-            plan=PLAN,
-            threads=threads,
-            progress=progress,
-            devices=_devices(on),
-        )
-        rows = {row.bundle: row for row in report.rows}
-        known |= {shape: _timed(shape, rows[bundle.path.name]) for shape, bundle in made.items()}
-        first = report.rows[0]
+
+        def timed(some: Sequence[Shape]) -> tuple[dict[Shape, Timed], Row]:
+            made = students.bundles(some, target, path.parent, workers=workers, progress=progress)
+            paths = [bundle.path for bundle in made.values()]
+            report = benchmark(paths, plan=PLAN, threads=threads, progress=progress, devices=_devices(on))
+            rows = {row.bundle: row for row in report.rows}
+            return {shape: _timed(shape, rows[bundle.path.name]) for shape, bundle in made.items()}, report.rows[0]
+
+        times, first = timed(missing)
+        if kept and (kept.where, kept.runtime) != (first.where, first.runtime):
+            # Another board answers to that name now, or another version runs there: what is kept is not its.
+            known = {}
+            if others := [shape for shape in wanted if shape not in times]:
+                times |= timed(others)[0]
+        known |= times
         kept = Latencies(
             device=on,
             where=first.where,
             runtime=first.runtime,
             target=target.name,
             threads=threads,
-            environment=kept.environment if kept and set(missing) < set(known) else machine,
+            environment=kept.environment if kept and len(times) < len(known) else machine,
             rows=tuple(known.values()),
         )
         write_json(path, kept.model_dump(mode="json"))

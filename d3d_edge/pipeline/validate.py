@@ -21,7 +21,7 @@ from d3d_edge.harness import accuracy, gates, latency, stopwatch
 from d3d_edge.harness.accuracy import Logits
 from d3d_edge.manifest import Source
 from d3d_edge.pipeline.data import note_skipped
-from d3d_edge.pipeline.devices import HERE, THIS_MACHINE, Devices, Fleet, check, fits
+from d3d_edge.pipeline.devices import HERE, NO_DEVICE, THIS_MACHINE, Devices, Fleet, check, fits
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.golden import golden_of, told_apart
 from d3d_edge.pipeline.measured import Decoding, clips_of, named, root_of
@@ -191,7 +191,7 @@ def _open(models: Sequence[_Model], threads: int, stack: ExitStack) -> tuple[dic
     for model in models:
         runtime = runtimes.get(model.bundle.manifest.runtime)
         if model.device != HERE:
-            refused[model.name] = "" if model.device else "none of the devices given runs it"
+            refused[model.name] = "" if model.device else NO_DEVICE
             continue
         try:
             runtime.check_run()

@@ -30,15 +30,24 @@ _WEIGHTED = CONVOLUTIONS | {
     *(_aten.convolution.default, _aten.conv1d.default, _aten.conv1d.padding, _aten.conv3d.default),
     *(_aten.conv_transpose1d.default, _aten.conv_transpose2d.input, _aten.linear.default),
 }
+_CHAINS = (
+    *(_aten.scaled_dot_product_attention.default, _aten.bilinear.default, _aten.matrix_power.default),
+    *(_aten.linalg_multi_dot.default, _aten.chain_matmul.default, _aten.lstm.input, _aten.gru.input),
+    *(_aten.rnn_tanh.input, _aten.rnn_relu.input),
+)
+"""Products of matrices, of which one takes what another made: nothing rounds that."""
 _PRODUCTS: dict[Any, int] = {
     **dict.fromkeys((_aten.matmul.default, _aten.linalg_matmul.default, _aten.mm.default, _aten.bmm.default), 0),
     **dict.fromkeys((_aten.mv.default, _aten.dot.default, _aten.inner.default, _aten.tensordot.default), 0),
-    **dict.fromkeys((_aten.scaled_dot_product_attention.default, _aten.bilinear.default), 0),
-    **dict.fromkeys((_aten.linalg_multi_dot.default, _aten.lstm.input, _aten.gru.input), 0),
+    **dict.fromkeys((_aten.gru_cell.default, _aten.lstm_cell.default), 0),
+    **dict.fromkeys((_aten.rnn_tanh_cell.default, _aten.rnn_relu_cell.default), 0),
+    **dict.fromkeys(_CHAINS, 0),
     **dict.fromkeys((_aten.addmm.default, _aten.addmv.default, _aten.addbmm.default, _aten.baddbmm.default), 1),
     _aten.einsum.default: 1,
 }
 """Products of matrices, any of which may be an activation, and where the first stands among the arguments."""
+_ROUNDED_ANEW = "quantize the run again with this version, whose quantizer rounds both"
+_AS_A_CONVOLUTION = "write it as a 2D convolution, both of whose inputs the quantizer rounds"
 _FACTORS = ("first factor", "second factor", "third factor")
 FOLLOWERS = frozenset(
     {
@@ -90,16 +99,14 @@ def faults(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
             if found:
                 yield refusal(node, *found, runtime=runtime)
         if quantized and not is_kept_float(node):
+            hint = _ROUNDED_ANEW if node.target in CONVOLUTIONS else _AS_A_CONVOLUTION
             for name, value in _factors(node):
                 if isinstance(value, Node) and value.target not in DEQUANTIZE:
-                    yield refusal(
-                        node,
-                        f"the {name} {value.name} is not quantized, so the operator computes in float",
-                        "quantize the run again with this version, whose quantizer rounds both"
-                        if node.target in CONVOLUTIONS
-                        else "write it as a 2D convolution, both of whose inputs the quantizer rounds",
-                        runtime=runtime,
-                    )
+                    message = f"the {name} {value.name} is not quantized, so the operator computes in float"
+                    yield refusal(node, message, hint, runtime=runtime)
+            if node.target in _CHAINS:
+                message = f"{node.name} multiplies what it made itself, which is not quantized, so it computes in float"
+                yield refusal(node, message, hint, runtime=runtime)
 
 
 def many_axes(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:

@@ -59,6 +59,14 @@ def test_benchmark_over_ssh(made: Path, ssh: str, d3d_edge: D3DEdge) -> None:
     assert (row["name"], row["device"], row["latency"]["runs"]) == ("jetson on device", ssh, 12)
 
 
+@pytest.mark.slow
+def test_a_bundle_that_no_device_runs_is_told(made: Path, ssh: str, d3d_edge: D3DEdge) -> None:
+    bundles = [made / "bundles" / name for name in ("jetson", "android")]
+    done = d3d_edge("benchmark", *bundles, "--runs", 2, "--device", ssh)
+    assert done.code == 0, done.err
+    assert "android was not timed: none of the devices given runs it" in done.out
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

@@ -84,7 +84,12 @@ def test_validate_here_and_over_adb(made: Path, clips: Path, phone: Path, tmp_pa
     results.write_bytes(b"".join(whole[:-2]) + whole[-2][:9])
     again = d3d_edge(*words, "--resume", "--json")
     assert again.code == 0, again.err
-    assert json.loads(again.out)["rows"][-1]["answers"] == there.answers.model_dump(mode="json")
+    resumed = json.loads(again.out)["rows"][-1]
+    assert resumed["answers"] == there.answers.model_dump(mode="json")
+    kept, count = len(whole) - 3, len(whole) - 1  # the first line says what ran, the last two are gone
+    time = there.samples.environment_before.time
+    assert resumed["note"] == f"its times, and the logits of {kept} of {count} clips, are of an earlier run, {time}"
+    assert not there.note
     assert results.read_bytes().splitlines(keepends=True) == whole
 
 

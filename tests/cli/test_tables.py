@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from d3d_edge.cli.benchmark import _conditions
 from d3d_edge.cli.tables import print_report, text_of
 from d3d_edge.cli.validate import show
 from d3d_edge.errors import GateFailed
@@ -21,6 +22,22 @@ def test_the_threads_of_every_row_are_told(threads: tuple[int, ...], told: str) 
     times = [samples.latency().model_copy(update={"threads": count}) for count in threads]
     rows = tuple(samples.measured(f"row {place}", latency=latency) for place, latency in enumerate(times))
     assert told in " ".join(text_of(samples.report(rows=rows)).split())
+
+
+def test_each_machine_is_told_with_the_threads_of_its_rows() -> None:
+    of = [samples.samples().model_copy(update={"threads": count}) for count in (0, 2, 4)]
+    rows = [samples.measured(f"row {place}", samples=each) for place, each in enumerate(of)]
+    alone = _conditions(samples.report(rows=(rows[0],)))
+    assert alone.startswith("default threads")
+    rows[1:] = [row.model_copy(update={"device": "adb"}) for row in rows[1:]]
+    here, there = _conditions(samples.report(rows=tuple(rows))).split("; ")
+    assert here == f"this machine: {alone}"
+    assert there.startswith("adb: 2 or 4 threads")
+
+
+def test_what_to_know_of_a_rows_figures_stands_below_the_table() -> None:
+    rows = (samples.measured("jetson", note="its times are old"),)
+    assert "note: jetson: its times are old" in text_of(samples.report(rows=rows))
 
 
 def test_paths_are_never_broken(capsys: pytest.CaptureFixture[str]) -> None:

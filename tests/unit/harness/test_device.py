@@ -123,10 +123,14 @@ TIMES: dict[str, Any] = {
 }
 
 
-def sampled(folder: Path, changes: dict[str, Any]) -> Samples:
+VIDEO_TIMES = {"video": "a", "decode_ms": [1.0], "resize_ms": [1.0], "network_ms": [1.0]}
+
+
+def sampled(folder: Path, changes: dict[str, Any], **timing: float) -> Samples:
     path = folder / "samples.json"
     path.write_text(json.dumps(TIMES | changes))
-    return device._samples("adb", path, job(threads=2))
+    asked = job(threads=2)
+    return device._samples("adb", path, replace(asked, timing={**asked.timing, **timing}))
 
 
 @pytest.mark.parametrize("changes", [{}, {"threads": 0}, {"network_ms": [1e-6, 1e9, 4.0], "sustained": None}])
@@ -153,12 +157,19 @@ def test_times_that_can_be_are_taken(tmp_path: Path, changes: dict[str, Any]) ->
         ({"sustained": {"at_s": [2.0, 1.0], "network_ms": [4.0, 4.0]}}, "sustained: .*at_s must rise"),
         ({"sustained": {"at_s": [0.0, 90.0], "network_ms": [0.0, 0.0]}}, "sustained.network_ms.0: "),
         ({"end_to_end": {"video": "a", "decode_ms": [], "resize_ms": [], "network_ms": []}}, "end_to_end.decode_ms: "),
+        ({"end_to_end": VIDEO_TIMES}, "times from a video file, which nobody asked for"),
         ({"build": "\ud800"}, ""),
     ],
 )
 def test_times_that_cannot_be_are_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(DeviceError, match=f"^adb: the results are damaged: .{said}"):
         sampled(tmp_path, changes)
+
+
+def test_times_without_a_pause_come_where_they_are_asked_for(tmp_path: Path) -> None:
+    assert sampled(tmp_path, {}, **{"sustained-s": 1.0}).sustained
+    with pytest.raises(DeviceError, match="no times without a pause, which were asked for"):
+        sampled(tmp_path, {"sustained": None}, **{"sustained-s": 1.0})
 
 
 @settings(max_examples=30)

@@ -56,6 +56,17 @@ def test_the_legend_does_not_take_the_host_for_the_target() -> None:
         assert words in MEANING[Where.HOST_RUNTIME]
 
 
+@pytest.mark.parametrize(
+    ("devices", "places"),
+    [(("",), "a processor, 2 CPUs"), (("adb",), "adb"), (("", "adb", ""), "a processor, 2 CPUs and adb")],
+)
+def test_the_head_says_what_measured(devices: tuple[str, ...], places: str) -> None:
+    rows = tuple(samples.measured(f"row {place}", device=device) for place, device in enumerate(devices))
+    machine = samples.ENVIRONMENT.model_copy(update={"processor": "a processor"})
+    report = samples.report(rows=rows, gates=(), pairs=(), environment=machine)
+    assert f"Measured 2026-01-02 on {places}." in drawn(report).text
+
+
 @pytest.mark.parametrize("name", [samples.NASTY, '" onload="x', "</title>", "&amp;", "挥手", "a\x00b\x1bc", "\u202e"])
 def test_names_are_text_and_nothing_else(name: str) -> None:
     odd = samples.report(title=name, labels=(name, *samples.LABELS[1:]), notes=(name,))

@@ -17,7 +17,7 @@ from d3d_edge.pipeline import latencies, students
 from d3d_edge.pipeline.latencies import Latencies, Timed, grid, measure
 from d3d_edge.presets import Shape
 from d3d_edge.progress import Silent
-from d3d_edge.report import Environment
+from d3d_edge.report import Environment, Report
 from d3d_edge.runner import Where
 from tests import networks
 
@@ -87,6 +87,27 @@ def test_measuring_a_shape_again_leaves_the_others(tmp_path: Path) -> None:
     assert asked(tmp_path, TINY) == again
     assert again.environment.started == first.environment.started
     assert asked(tmp_path, TINY, OTHER, again=True).environment.started > first.environment.started
+
+
+def test_another_board_of_the_same_name_gets_none_of_the_kept_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked(tmp_path, TINY, OTHER)
+    benchmark, timed = latencies.benchmark, []
+
+    def by_another(paths: list[Path], **options: Any) -> Report:
+        timed.append(len(paths))
+        report = benchmark(paths, **options)
+        rows = tuple(row.model_copy(update={"runtime": "another"}) for row in report.rows)
+        return report.model_copy(update={"rows": rows})
+
+    monkeypatch.setattr(latencies, "benchmark", by_another)
+    third = Shape.of(6, 16, 0.25)
+    found = asked(tmp_path, TINY, third)
+    assert (found.runtime, [row.shape for row in found.rows]) == ("another", [TINY, third])
+    assert timed == [1, 1]
+    asked(tmp_path, OTHER)
+    assert timed == [1, 1, 1]
 
 
 def test_a_student_is_the_network_of_its_shape() -> None:

@@ -53,6 +53,19 @@ def test_a_product_with_a_factor_in_float_is_refused(
     assert "write it as a 2D convolution" in fault
 
 
+@pytest.mark.parametrize(
+    "product",
+    [
+        lambda x: F.scaled_dot_product_attention(x, x, x),
+        lambda x: torch.matrix_power(x, 3),
+        lambda x: torch.linalg.multi_dot((x, x, x)),
+    ],
+)
+def test_a_product_of_what_was_made_inside_is_refused(product: Callable[[Tensor], Tensor]) -> None:
+    (fault,) = of_product(lambda _, rounded: product(rounded), 3, 3)
+    assert "multiplies what it made itself, which is not quantized" in fault
+
+
 def test_what_is_added_to_a_product_may_be_float() -> None:
     assert not of_product(lambda x, rounded: torch.addmm(x, rounded, rounded), 3, 3)
     assert not of_product(lambda x, rounded: x + rounded @ rounded, 3, 3)
@@ -77,6 +90,11 @@ def recurrent(x: Tensor, w: Tensor) -> Tensor:
     return torch.gru(x[None], w[None], weights, False, 1, 0.0, False, False, False)[0]
 
 
+def rnn(x: Tensor, w: Tensor) -> Tensor:
+    """One step of a network with tanh whose state and weights are not rounded."""
+    return torch.rnn_tanh(x[None], w[None], (w, w), False, 1, 0.0, False, False, False)[0]
+
+
 @pytest.mark.parametrize(
     ("product", "factor", "operator"),
     [
@@ -91,6 +109,11 @@ def recurrent(x: Tensor, w: Tensor) -> Tensor:
         (lambda x, w: F.bilinear(x, x, w[None]), "third factor", "aten.bilinear"),
         (lambda x, w: torch.linalg.multi_dot((x, x, w)), "third factor", "aten.linalg_multi_dot"),
         (recurrent, "second factor", "aten.gru"),
+        (lambda x, w: torch.gru_cell(x, x, w.repeat(3, 1), w.repeat(3, 1)), "third factor", "aten.gru_cell"),
+        (lambda x, w: torch.lstm_cell(x, (w, w), w.repeat(4, 1), w.repeat(4, 1))[0], "second factor", "aten.lstm_cell"),
+        (lambda x, w: torch.rnn_tanh_cell(x, x, w, w), "third factor", "aten.rnn_tanh_cell"),
+        (lambda x, w: torch.rnn_relu_cell(w, x, w, w), "first factor", "aten.rnn_relu_cell"),
+        (rnn, "second factor", "aten.rnn_tanh"),
     ],
 )
 def test_a_product_with_a_factor_that_is_not_rounded_is_named(
