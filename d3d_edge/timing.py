@@ -106,6 +106,10 @@ class Sustained(Schema):
         return self
 
 
+_COOL = ("0", "nominal", "unknown")
+"""`Conditions.thermal_status` of a phone that slows nothing down, or cannot tell."""
+
+
 class Samples(Schema):
     """Every time that was taken of one model, in order; nothing is averaged, and nothing dropped."""
 
@@ -134,6 +138,12 @@ class Samples(Schema):
     build: Build = ""
     environment_before: Conditions = Conditions()
     environment_after: Conditions = Conditions()
+
+    @property
+    def hot(self) -> str:
+        """The worst that a phone said of its heat, before or after, in its own word; empty where all is well."""
+        found = (self.environment_after.thermal_status, self.environment_before.thermal_status)
+        return next((status for status in found if status and status not in _COOL), "")
 
     @model_validator(mode="after")
     def _equal_rounds(self) -> Samples:

@@ -12,7 +12,7 @@ import click
 from d3d_edge.bundle import check_outside
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress, json_of, plain
-from d3d_edge.cli.tables import columns, measured_by, threads_of
+from d3d_edge.cli.tables import HOT, columns, measured_by, threads_of
 from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.files import check_writable
 from d3d_edge.report import Report, Row
@@ -156,6 +156,8 @@ def _lines(row: Row, found: Latency) -> list[str]:
         lines.append(f"  memory that the model adds: {found.memory_peak_bytes / 1e6:.1f} MB")
     if found.busy:
         lines.append(f"  not to be trusted: {found.busy}")
+    if row.samples and row.samples.hot:
+        lines.append(f"  {HOT.format(row.samples.hot)}")
     return lines
 
 
@@ -184,4 +186,6 @@ def _condition(samples: Sequence[Samples]) -> str:
 
 
 def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
+    if value is None:
+        return "-"
+    return f"{value:.2g}" if value < 0.1 else f"{value:.1f}" if value < 1000 else f"{value:.0f}"

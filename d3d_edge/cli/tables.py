@@ -18,6 +18,7 @@ from d3d_edge.runner import Where
 TEXT_NAME = "report.txt"
 _WHERE = {Where.REFERENCE_INTERPRETER: "interpreter"}
 """Shorter words, explained below the table."""
+HOT = "its phone may have slowed itself down, as it was hot (thermal status {})"
 _LEVEL = 0.05
 """Significance from which a difference is put into words."""
 
@@ -247,4 +248,5 @@ def _where_notes(report: Report) -> list[str]:
     if busy := [name for name, latency in timed if latency.busy]:
         of = "" if len(busy) == len(timed) else f" of {', '.join(busy)}"
         notes.append(f"other processes kept the machine busy: the times{of} are not to be trusted")
+    notes += [f"{row.name}: {HOT.format(row.samples.hot)}" for row in report.rows if row.samples and row.samples.hot]
     return notes

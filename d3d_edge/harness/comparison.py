@@ -140,6 +140,14 @@ def _difference(before: Report, after: Report, row: Row, other: Row) -> str:
         found.append(f"{row.runtime} before, {other.runtime} after")
     if row.samples and other.samples and row.samples.threads != other.samples.threads:
         found.append(f"{row.samples.threads} and {other.samples.threads} threads")
+    if row.samples and other.samples:
+        one, two = row.samples.environment_before, other.samples.environment_before
+        settings = {"power mode": (one.power_mode, two.power_mode), "governor": (one.governor, two.governor)}
+        for what, (was, now) in settings.items():
+            if was != now:
+                found.append(f"{what} {was or 'unknown'} before, {now or 'unknown'} after")
+        if row.samples.hot or other.samples.hot:
+            found.append(f"thermal status {row.samples.hot or 'good'} before, {other.samples.hot or 'good'} after")
     if any(one.latency and one.latency.busy for one in (row, other)):
         found.append("timed on a busy machine")
     return "; ".join(found)

@@ -137,7 +137,7 @@ def run(
             runtime=str(heard.hello.get("runtime", "")),
             native=bool(heard.hello.get("native")),
             device=str(heard.hello.get("device", "")),
-            logits=_logits(transport.name, results, job),
+            logits=_logits(transport.name, results, job, str(heard.hello.get("runtime", ""))),
             samples=_samples(transport.name, samples, job),
             ran=job.count - heard.kept,
         )
@@ -193,22 +193,27 @@ class _Listener:
             )
 
     def _failed(self, kind: str, message: str) -> DeviceError:
-        return DeviceError(f"{self._device}: {message}", hint=_HINTS.get(kind, "docs/devices.md"))
+        return DeviceError(f"{self._device}: {' '.join(message.split())}", hint=_HINTS.get(kind, "docs/devices.md"))
 
 
-def _logits(device: str, path: Path, job: Job) -> Logits:
-    """float32 [clips, classes] of a results file, whose first line says what ran.
+def _logits(device: str, path: Path, job: Job, runtime: str) -> Logits:
+    """float32 [clips, classes] of a results file, whose first line says what ran, which is to be `runtime`.
 
     Raises:
-        DeviceError: a clip is missing or has not its number of logits.
+        DeviceError: a clip is missing, is there twice or has not its number of logits; or something else ran.
     """
     found = np.full((job.count, job.classes), np.nan, dtype=np.float32)
     seen = set()
-    for line in _text(device, path).splitlines()[1:]:
+    first, *lines = _text(device, path).splitlines() or [""]
+    if _json(device, first).get("runtime") != runtime:
+        raise _damaged(device, first)
+    for line in lines:
         result = _json(device, line)
         place, logits = result.get("clip"), result.get("logits", [])
         numbers = isinstance(logits, list) and all(isinstance(value, int | float) for value in logits)
-        if not isinstance(place, int) or not 0 <= place < job.count or not numbers or len(logits) != job.classes:
+        if not isinstance(place, int) or not 0 <= place < job.count or place in seen:
+            raise _damaged(device, line)
+        if not numbers or len(logits) != job.classes:
             raise _damaged(device, line)
         try:
             with np.errstate(over="ignore"):  # what no float32 holds is found below

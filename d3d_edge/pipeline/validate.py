@@ -199,7 +199,9 @@ def _open(models: Sequence[_Model], threads: int, stack: ExitStack) -> tuple[dic
             refused[model.name] = str(error)
         else:
             try:
-                runners[model.name] = stack.enter_context(runtime.open(model.bundle, threads=threads))
+                runner = stack.enter_context(runtime.open(model.bundle, threads=threads))
+                runner.run(golden_of(model.bundle).clips[0])
+                runners[model.name] = runner
             except BundleError as error:
                 # One that was exported with --allow-fallback may not run at all, and says so in the report.
                 if not model.bundle.manifest.fallbacks:

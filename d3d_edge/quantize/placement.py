@@ -115,7 +115,9 @@ def many_axes(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor) and value.dim() > MAX_RANK:
             message = f"the tensor {node.name} has {value.dim()} axes, at most {MAX_RANK} are lowered"
-            yield refusal(node, message, "use the rank-4 layers of d3d_edge.models.layers", runtime=runtime)
+            # What is given has no layer; its reader does.
+            blamed = next(iter(node.users), node) if node.op == "placeholder" else node
+            yield refusal(blamed, message, "use the rank-4 layers of d3d_edge.models.layers", runtime=runtime)
 
 
 def _factors(node: Node) -> Iterable[tuple[str, Any]]:

@@ -147,11 +147,17 @@ class CoreMLRunner:
 
         Raises:
             DataError: the clip has another shape or type, or the runner is closed.
+            BundleError: the file loads, and does not run.
         """
         self.inputs[0].check(clip)
         if self._loaded is None:
             raise DataError("the model is closed")
-        return self._loaded.predict(clip).astype(np.float32).reshape(-1)
+        try:
+            logits = self._loaded.predict(clip)
+        except RuntimeError as error:
+            said = str(error).splitlines()[0]
+            raise BundleError(f"the file cannot be run: {said}", hint="export the bundle again") from error
+        return logits.astype(np.float32).reshape(-1)
 
     def __enter__(self) -> Self:
         return self

@@ -182,6 +182,7 @@ class ExecuTorchRunner:
 
         Raises:
             DataError: the clip has another shape or type, or the runner is closed.
+            BundleError: the file loads, and does not run.
         """
         self.inputs[0].check(clip)
         if self._method is None:
@@ -191,7 +192,10 @@ class ExecuTorchRunner:
         # The file may read them where they are. torch warns of arrays that must not be written, though nobody does.
         frames = torch.from_numpy(np.require(clip, requirements=("C", "W")))
         self._method.set_inputs([frames])
-        self._method.execute()
+        try:
+            self._method.execute()
+        except RuntimeError as error:
+            raise BundleError(f"ExecuTorch cannot run the file: {error}", hint="export the bundle again") from error
         answer: NDArray[Any] = self._logits.copy()
         return answer
 

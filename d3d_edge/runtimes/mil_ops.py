@@ -108,6 +108,11 @@ def _pad_spatial(x: Tensor, pads: list[tuple[int, int]], value: float) -> Tensor
     return F.pad(x, flat, value=value) if any(flat) else x
 
 
+_CONVOLUTIONS: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
+_MAX_POOLS: tuple[Callable[..., Tensor], ...] = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
+_AVERAGE_POOLS: tuple[Callable[..., Tensor], ...] = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+
+
 def _conv(a: Arguments) -> Tensor:
     x, weight, bias = _wide(a["x"]), _wide(a["weight"]), _wide(a.get("bias"))
     rank = x.dim() - 2
@@ -115,12 +120,12 @@ def _conv(a: Arguments) -> Tensor:
     extents = [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilations, strict=True)]
     # `valid` is also the default of pad_type.
     pads = _window_pads({"pad_type": "valid", **a}, list(x.shape[2:]), extents, strides)
-    convolve: Callable[..., Tensor] = F.conv2d if rank == 2 else F.conv1d
+    convolve = _CONVOLUTIONS[len(strides) - 1]
     return convolve(_pad_spatial(x, pads, 0.0), weight, bias, strides, 0, dilations, a.get("groups", 1))
 
 
 def _pool(a: Arguments) -> tuple[Tensor, list[int], list[int], list[tuple[int, int]]]:
-    """Input as [n, c, h, w], kernel, strides and padding of a pool."""
+    """Input [n, c, and one to three axes more], kernel, strides and padding of a pool."""
     x, kernel = a["x"], _ints(a["kernel_sizes"])
     strides = _ints(a.get("strides", [1] * len(kernel)))
     return x, kernel, strides, _window_pads(a, list(x.shape[2:]), kernel, strides)
@@ -128,13 +133,12 @@ def _pool(a: Arguments) -> tuple[Tensor, list[int], list[int], list[tuple[int, i
 
 def _max_pool(a: Arguments) -> Tensor:
     x, kernel, strides, pads = _pool(a)
-    pool: Callable[..., Tensor] = F.max_pool2d if len(kernel) == 2 else F.max_pool1d
-    return pool(_pad_spatial(x, pads, -math.inf), kernel, strides)
+    return _MAX_POOLS[len(kernel) - 1](_pad_spatial(x, pads, -math.inf), kernel, strides)
 
 
 def _avg_pool(a: Arguments) -> Tensor:
     x, kernel, strides, pads = _pool(a)
-    pool: Callable[..., Tensor] = F.avg_pool2d if len(kernel) == 2 else F.avg_pool1d
+    pool = _AVERAGE_POOLS[len(kernel) - 1]
     mean = pool(_pad_spatial(_wide(x), pads, 0.0), kernel, strides)
     if not a.get("exclude_padding_from_average", False):
         return mean

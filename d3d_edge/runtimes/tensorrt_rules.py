@@ -88,7 +88,9 @@ def ranks_are_at_most_4(file: File) -> Iterator[LoweringError]:
     for name, value in file.values.items():
         if len(value.shape.dim) > MAX_RANK:
             message = f"the tensor {name} has {len(value.shape.dim)} axes, at most {MAX_RANK} are taken"
-            yield fault(file.producers.get(name), message, "use the rank-4 layers of d3d_edge.models.layers")
+            # What is given has no layer; its reader does.
+            blamed = file.producers.get(name) or next(iter(file.consumers.get(name, [])), None)
+            yield fault(blamed, message, "use the rank-4 layers of d3d_edge.models.layers")
 
 
 def types_are_taken(file: File) -> Iterator[LoweringError]:

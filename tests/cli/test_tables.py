@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from d3d_edge.cli.benchmark import _conditions
+from d3d_edge import page
+from d3d_edge.cli.benchmark import _conditions, _ms, _print
 from d3d_edge.cli.tables import print_report, text_of
 from d3d_edge.cli.validate import show
 from d3d_edge.errors import GateFailed
+from d3d_edge.page.material import Material
 from d3d_edge.report import Gate, SkippedClip
+from d3d_edge.timing import Conditions
 from tests.unit.page import samples
 
 
@@ -33,6 +36,22 @@ def test_each_machine_is_told_with_the_threads_of_its_rows() -> None:
     here, there = _conditions(samples.report(rows=tuple(rows))).split("; ")
     assert here == f"this machine: {alone}"
     assert there.startswith("adb: 2 or 4 threads")
+
+
+@pytest.mark.parametrize(("status", "told"), [("0", False), ("3", True), (None, False), ("serious", True)])
+def test_a_phone_that_was_hot_is_told(status: str | None, told: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    hot = samples.samples(environment_after=Conditions(thermal_status=status))
+    report = samples.report(rows=(samples.measured("android", samples=hot),))
+    _print(report, None)
+    for text in (text_of(report), capsys.readouterr().out, page.render(Material(reports=[report]))):
+        assert (f"hot (thermal status {status})" in " ".join(text.split())) == told
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [(None, "-"), (0.0, "0"), (0.004, "0.004"), (0.16, "0.2"), (12.34, "12.3"), (1234.5, "1234")]
+)
+def test_a_time_is_never_told_as_none(value: float | None, told: str) -> None:
+    assert _ms(value) == told
 
 
 def test_what_to_know_of_a_rows_figures_stands_below_the_table() -> None:

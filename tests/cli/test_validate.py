@@ -15,9 +15,10 @@ import pytest
 
 from d3d_edge import runtimes
 from d3d_edge.bundle import GOLDEN_LOGITS, Bundle, Description
-from d3d_edge.errors import MissingDependency
+from d3d_edge.errors import BundleError, MissingDependency
 from d3d_edge.report import Report
 from d3d_edge.runner import Where
+from d3d_edge.runtimes.tensorrt import OnnxRunner
 from tests.cli.conftest import TARGETS, D3DEdge, Result, alone, moved_by_noise, refused
 
 
@@ -167,21 +168,35 @@ def test_stored_logits_that_are_not_those_of_the_file_are_told(
     assert note.startswith("jetson: its logits of the clips stored in it differ by up to ")
 
 
+@pytest.mark.parametrize("fails", ["open", "run"])
 @pytest.mark.parametrize("allowed", [True, False])
-def test_a_file_that_does_not_load_is_a_row_if_that_was_allowed(
-    allowed: bool, bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
+def test_a_file_that_does_not_run_is_a_row_if_that_was_allowed(
+    allowed: bool,
+    fails: str,
+    monkeypatch: pytest.MonkeyPatch,
+    bundle_copy: Path,
+    clips: Path,
+    d3d_edge: D3DEdge,
+    tmp_path: Path,
 ) -> None:
     def ruin(folder: Path) -> None:
-        (folder / "model.onnx").write_bytes(b"no model")
+        if fails == "open":
+            (folder / "model.onnx").write_bytes(b"no model")
 
+    def run(*_: object) -> None:
+        raise BundleError("cannot run it")
+
+    if fails == "run":
+        monkeypatch.setattr(OnnxRunner, "run", run)
     changed(bundle_copy, ruin, fallbacks=("it has five axes",) if allowed else ())
+    said = {"open": "cannot load", "run": "cannot run it"}[fails]
     result = d3d_edge("validate", bundle_copy, "--data", clips, "--out", tmp_path)
     if not allowed:
-        refused(result, 6, "cannot load")
+        refused(result, 6, said)
         return
     (row,) = [row for row in Report.read(tmp_path / "report.json").rows if row.role == "bundle"]
     assert (str(row.where), row.top1) == ("not run", None)
-    assert "cannot load" in row.note
+    assert said in row.note
 
 
 def test_a_split_that_was_never_trained_on_is_measured_alone(

@@ -106,6 +106,23 @@ def test_what_others_do_is_of_all_processors_not_of_those_left_to_a_container() 
     assert timed(samples(0), slow).verdict == "slower"
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "note"),
+    [
+        ({"power_mode": "MAXN"}, {"power_mode": "15W"}, "power mode MAXN before, 15W after"),
+        ({"governor": "performance"}, {}, "governor performance before, unknown after"),
+        ({"thermal_status": "0"}, {"thermal_status": "4"}, "thermal status good before, 4 after"),
+        ({"thermal_status": "nominal"}, {"thermal_status": "unknown"}, ""),
+    ],
+)
+def test_what_a_machine_was_set_to_is_told(before: dict[str, str], after: dict[str, str], note: str) -> None:
+    one, two = (
+        samples(seed).model_copy(update={"environment_before": Conditions(**said)})
+        for seed, said in enumerate((before, after))
+    )
+    assert timed(one, two).note == note
+
+
 def test_too_few_runs_say_nothing() -> None:
     assert timed(samples(0, rounds=1, runs=5), samples(1, 9.0, rounds=1, runs=5)).verdict == "too few runs"
 

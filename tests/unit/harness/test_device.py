@@ -29,6 +29,10 @@ EVENTS = st.fixed_dictionaries(
     optional=dict.fromkeys(("done", "total", "kind", "message", "device", "runtime"), JSON),
 )
 
+RUNTIME = "onnxruntime 1"
+HEAD = json.dumps({"runtime": RUNTIME})
+ANSWERS = [json.dumps({"clip": place, "logits": [1, 2]}) for place in (0, 1)]
+
 
 def job(clips: int = 2, classes: int = 2, threads: int = 0) -> device.Job:
     pack = File("blobs/a.clips", Path("a"), "0" * 64)
@@ -60,9 +64,9 @@ def test_whatever_a_device_leaves_is_logits_or_refused(
     lines: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "results.jsonl"
-    path.write_text("\n".join(["{}", *lines]), encoding="utf-8")
+    path.write_text("\n".join([HEAD, *lines]), encoding="utf-8")
     with pytest.raises(DeviceError, match=r"^adb"):
-        device._logits("adb", path, job())
+        device._logits("adb", path, job(), RUNTIME)
 
 
 def followed(heard: device._Listener, line: str) -> None:
@@ -95,7 +99,12 @@ def test_an_event_that_nothing_can_be_made_of_is_passed_over_or_refused(line: st
 
 @pytest.mark.parametrize(
     "content",
-    [None, b"{}\n\xff", f"{{}}\n{DEEP}".encode(), f'{{}}\n{{"clip": 0, "logits": [{HUGE}, 1]}}'.encode()],
+    [
+        None,
+        f"{HEAD}\n".encode() + b"\xff",
+        f"{HEAD}\n{DEEP}".encode(),
+        f'{HEAD}\n{{"clip": 0, "logits": [{HUGE}, 1]}}'.encode(),
+    ],
     ids=["no file", "not UTF-8", "deep", "huge"],
 )
 def test_results_that_nothing_can_be_made_of_are_refused(tmp_path: Path, content: bytes | None) -> None:
@@ -103,14 +112,37 @@ def test_results_that_nothing_can_be_made_of_are_refused(tmp_path: Path, content
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(DeviceError, match=r"^adb: the results are damaged: "):
-        device._logits("adb", path, job())
+        device._logits("adb", path, job(), RUNTIME)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([json.dumps({"runtime": "another"}), *ANSWERS], "another"),
+        ([*ANSWERS], "clip"),
+        ([], ""),
+        ([HEAD, *ANSWERS, json.dumps({"clip": 0, "logits": [5, 6]})], "5, 6"),
+    ],
+    ids=["of another runtime", "of nobody", "empty", "a clip twice"],
+)
+def test_results_of_something_else_are_refused(lines: list[str], said: str, tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").write_text("\n".join(lines))
+    with pytest.raises(DeviceError, match=f"^adb: the results are damaged: .*{said}"):
+        device._logits("adb", tmp_path / "results.jsonl", job(), RUNTIME)
+
+
+def test_a_failure_of_a_device_is_one_line() -> None:
+    heard = device._Listener("adb", 2, lambda _: None)
+    heard(json.dumps({"event": "error", "kind": "model", "message": "no engine:\n\n  of this version"}))
+    with pytest.raises(DeviceError, match=r"^adb: no engine: of this version"):
+        heard.check(Ended(1, ""))
 
 
 def test_logits_that_no_float32_holds_are_not_finite(tmp_path: Path) -> None:
     lines = [f'{{"clip": {place}, "logits": [1e308, 1]}}' for place in (0, 1)]
-    (tmp_path / "results.jsonl").write_text("\n".join(["{}", *lines]))
+    (tmp_path / "results.jsonl").write_text("\n".join([HEAD, *lines]))
     with pytest.raises(DeviceError, match="not finite"):
-        device._logits("adb", tmp_path / "results.jsonl", job())
+        device._logits("adb", tmp_path / "results.jsonl", job(), RUNTIME)
 
 
 TIMES: dict[str, Any] = {
@@ -121,8 +153,6 @@ TIMES: dict[str, Any] = {
     "sustained": {"at_s": [0.0, 1.0, 1.0], "network_ms": [4.0, 4.0, 4.0]},
     "environment_after": {"cpus": 4},
 }
-
-
 VIDEO_TIMES = {"video": "a", "decode_ms": [1.0], "resize_ms": [1.0], "network_ms": [1.0]}
 
 
@@ -180,8 +210,8 @@ def test_logits_keep_every_bit(values: list[float], tmp_path_factory: pytest.Tem
     path = tmp_path_factory.getbasetemp() / "results.jsonl"
     for write in (json.dumps, lambda logits: "[" + ", ".join(f"{value:.9g}" for value in logits) + "]"):
         lines = [f'{{"clip": {place}, "logits": {write(expected[place].tolist())}}}' for place in (1, 0)]
-        path.write_text("\n".join(["{}", *lines]), encoding="utf-8")
-        assert np.array_equal(device._logits("adb", path, job()), expected)
+        path.write_text("\n".join([HEAD, *lines]), encoding="utf-8")
+        assert np.array_equal(device._logits("adb", path, job(), RUNTIME), expected)
 
 
 def test_a_job_is_found_again_by_what_it_runs() -> None:

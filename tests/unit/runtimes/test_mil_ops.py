@@ -22,6 +22,7 @@ RANDOM = np.random.default_rng(0)
 IMAGE = RANDOM.normal(size=(2, 4, 7, 9)).astype(np.float32)
 OTHER = RANDOM.normal(size=(2, 4, 7, 9)).astype(np.float32)
 WEIGHT = RANDOM.normal(size=(6, 4, 3, 2)).astype(np.float32)
+SOLID = RANDOM.normal(size=(6, 2, 3, 3, 2)).astype(np.float32)
 GROUPED = RANDOM.normal(size=(6, 2, 3, 2)).astype(np.float32)
 BIAS = RANDOM.normal(size=6).astype(np.float32)
 ROWS = RANDOM.normal(size=(3, 9)).astype(np.float32)
@@ -36,6 +37,11 @@ def t(array: np.ndarray[Any, Any]) -> torch.Tensor:
 def below(x: Any) -> Any:
     """All values negative, so that a pad of 0 would win a maximum."""
     return mb.sub(x=x, y=np.float32(9))
+
+
+def volume(x: Any) -> Any:
+    """The two images as channels of one, whose channels are a third axis of space."""
+    return mb.expand_dims(x=x, axes=[0])
 
 
 def sigmoid(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -151,6 +157,18 @@ ONE_INPUT: dict[str, tuple[Body, Callable[[np.ndarray[Any, Any]], Any]]] = {
             x=x, kernel_sizes=[3, 3], pad_type="custom", pad=[1, 1, 1, 1], exclude_padding_from_average=True
         ),
         lambda x: F.avg_pool2d(t(x), 3, 1, 1, count_include_pad=False),
+    ),
+    "conv, 3d": (
+        lambda x: mb.conv(x=volume(x), weight=SOLID, strides=[1, 2, 1], pad_type="custom", pad=[0, 0, 1, 1, 0, 0]),
+        lambda x: F.conv3d(t(x)[None], t(SOLID), stride=(1, 2, 1), padding=(0, 1, 0)),
+    ),
+    "max_pool, 3d": (
+        lambda x: mb.max_pool(x=volume(x), kernel_sizes=[3, 2, 2], strides=[1, 2, 1], pad_type="valid"),
+        lambda x: F.max_pool3d(t(x)[None], (3, 2, 2), (1, 2, 1)),
+    ),
+    "avg_pool, 3d": (
+        lambda x: mb.avg_pool(x=volume(x), kernel_sizes=[1, 2, 3], strides=[1, 2, 1], pad_type="valid"),
+        lambda x: F.avg_pool3d(t(x)[None], (1, 2, 3), (1, 2, 1)),
     ),
 }
 

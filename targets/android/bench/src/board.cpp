@@ -3,6 +3,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
@@ -73,6 +74,13 @@ std::string value_in(const std::string& dump, const std::string& key) {
   return found;
 }
 
+// The number that a text begins with; none is NAN, and is left out of what is told.
+double number_of(const std::string& text) {
+  char* end = nullptr;
+  const double number = std::strtod(text.c_str(), &end);
+  return end == text.c_str() || !std::isfinite(number) ? NAN : number;
+}
+
 #ifdef __ANDROID__
 std::string property(const char* name) {
   char value[PROP_VALUE_MAX] = "";
@@ -102,22 +110,24 @@ std::string state() {
       out += (out.empty() ? "\"" : ", \"") + name + "\": " + value;
     }
   };
+  const auto add_number = [&add](const std::string& name, double number) {
+    add(name, std::isnan(number) ? "" : std::to_string(number));
+  };
   char now[32];
   const std::time_t seconds = std::time(nullptr);
   std::tm utc{};
   gmtime_r(&seconds, &utc);
   std::strftime(now, sizeof now, "%Y-%m-%dT%H:%M:%S+00:00", &utc);
   add("time", quoted(now));
-  const std::string load = first_line("/proc/loadavg");
-  add("load_average", load.substr(0, load.find(' ')));
+  add_number("load_average", number_of(first_line("/proc/loadavg")));
   const std::string cpus = "/sys/devices/system/cpu/cpu";
   const std::string governor = first_line(cpus + "0/cpufreq/scaling_governor");
   add("governor", governor.empty() ? "" : quoted(governor));
   std::vector<double> clocks;
   for (int cpu = 0; access((cpus + std::to_string(cpu)).c_str(), F_OK) == 0; ++cpu) {
-    const std::string khz = first_line(cpus + std::to_string(cpu) + "/cpufreq/scaling_cur_freq");
-    if (!khz.empty()) {
-      clocks.push_back(std::atof(khz.c_str()) / 1e3);
+    const double khz = number_of(first_line(cpus + std::to_string(cpu) + "/cpufreq/scaling_cur_freq"));
+    if (!std::isnan(khz)) {
+      clocks.push_back(khz / 1e3);
     }
   }
   add("clock_mhz", list_of(clocks));
@@ -126,26 +136,26 @@ std::string state() {
   add("memory_available_bytes", available.empty() ? "" : std::to_string(std::atoll(available.c_str()) * 1024));
   std::string heat;
   const auto degrees = [&heat](const std::string& name, double celsius) {
-    heat += (heat.empty() ? "" : ", ") + quoted(name) + ": " + std::to_string(celsius);
+    if (!name.empty() && !std::isnan(celsius)) {
+      heat += (heat.empty() ? "" : ", ") + quoted(name) + ": " + std::to_string(celsius);
+    }
   };
   const std::string zones = "/sys/class/thermal/thermal_zone";
   for (int zone = 0; access((zones + std::to_string(zone)).c_str(), F_OK) == 0; ++zone) {
-    const std::string name = first_line(zones + std::to_string(zone) + "/type");
-    const std::string milli = first_line(zones + std::to_string(zone) + "/temp");
-    if (!name.empty() && !milli.empty()) {
-      degrees(name, std::atof(milli.c_str()) / 1e3);
-    }
+    const std::string place = zones + std::to_string(zone);
+    degrees(first_line(place + "/type"), number_of(first_line(place + "/temp")) / 1e3);
   }
   const std::string battery = dump_of("battery");
-  if (!battery.empty()) {
-    degrees("battery", std::atof(value_in(battery, "temperature:").c_str()) / 10);
-    add("battery_percent", value_in(battery, "level:"));
-    bool charging = false;
-    for (const char* source : {"AC powered:", "USB powered:", "Wireless powered:", "Dock powered:"}) {
-      charging = charging || value_in(battery, source) == "true";
+  degrees("battery", number_of(value_in(battery, "temperature:")) / 10);
+  add_number("battery_percent", number_of(value_in(battery, "level:")));
+  std::string charging;
+  for (const char* source : {"AC powered:", "USB powered:", "Wireless powered:", "Dock powered:"}) {
+    const std::string powered = value_in(battery, source);
+    if (charging != "true" && (powered == "true" || powered == "false")) {
+      charging = powered;
     }
-    add("charging", charging ? "true" : "false");
   }
+  add("charging", charging);
   add("temperature_c", "{" + heat + "}");
   const std::string throttling = value_in(dump_of("thermalservice"), "Thermal Status:");
   add("thermal_status", throttling.empty() ? "" : quoted(throttling));
