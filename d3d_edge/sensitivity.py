@@ -11,6 +11,7 @@ from d3d_edge.schema import Schema
 from d3d_edge.target import Scheme
 
 FILE_NAME = "sensitivity.json"
+FIGURE_NAME = "sensitivity.png"
 Kind = Literal["stem", "spatial", "temporal", "gate", "pool", "join", "head"]
 """What a group of operators is; a join is a concatenation, and the head is the classifier."""
 

@@ -38,9 +38,9 @@ def command(run: Path, clips: int, rows: int, cache_dir: Path, workers: int, str
     d3d-edge sensitivity run
     d3d-edge sensitivity run --clips 64 --json
     """
-    from d3d_edge.pipeline.sensitivity import FIGURE_NAME, sensitivity
+    from d3d_edge.pipeline.sensitivity import sensitivity
     from d3d_edge.runs import Run
-    from d3d_edge.sensitivity import FILE_NAME
+    from d3d_edge.sensitivity import FIGURE_NAME, FILE_NAME
 
     report = sensitivity(
         Run.open(run), clips=clips, cache_dir=cache_dir, workers=workers, strict=strict, progress=TerminalProgress()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from d3d_edge import evaluation, sensitivity
 from d3d_edge.distill.checkpoint import Checkpoint
-from d3d_edge.errors import DataError
+from d3d_edge.errors import DataError, StorageError
+from d3d_edge.evaluation import Evaluation
 from d3d_edge.pipeline import weights
 from d3d_edge.pipeline.data import RunData
 from d3d_edge.runs import Run, Stage, fingerprint
@@ -23,6 +27,12 @@ def hold(run: Run, stage: Stage, mark: str) -> None:
     with. A disk that is away for now must not cost days of training."""
     if (done := run.results(stage)) is not None:
         state, found = "finished", done["fingerprint"]
+        taught_by = [name for name in done.get("taught_by", {}) if run.results(name) is not None]
+        if others := [name for name in taught_by if done["taught_by"][name] != trained(run, name)]:
+            raise DataError(
+                f"{run.folder(stage)} was finished before {' and '.join(others)} was trained again",
+                hint="bring that back as it was, choose another --out, or delete the folder to train it again",
+            )
     elif (begun := Checkpoint.read(run.folder(stage))) is not None:
         state, found = "begun", begun.fingerprint
     else:
@@ -36,10 +46,45 @@ def hold(run: Run, stage: Stage, mark: str) -> None:
 
 
 def finish(run: Run, stage: Stage, mark: str, **results: Any) -> None:
-    """Mark a trained stage finished, with the hash of the weights that it ends with."""
+    """Mark a trained stage finished, with the hash of the weights that it ends with, and of those that it learnt from.
+
+    What was measured of weights before these is deleted: the page would show it beside them.
+
+    Raises:
+        StorageError: the run cannot be written.
+    """
     kept = Checkpoint.kept(run.folder(stage))
     assert kept is not None
-    run.finish(stage, mark, weights_hash=kept.weights_hash(), **results)
+    taught_by = {name: trained(run, name) for name in _teachers(run, stage)}
+    for path in _measured(run, stage):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError.of(path, error) from error
+    run.finish(stage, mark, weights_hash=kept.weights_hash(), taught_by=taught_by, **results)
+
+
+def _teachers(run: Run, stage: Stage) -> tuple[Stage, ...]:
+    """The stages whose weights a stage begins with, or learns from."""
+    if stage == "teacher":
+        return ()
+    distilled = stage == "student" and run.recipe.distill.uses_teacher
+    spec = run.recipe.student if stage == "student" else run.recipe.baselines[stage]
+    teacher = ("teacher",) if distilled or spec.initialise == "teacher" else ()
+    return (*teacher, "spatial") if distilled and run.recipe.distill.teacher == "two_stream" else teacher
+
+
+def _measured(run: Run, stage: Stage) -> Iterator[Path]:
+    """The files of a run that hold figures of a stage's earlier weights."""
+    if stage == "student":
+        yield from (run.path / name for name in (sensitivity.FILE_NAME, sensitivity.FIGURE_NAME))
+    path = run.path / evaluation.FILE_NAME
+    try:
+        found = Evaluation.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if any(stage in system.streams for system in found.systems):
+        yield path
 
 
 def trained(run: Run, stage: Stage) -> str:

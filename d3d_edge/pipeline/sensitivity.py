@@ -25,11 +25,10 @@ from d3d_edge.progress import Progress
 from d3d_edge.quantize.groups import Group
 from d3d_edge.quantize.sensitivity import Switched
 from d3d_edge.runs import Run, fingerprint
-from d3d_edge.sensitivity import FILE_NAME, Cost, SensitivityReport
+from d3d_edge.sensitivity import FIGURE_NAME, FILE_NAME, Cost, SensitivityReport
 from d3d_edge.video.arrays import write_picture
 from d3d_edge.video.cache import CachedClip
 
-FIGURE_NAME = "sensitivity.png"
 _PARTIAL = "partial.json"
 _BATCH = 8
 """Clips the graph takes at a time."""

@@ -1,0 +1,106 @@
+"""A stage knows which weights it was made of, and what was measured of weights that are gone goes with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from d3d_edge.distill.checkpoint import Checkpoint
+from d3d_edge.errors import DataError
+from d3d_edge.evaluation import FILE_NAME, Evaluation, System
+from d3d_edge.pipeline import marks
+from d3d_edge.runs import Run
+from tests.unit.page.samples import ENVIRONMENT
+from tests.unit.pipeline.conftest import Make
+
+STAGES = ("teacher", "spatial", "student")
+
+
+def finished(make: Make, *settings: str) -> Run:
+    """A run whose stages were finished one after the other."""
+    run = make(*settings).run
+    for stage in STAGES:
+        marks.finish(run, stage, stage)
+    return run
+
+
+def train_again(run: Run, stage: str) -> None:
+    """Other weights of the same settings, as another processor may give."""
+    kept = Checkpoint.kept(run.folder(stage))
+    assert kept is not None
+    next(iter(kept.model.values())).add_(1)
+    kept.write(run.folder(stage))
+    marks.finish(run, stage, stage)
+
+
+@pytest.mark.parametrize(
+    ("settings", "stage", "again", "refused"),
+    [
+        ((), "student", "teacher", True),
+        ((), "student", "spatial", False),
+        (("distill.teacher=two_stream",), "student", "spatial", True),
+        (("distill.weight=0", "student.initialise=teacher"), "student", "teacher", True),
+        ((), "spatial", "teacher", False),
+        (("baselines={spatial: {initialise: teacher}}",), "spatial", "teacher", True),
+        ((), "teacher", "student", False),
+    ],
+)
+def test_a_stage_that_learnt_from_weights_that_are_gone_is_not_gone_on_with(
+    settings: tuple[str, ...], stage: str, again: str, refused: bool, make: Make
+) -> None:
+    run = finished(make, *settings)
+    marks.hold(run, stage, stage)
+    train_again(run, again)
+    if not refused:
+        marks.hold(run, stage, stage)
+        return
+    with pytest.raises(DataError, match=f"{stage} was finished before {again} was trained again .*delete the folder"):
+        marks.hold(run, stage, stage)
+    train_again(run, stage)
+    marks.hold(run, stage, stage)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_weights_are_part_of_what_is_made_from_them(stage: str, make: Make) -> None:
+    run = finished(make)
+    before = marks.trained(run, stage)
+    marks.finish(run, stage, stage)
+    assert marks.trained(run, stage) == before
+    train_again(run, stage)
+    assert marks.trained(run, stage) != before
+
+
+def evaluate(run: Run, *stages: str) -> Path:
+    """Figures of the networks of these stages."""
+    figures = {"parameters": 1, "gmac": 1.0, "right": 1, "mean_class": 0.5}
+    figures |= dict.fromkeys(("top1", "top1_low", "top1_high", "top5"), 0.5)
+    system = System(name="a", streams=stages, inputs=("RGB",), **figures)
+    fields = {"title": "a", "classes": 2, "split": "test", "videos": 2, "clips_per_video": 1, "fusion": "logits"}
+    Evaluation(**fields, chance=0.5, environment=ENVIRONMENT, systems=(system,)).write(run.path / FILE_NAME)
+    return run.path / FILE_NAME
+
+
+@pytest.mark.parametrize(("stage", "kept"), [("teacher", False), ("student", False), ("spatial", True)])
+def test_an_evaluation_of_weights_that_are_gone_goes_with_them(stage: str, kept: bool, make: Make) -> None:
+    run = finished(make)
+    path = evaluate(run, "student", "teacher")
+    marks.finish(run, stage, stage)
+    assert path.is_file() == kept
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_so_does_the_sensitivity_of_a_student(stage: str, make: Make) -> None:
+    run = finished(make)
+    paths = [run.path / name for name in ("sensitivity.json", "sensitivity.png")]
+    for path in paths:
+        path.touch()
+    marks.finish(run, stage, stage)
+    assert [path.is_file() for path in paths] == 2 * [stage != "student"]
+
+
+def test_what_is_no_evaluation_stays(make: Make) -> None:
+    run = finished(make)
+    (run.path / FILE_NAME).write_text("mine")
+    marks.finish(run, "student", "student")
+    assert (run.path / FILE_NAME).read_text() == "mine"
