@@ -69,6 +69,7 @@ def write(
         )
         module = module_of(program)
         asked = Golden(clips, _logits(module, clips))
+        _check_answers(asked, _logits(module, clips))
         description = _held_to_graph(scratch, describe(lowered), program, module, asked, allow_fallback=allow_fallback)
 
         def whole(folder: Path) -> None:
@@ -83,6 +84,22 @@ def write(
         raise StorageError.of(path, error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _check_answers(asked: Golden, again: NDArray[np.float32]) -> None:
+    """Refuse a graph that nothing can be compared with: its logits are no numbers, or others each time."""
+    if not np.isfinite(asked.logits).all():
+        raise LoweringError(
+            "the graph gives logits of the clips that are not finite",
+            stage="answers",
+            hint="d3d-edge evaluate tells whether the network does, too",
+        )
+    if not np.allclose(asked.logits, again, rtol=1e-3, atol=1e-3 * float(np.ptp(asked.logits))):
+        raise LoweringError(
+            "the graph gives other logits each time that it is asked",
+            stage="answers",
+            hint="something draws at random in it: export the network in evaluation mode, network.eval()",
+        )
 
 
 def _held_to_graph(

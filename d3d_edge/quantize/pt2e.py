@@ -258,10 +258,10 @@ def logit_step(program: ExportedProgram) -> float | None:
 
 
 def shapes(program: ExportedProgram) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of what a graph takes and gives; a free axis is -1.
+    """Shapes of the uint8 that a graph takes and of the float32 that it gives; a free axis is -1.
 
     Raises:
-        LoweringError: it takes or gives more than one.
+        LoweringError: it takes or gives more than one tensor, or another type.
     """
     signature = program.graph_signature
     counts = len(signature.user_inputs), len(signature.user_outputs)
@@ -271,8 +271,22 @@ def shapes(program: ExportedProgram) -> tuple[tuple[int, ...], tuple[int, ...]]:
             stage="check",
             hint="let the network give its logits alone",
         )
+    if not program.call_spec.out_spec.is_leaf():
+        raise LoweringError(
+            "the graph gives its logits in a list or a table",
+            stage="check",
+            hint="let the network give its logits alone",
+        )
     (taken,), (given,) = signature.user_inputs, signature.user_outputs
     values = {node.name: node.meta["val"] for node in program.graph.nodes if node.name in (taken, given)}
+    types = [values[name].dtype for name in (taken, given)]
+    if types != [torch.uint8, torch.float32]:
+        said = " and gives ".join(str(found).removeprefix("torch.") for found in types)
+        raise LoweringError(
+            f"the graph takes {said}; a model takes bytes, uint8, and gives float32",
+            stage="check",
+            hint="let the network itself make numbers of bytes, and give float32",
+        )
     first, last = (
         tuple(size if isinstance(size, int) else -1 for size in values[name].shape) for name in (taken, given)
     )

@@ -247,6 +247,14 @@ def pools_give_no_places(file: File) -> Iterator[LoweringError]:
             yield fault(node, message, "let it give values only")
 
 
+def batch_norms_are_trained(file: File) -> Iterator[LoweringError]:
+    """A batch norm has its statistics, and makes none. [6] (DEFINE_OP_CHECKER of BatchNormalization)"""
+    for node in file.of("BatchNormalization"):
+        if number(node, "training_mode", 0) or any(node.output[1:]):
+            message = f"{node.name} is in training mode: it makes its statistics of the clip itself"
+            yield fault(node, message, "export the network in evaluation mode: network.eval()")
+
+
 def pools_are_dense(file: File) -> Iterator[LoweringError]:
     """A pool reads neighbours: its dilations are 1. [6] (poolingCheckHelper)"""
     for node in file.of("MaxPool", "AveragePool"):
@@ -298,6 +306,7 @@ RULES: tuple[Callable[[File], Iterator[LoweringError]], ...] = (
     inputs_are_quantized,
     relu_follows_its_convolution,
     pools_give_no_places,
+    batch_norms_are_trained,
     pools_are_dense,
     constants_are_finite,
     float_types_are_of_one_kind,

@@ -163,6 +163,34 @@ def test_with_a_fallback_allowed_it_is_written_and_noted(wrong: Any, tmp_path: P
     assert "answers something else" in note
 
 
+class Odd(nn.Module):
+    """A network whose logits a function changes in the end."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.change = change
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return self.change(clip.float().mean((0, 1, 2))[None])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x: torch.log(0 * x - 1), "logits of the clips that are not finite"),
+        (lambda x: x + torch.rand_like(x), "other logits each time that it is asked .*network.eval()"),
+    ],
+    ids=["no numbers", "chance"],
+)
+def test_a_graph_that_nothing_can_be_compared_with_is_refused(
+    change: Callable[[Tensor], Tensor], said: str, tmp_path: Path
+) -> None:
+    program = pt2e.export_float(Odd(change), networks.clip())
+    with pytest.raises(LoweringError, match=said):
+        written(program, "host", "float32", tmp_path / "bundle", networks.clip(), allow_fallback=True)
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_a_file_that_does_not_run_is_written_where_that_is_allowed(tmp_path: Path) -> None:
     """XNNPACK's kernels take the file, and refuse what they are given."""
     pytest.importorskip("executorch")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,6 +13,7 @@ from torch.export import Dim, export
 from d3d_edge.errors import LoweringError
 from d3d_edge.quantize import placement, pt2e
 from d3d_edge.quantize.origin import keep_layers
+from tests import networks
 
 
 class Layer(nn.Module):
@@ -60,3 +64,27 @@ class Two(nn.Module):
 def test_a_network_that_gives_more_than_logits_is_refused() -> None:
     with pytest.raises(LoweringError, match=r"takes 1 tensors and gives 2; .*its logits alone"):
         pt2e.shapes(export(Two(), (torch.ones(2, 3),)))
+
+
+class Function(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "clip", "said"),
+    [
+        (lambda x: x.float(), torch.ones(2, 3), "takes float32 and gives float32; a model takes bytes"),
+        (lambda x: x.double(), torch.ones(2, 3, dtype=torch.uint8), "takes uint8 and gives float64"),
+        (lambda x: x + 1, torch.ones(2, 3, dtype=torch.uint8), "takes uint8 and gives uint8"),
+        (lambda x: {"logits": x.float()}, torch.ones(2, 3, dtype=torch.uint8), "in a list or a table"),
+        (lambda x: [x.float()], torch.ones(2, 3, dtype=torch.uint8), "in a list or a table"),
+    ],
+)
+def test_a_network_of_other_types_is_refused(function: Callable[[Tensor], Any], clip: Tensor, said: str) -> None:
+    with pytest.raises(LoweringError, match=f"{said}.*stage check"):
+        pt2e.shapes(networks.reopened(export(Function(function), (clip,))))

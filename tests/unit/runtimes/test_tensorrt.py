@@ -101,3 +101,21 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         tensorrt.RUNTIME.check_lower()
     with pytest.raises(MissingDependency, match="onnxruntime"):
         tensorrt.RUNTIME.check_run()
+
+
+@pytest.mark.parametrize("training", [0, 1])
+def test_a_batch_norm_that_makes_its_statistics_is_refused(training: int) -> None:
+    make, types = onnx.helper, onnx.TensorProto
+    names = ["logits", "mean", "variance"] if training else ["logits"]
+    norm = make.make_node(
+        "BatchNormalization", ["frames", *4 * ["ones"]], names, name="stem/bn", training_mode=training
+    )
+    cast = make.make_node("Cast", ["clip"], ["frames"], name="stem/cast", to=types.FLOAT)
+    takes = make.make_tensor_value_info("clip", types.UINT8, [1, 3])
+    gives = make.make_tensor_value_info("logits", types.FLOAT, [1, 3])
+    ones = make.make_tensor("ones", types.FLOAT, [3], [1.0] * 3)
+    graph = make.make_graph([cast, norm], "planted", [takes], [gives], [ones])
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", JETSON.options["opset"])])
+    said = tensorrt.check(model, allow_fallback=True)
+    assert len(said) == training
+    assert all("in training mode" in text and "layer stem, operator BatchNormalization" in text for text in said)
