@@ -33,7 +33,7 @@ from d3d_edge.files import write_json
 from d3d_edge.harness import accuracy
 from d3d_edge.harness.accuracy import Logits
 from d3d_edge.manifest import Split
-from d3d_edge.pipeline import calibration
+from d3d_edge.pipeline import calibration, marks
 from d3d_edge.pipeline.calibration import Student
 from d3d_edge.pipeline.data import RunData, prepare
 from d3d_edge.pipeline.environment import environment
@@ -42,7 +42,7 @@ from d3d_edge.pipeline.quantize import quantize
 from d3d_edge.pipeline.streams import evaluate, load_rgb, rgb_stream
 from d3d_edge.progress import Progress
 from d3d_edge.quantize.sensitivity import Switched
-from d3d_edge.runs import Run
+from d3d_edge.runs import Run, fingerprint
 
 TARGETS = ("android", "ios", "jetson")
 SPLITS: tuple[Split, ...] = ("val", "test")
@@ -105,7 +105,7 @@ def main(
                 workers=1,
                 progress=progress,
             )
-            for answered in _bundles(seed, kind, made, work / "logits.npz", progress):
+            for answered in _bundles(seed, kind, made, work, progress):
                 _add(seed, answered)
     result = {
         "best_plan": best,
@@ -136,9 +136,9 @@ def _add(seed: Seed, answered: Answered) -> None:
 
 def _calibrated(seed: Seed, plan_name: str, folder: Path, progress: Progress) -> Answered:
     """What a plan gives: the calibrated graph with all of its roundings on, which is what is converted."""
-    path = folder / "logits.npz"
+    plan = calibset.load_plan(plan_name)
+    path = _answers(folder, marks.trained(seed.run, "student"), plan.model_dump(mode="json"))
     if not path.is_file():
-        plan = calibset.load_plan(plan_name)
         drawn = calibration.drawn_clips(seed.data, plan, progress)
         switched = Switched(calibration.calibrated(Student.of(seed.run), seed.data, plan, drawn, progress))
         answers = {}
@@ -174,9 +174,15 @@ def _copied(run: Run, work: Path, settings: Sequence[str]) -> Run:
     return Run.open(work)
 
 
-def _bundles(seed: Seed, kind: str, made: Sequence[Bundle], path: Path, progress: Progress) -> list[Answered]:
+def _answers(folder: Path, *of: Any) -> Path:
+    """The file of the answers of what `of` says: of another student, plan or graph they are other ones."""
+    return folder / f"logits-{fingerprint(*of)[:12]}.npz"
+
+
+def _bundles(seed: Seed, kind: str, made: Sequence[Bundle], folder: Path, progress: Progress) -> list[Answered]:
     """The answers of the quantized graph and of each target's bundle, on this machine."""
     found = [bundle for bundle in made if bundle.manifest.precision == "int8"]
+    path = _answers(folder, *(bundle.manifest.model_sha256 for bundle in found))
     with ExitStack() as stack:
         runners = {
             bundle.manifest.target: stack.enter_context(runtimes.get(bundle.manifest.runtime).open(bundle, threads=1))

@@ -39,6 +39,7 @@ from d3d_edge.distill.loss import Outputs
 from d3d_edge.files import write_json
 from d3d_edge.harness import accuracy, cores, latency
 from d3d_edge.models.recogniser import OFFSET, SCALE
+from d3d_edge.pipeline import marks
 from d3d_edge.pipeline.data import RunData, prepare
 from d3d_edge.pipeline.data import epochs as epochs_of
 from d3d_edge.pipeline.environment import environment
@@ -212,8 +213,9 @@ def main(
         run = Run.open(teacher)
         run.need("teacher")
         decoded = prepare(run, cache_dir, workers=1, strict=True, progress=progress)
+        taught = out / f"taught-{run.path.name}-{marks.trained(run, 'teacher')[:8]}"  # runs may have one name
         for epochs, rate in product(schedules, rates):
-            train(run, decoded, epochs, rate, out / f"taught-{run.path.name}", progress, taught=True)
+            train(run, decoded, epochs, rate, taught, progress, taught=True)
     if beside:
         known["times"] = [
             row for number in threads for row in times(beside, 10, out, threads=number, repetitions=repetitions)

@@ -19,6 +19,7 @@ class SplitSpec(Schema):
     """How a split is drawn where the data gives none: by group (else by file), with all classes in each."""
 
     val_share: float = Field(default=0.15, ge=0, lt=0.5)
+    """Of what the test split leaves: by default 12 % of all clips."""
     test_share: float = Field(default=0.2, gt=0, lt=0.5)
     seed: int = Field(default=0, ge=0)
 
