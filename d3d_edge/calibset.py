@@ -86,7 +86,8 @@ def draw(plan: CalibrationPlan, manifest: Manifest, evaluating: Collection[str] 
     drawn = tuple(clip for clip, _ in zip(rounds, range(plan.count), strict=False))
     if not drawn:
         why = "each training video is in the evaluation split too" if of_class else "the training split is empty"
-        raise DataError(f"no clips to calibrate on: {why}")
+        hint = "give the clips of one video one group, so that they stand in one split"
+        raise DataError(f"no clips to calibrate on: {why}", hint=hint if of_class else "")
     return drawn
 
 

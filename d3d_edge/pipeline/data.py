@@ -125,6 +125,13 @@ def note_doubtful(data: RunData, progress: Progress) -> None:
         alike[_looks(label)].append(label)
     if twins := [labels for labels in alike.values() if len(labels) > 1]:
         progress.note(f"classes whose names look alike: {', '.join(map(repr, twins[0]))}")
+    tested = {cached.video_sha256 for cached in data.of("test")}
+    trained = {cached.video_sha256 for cached in data.of("train")}
+    if trained and trained <= tested:
+        progress.note(
+            "each training video is in the test split too, so d3d-edge quantize will have no clips to calibrate on: "
+            "give the clips of one video one group"
+        )
     # Copies, and not paths, which a list must not hold twice. Of two parts of a video, each may be of another class.
     for what, same, field in (("under two labels", "content", "label"), ("in two splits", "video_sha256", "split")):
         copies: dict[str, list[Clip]] = defaultdict(list)

@@ -125,7 +125,7 @@ def export(
     bundles: list[Bundle] = []
     with (
         progress.task("export", len(wanted)) as task,
-        mapper(min(workers, len(missing)), prepare=lowering.one_thread, died=lowering.DIED) as mapped,
+        mapper(min(workers, len(missing)), prepare=lowering.prepare, died=lowering.DIED) as mapped,
     ):
         made = iter(mapped(partial(_export, run, out, _golden(run)), missing)) if missing else iter(())
         for kept in there:

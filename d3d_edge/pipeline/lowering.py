@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, hub
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
@@ -36,9 +37,13 @@ _NOISY_CLIPS = 4
 """Of which the one that noise moves most is taken."""
 
 
-def one_thread() -> None:
+def prepare() -> None:
     """Prepare a process for it: lowering is Python, which keeps one core busy."""
     torch.set_num_threads(1)
+    # torch.fx makes a progress bar even where none is shown, and the lock of the first is a semaphore of the system:
+    # where the process is ended, Python would print that it was left behind.
+    if set_lock := getattr(vars(hub)["tqdm"], "set_lock", None):  # torch's own bar, where there is no tqdm, has no lock
+        set_lock(threading.RLock())
 
 
 def write(

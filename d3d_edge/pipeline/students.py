@@ -54,7 +54,7 @@ def bundles(
         work = partial(_make, target, folder)
         with (
             progress.task(f"lower networks to {target.name}", len(missing)) as task,
-            mapper(min(workers, len(missing)), prepare=lowering.one_thread, died=lowering.DIED) as mapped,
+            mapper(min(workers, len(missing)), prepare=lowering.prepare, died=lowering.DIED) as mapped,
         ):
             for shape, bundle in zip(missing, mapped(work, missing), strict=True):
                 made[shape] = bundle

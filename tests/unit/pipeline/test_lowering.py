@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -258,3 +260,19 @@ def test_where_nothing_can_run_the_file_the_bundle_says_so(tmp_path: Path, monke
     bundle = written(networks.float_program(), "jetson", "float32", tmp_path / "bundle", networks.clip())
     assert "onnxruntime" in str(bundle.manifest.lowering["answers_not_checked"])
     assert "answers_checked_by" not in bundle.manifest.lowering
+
+
+def test_a_process_that_lowers_holds_no_semaphore() -> None:
+    """Python prints of each that is left behind where the process is ended."""
+    script = """
+import multiprocessing
+from multiprocessing import resource_tracker
+from d3d_edge.pipeline import lowering
+resource_tracker.register = lambda name, kind: print(kind)
+multiprocessing.set_start_method("spawn")  # as in the processes that share the work
+lowering.prepare()
+import torch
+torch.fx.Interpreter(torch.fx.symbolic_trace(torch.nn.ReLU())).run(torch.ones(1))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == ""
