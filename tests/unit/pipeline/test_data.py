@@ -19,7 +19,6 @@ from d3d_edge.video import cache
 from d3d_edge.video.cache import CachedClip, Prepared
 from tests.notes import Notes
 
-
 ALL_TESTED = (
     "each training video is in the test split too, so d3d-edge quantize will have no clips to calibrate on: "
     "give the clips of one video one group"
