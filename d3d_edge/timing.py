@@ -106,8 +106,12 @@ class Sustained(Schema):
         return self
 
 
-_COOL = ("0", "nominal", "unknown")
-"""`Conditions.thermal_status` of a phone that slows nothing down, or cannot tell."""
+_HEAT = {"unknown": 0, "nominal": 0, "fair": 1, "serious": 2, "critical": 3}
+"""The words of iOS; Android has numbers, which rise from 0."""
+
+
+def _heat(status: str) -> int:
+    return int(status) if status.isdecimal() else _HEAT.get(status, 1)
 
 
 class Samples(Schema):
@@ -142,8 +146,9 @@ class Samples(Schema):
     @property
     def hot(self) -> str:
         """The worst that a phone said of its heat, before or after, in its own word; empty where all is well."""
-        found = (self.environment_after.thermal_status, self.environment_before.thermal_status)
-        return next((status for status in found if status and status not in _COOL), "")
+        found = (self.environment_before.thermal_status, self.environment_after.thermal_status)
+        worst = max((status or "unknown" for status in found), key=_heat)
+        return worst if _heat(worst) else ""
 
     @model_validator(mode="after")
     def _equal_rounds(self) -> Samples:

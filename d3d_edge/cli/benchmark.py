@@ -131,7 +131,7 @@ def _print(report: Report, out: Path | None) -> None:
             console.print(f"{row.name} was not timed: {row.note}")
     machine = report.environment
     console.print(f"milliseconds, {_conditions(report)}; p99 needs 100 runs; MB: the model file")
-    if any(not row.device for row in report.rows):
+    if any(row.samples and not row.device for row in report.rows):
         console.print(f"this machine, not a device: {machine.kind}, {machine.cpus} CPUs")
     if out:
         console.print(f"wrote {out}")

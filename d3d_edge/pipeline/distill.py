@@ -134,10 +134,9 @@ def _copy_teacher(source: Run, run: Run, data: RunData) -> None:
             f"{theirs} has no weights to take",
             hint=f"{source.command('teacher')} trains that one again; without --teacher, this run trains its own",
         )
-    with atomic_folder(run.folder("teacher")) as folder:
+    with atomic_folder(run.folder("teacher")) as own:
         # With new times, since what is old may be swept; and without what a killed process left hidden there.
-        hidden = shutil.ignore_patterns(".*")
-        shutil.copytree(theirs, folder, ignore=hidden, copy_function=shutil.copy, dirs_exist_ok=True)
+        shutil.copytree(theirs, own, ignore=shutil.ignore_patterns(".*"), copy_function=shutil.copy, dirs_exist_ok=True)
 
 
 def _has_weights(folder: Path) -> bool:
@@ -285,11 +284,12 @@ def _finished(run: Run, stage: Stage, job: Job, mark: str, progress: Progress) -
     folder, done = run.folder(stage), run.results(stage)
     if done is None:
         marks.hold(run, stage, mark)
+        marks.begin(run, stage)
         return None
     if Checkpoint.kept(folder) is None:
         progress.note(f"{job.title}: begins again, since the weights in {folder} are gone")
         discard(folder)
-        run.begin(stage)
+        marks.begin(run, stage)
         return None
     marks.hold(run, stage, mark)
     if stage == "student" and not is_whole_archive(folder / GRAPH_NAME):

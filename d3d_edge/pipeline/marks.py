@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from d3d_edge import evaluation, sensitivity
+from d3d_edge import evaluation, report, sensitivity
 from d3d_edge.distill.checkpoint import Checkpoint
 from d3d_edge.errors import DataError, StorageError
 from d3d_edge.evaluation import Evaluation
+from d3d_edge.files import write_json
 from d3d_edge.pipeline import weights
 from d3d_edge.pipeline.data import RunData
 from d3d_edge.runs import Run, Stage, fingerprint
+
+_TAUGHT_BY = "taught_by.json"
+"""In a stage's folder: by the name of each stage that it learns from, `trained` of it."""
 
 
 def _base(run: Run, data: RunData) -> str:
@@ -27,12 +32,6 @@ def hold(run: Run, stage: Stage, mark: str) -> None:
     with. A disk that is away for now must not cost days of training."""
     if (done := run.results(stage)) is not None:
         state, found = "finished", done["fingerprint"]
-        taught_by = [name for name in done.get("taught_by", {}) if run.results(name) is not None]
-        if others := [name for name in taught_by if done["taught_by"][name] != trained(run, name)]:
-            raise DataError(
-                f"{run.folder(stage)} was finished before {' and '.join(others)} was trained again",
-                hint="bring that back as it was, choose another --out, or delete the folder to train it again",
-            )
     elif (begun := Checkpoint.read(run.folder(stage))) is not None:
         state, found = "begun", begun.fingerprint
     else:
@@ -43,10 +42,40 @@ def hold(run: Run, stage: Stage, mark: str) -> None:
             "now, or by another version of d3d-edge",
             hint="bring the clips back as they were, choose another --out, or delete the folder to train it again",
         )
+    if others := [name for name, weights in _taught_by(run, stage).items() if weights != _trained(run, name, weights)]:
+        raise DataError(
+            f"{run.folder(stage)} was {state} before {' and '.join(others)} was trained again",
+            hint="bring that back as it was, choose another --out, or delete the folder to train it again",
+        )
+
+
+def begin(run: Run, stage: Stage) -> None:
+    """Mark a stage unfinished, and write down whose weights it learns from, before its first epoch.
+
+    Raises:
+        StorageError: the run cannot be written.
+    """
+    run.begin(stage)
+    taught_by = {name: trained(run, name) for name in _teachers(run, stage)}
+    if taught_by and Checkpoint.read(run.folder(stage)) is None:
+        write_json(run.folder(stage) / _TAUGHT_BY, taught_by)
+
+
+def _taught_by(run: Run, stage: Stage) -> dict[str, str]:
+    """What `begin` wrote down; nothing of stages of older versions."""
+    try:
+        found = json.loads((run.folder(stage) / _TAUGHT_BY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _trained(run: Run, stage: Stage, otherwise: str) -> str:
+    return otherwise if run.results(stage) is None else trained(run, stage)
 
 
 def finish(run: Run, stage: Stage, mark: str, **results: Any) -> None:
-    """Mark a trained stage finished, with the hash of the weights that it ends with, and of those that it learnt from.
+    """Mark a trained stage finished, with the hash of the weights that it ends with.
 
     What was measured of weights before these is deleted: the page would show it beside them.
 
@@ -55,13 +84,12 @@ def finish(run: Run, stage: Stage, mark: str, **results: Any) -> None:
     """
     kept = Checkpoint.kept(run.folder(stage))
     assert kept is not None
-    taught_by = {name: trained(run, name) for name in _teachers(run, stage)}
     for path in _measured(run, stage):
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise StorageError.of(path, error) from error
-    run.finish(stage, mark, weights_hash=kept.weights_hash(), taught_by=taught_by, **results)
+    run.finish(stage, mark, weights_hash=kept.weights_hash(), **results)
 
 
 def _teachers(run: Run, stage: Stage) -> tuple[Stage, ...]:
@@ -75,7 +103,8 @@ def _teachers(run: Run, stage: Stage) -> tuple[Stage, ...]:
 
 
 def _measured(run: Run, stage: Stage) -> Iterator[Path]:
-    """The files of a run that hold figures of a stage's earlier weights."""
+    """The files of a run that hold figures of a stage's earlier weights. `distill` writes its report in the end."""
+    yield run.path / report.FILE_NAME
     if stage == "student":
         yield from (run.path / name for name in (sensitivity.FILE_NAME, sensitivity.FIGURE_NAME))
     path = run.path / evaluation.FILE_NAME

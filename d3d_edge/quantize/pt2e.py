@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
+from torch.utils._pytree import tree_structure
 from torchao.quantization.pt2e import (
     FakeQuantizeBase,
     ObserverBase,
@@ -271,19 +272,18 @@ def shapes(program: ExportedProgram) -> tuple[tuple[int, ...], tuple[int, ...]]:
             stage="check",
             hint="let the network give its logits alone",
         )
-    if not program.call_spec.out_spec.is_leaf():
+    if (program.call_spec.in_spec, program.call_spec.out_spec) != (tree_structure(((0,), {})), tree_structure(0)):
         raise LoweringError(
-            "the graph gives its logits in a list or a table",
+            "the graph takes its clip, or gives its logits, in a list, in a table or by a keyword",
             stage="check",
-            hint="let the network give its logits alone",
+            hint="let the network take the clip as its one argument, and give its logits alone",
         )
     (taken,), (given,) = signature.user_inputs, signature.user_outputs
     values = {node.name: node.meta["val"] for node in program.graph.nodes if node.name in (taken, given)}
-    types = [values[name].dtype for name in (taken, given)]
-    if types != [torch.uint8, torch.float32]:
-        said = " and gives ".join(str(found).removeprefix("torch.") for found in types)
+    types = [str(getattr(values.get(name), "dtype", "no tensor")).removeprefix("torch.") for name in (taken, given)]
+    if types != ["uint8", "float32"]:
         raise LoweringError(
-            f"the graph takes {said}; a model takes bytes, uint8, and gives float32",
+            f"the graph takes {types[0]} and gives {types[1]}; a model takes bytes, uint8, and gives float32",
             stage="check",
             hint="let the network itself make numbers of bytes, and give float32",
         )

@@ -65,6 +65,7 @@ def test_a_bundle_that_no_device_runs_is_told(made: Path, ssh: str, d3d_edge: D3
     done = d3d_edge("benchmark", *bundles, "--runs", 2, "--device", ssh)
     assert done.code == 0, done.err
     assert "android was not timed: none of the devices given runs it" in done.out
+    assert "this machine" not in done.out
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,10 @@ def test_validate_here_and_over_adb(made: Path, clips: Path, phone: Path, tmp_pa
     time = there.samples.environment_before.time
     assert resumed["note"] == f"its times, and the logits of {kept} of {count} clips, are of an earlier run, {time}"
     assert not there.note
+    results.write_bytes(whole[0])  # as if it had been killed before the first clip was done
+    (anew,) = (row for row in json.loads(d3d_edge(*words, "--resume", "--json").out)["rows"] if row["device"])
+    assert not anew["note"]
+    assert anew["samples"]["environment_before"]["time"] > time
     assert results.read_bytes().splitlines(keepends=True) == whole
 
 
@@ -154,8 +158,9 @@ ODD = {"battery": "  level: unknown\n  temperature: 310\n  USB powered: maybe", 
         (ANDROID_14, 9, False, 38.4, "3"),
         (DENIED, None, None, None, None),
         (ODD, None, None, 31.0, None),
+        ({name: said.replace("\n", "\r\n") for name, said in ANDROID_14.items()}, 9, False, 38.4, "3"),
     ],
-    ids=["Android 10", "Android 14", "what is denied is left out", "what is no number is left out"],
+    ids=["Android 10", "Android 14", "what is denied is left out", "what is no number is left out", "CRLF"],
 )
 def test_what_a_phone_says_of_itself_is_in_the_report(
     made: Path,

@@ -181,8 +181,9 @@ class Odd(nn.Module):
     [
         (lambda x: torch.log(0 * x - 1), "logits of the clips that are not finite"),
         (lambda x: x + torch.rand_like(x), "other logits each time that it is asked .*network.eval()"),
+        (lambda x: 1e3 + torch.rand_like(x), "other logits each time that it is asked .*network.eval()"),
     ],
-    ids=["no numbers", "chance"],
+    ids=["no numbers", "chance", "chance far from zero"],
 )
 def test_a_graph_that_nothing_can_be_compared_with_is_refused(
     change: Callable[[Tensor], Tensor], said: str, tmp_path: Path

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from d3d_edge.distill.checkpoint import Checkpoint
+from d3d_edge.distill.checkpoint import Checkpoint, discard
 from d3d_edge.errors import DataError
 from d3d_edge.evaluation import FILE_NAME, Evaluation, System
 from d3d_edge.pipeline import marks
@@ -21,6 +21,11 @@ def finished(make: Make, *settings: str) -> Run:
     """A run whose stages were finished one after the other."""
     run = make(*settings).run
     for stage in STAGES:
+        checkpoint = Checkpoint.kept(run.folder(stage))
+        assert checkpoint is not None
+        discard(run.folder(stage))
+        marks.begin(run, stage)
+        checkpoint.write(run.folder(stage))
         marks.finish(run, stage, stage)
     return run
 
@@ -30,6 +35,8 @@ def train_again(run: Run, stage: str) -> None:
     kept = Checkpoint.kept(run.folder(stage))
     assert kept is not None
     next(iter(kept.model.values())).add_(1)
+    discard(run.folder(stage))
+    marks.begin(run, stage)
     kept.write(run.folder(stage))
     marks.finish(run, stage, stage)
 
@@ -59,6 +66,24 @@ def test_a_stage_that_learnt_from_weights_that_are_gone_is_not_gone_on_with(
         marks.hold(run, stage, stage)
     train_again(run, stage)
     marks.hold(run, stage, stage)
+
+
+def test_neither_is_one_that_was_begun(make: Make) -> None:
+    run = finished(make)
+    run.begin("student")
+    marks.hold(run, "student", "student")
+    marks.begin(run, "student")  # goes on
+    train_again(run, "teacher")
+    marks.begin(run, "student")  # does not forget
+    with pytest.raises(DataError, match="student was begun before teacher was trained again"):
+        marks.hold(run, "student", "student")
+
+
+def test_a_stage_of_an_older_version_does_not_say_whose_weights_it_learnt_from(make: Make) -> None:
+    run = finished(make)
+    (run.folder("student") / "taught_by.json").unlink()
+    train_again(run, "teacher")
+    marks.hold(run, "student", "student")
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -97,6 +122,13 @@ def test_so_does_the_sensitivity_of_a_student(stage: str, make: Make) -> None:
         path.touch()
     marks.finish(run, stage, stage)
     assert [path.is_file() for path in paths] == 2 * [stage != "student"]
+
+
+def test_so_does_the_report_of_the_training(make: Make) -> None:
+    run = finished(make)
+    (run.path / "report.json").touch()
+    marks.finish(run, "teacher", "teacher")
+    assert not (run.path / "report.json").exists()
 
 
 def test_what_is_no_evaluation_stays(make: Make) -> None:

@@ -66,12 +66,15 @@ def test_a_network_that_gives_more_than_logits_is_refused() -> None:
         pt2e.shapes(export(Two(), (torch.ones(2, 3),)))
 
 
+BYTES = torch.ones(2, 3, dtype=torch.uint8)
+
+
 class Function(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+    def __init__(self, function: Callable[[Any], Any]) -> None:
         super().__init__()
         self.function = function
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Any) -> Any:
         return self.function(x)
 
 
@@ -79,12 +82,19 @@ class Function(nn.Module):
     ("function", "clip", "said"),
     [
         (lambda x: x.float(), torch.ones(2, 3), "takes float32 and gives float32; a model takes bytes"),
-        (lambda x: x.double(), torch.ones(2, 3, dtype=torch.uint8), "takes uint8 and gives float64"),
-        (lambda x: x + 1, torch.ones(2, 3, dtype=torch.uint8), "takes uint8 and gives uint8"),
-        (lambda x: {"logits": x.float()}, torch.ones(2, 3, dtype=torch.uint8), "in a list or a table"),
-        (lambda x: [x.float()], torch.ones(2, 3, dtype=torch.uint8), "in a list or a table"),
+        (lambda x: x.double(), BYTES, "takes uint8 and gives float64"),
+        (lambda x: x + 1, BYTES, "takes uint8 and gives uint8"),
+        (
+            lambda x: {"logits": x.float()},
+            BYTES,
+            "gives its logits, in a list, in a table",
+        ),
+        (lambda x: [x.float()], BYTES, "gives its logits, in a list, in a table"),
+        (lambda x: None, BYTES, "takes 1 tensors and gives 0|in a table|gives no tensor"),
+        (lambda x: x.shape[0], BYTES, "takes uint8 and gives no tensor"),
+        (lambda x: x[0].float(), [BYTES], "takes its clip, or .* in a list"),
     ],
 )
-def test_a_network_of_other_types_is_refused(function: Callable[[Tensor], Any], clip: Tensor, said: str) -> None:
+def test_a_network_of_other_types_is_refused(function: Callable[[Any], Any], clip: Any, said: str) -> None:
     with pytest.raises(LoweringError, match=f"{said}.*stage check"):
         pt2e.shapes(networks.reopened(export(Function(function), (clip,))))

@@ -96,6 +96,17 @@ def test_what_is_done_is_not_run_again(device: Transport, folder: Path, make_job
     assert run(device, job).ran == 6
 
 
+def test_times_are_kept_with_clips_alone(device: Transport, folder: Path, make_job: MakeJob) -> None:
+    """So that whoever is told of old clips knows of old times."""
+    job = make_job()
+    first = run(device, job)
+    results(folder, job).write_bytes(results(folder, job).read_bytes().splitlines(keepends=True)[0])
+    again = run(device, job, resume=True)
+    assert again.ran == 6
+    assert again.samples.network_ms != first.samples.network_ms
+    assert run(device, job, resume=True).samples == again.samples
+
+
 def test_answers_of_another_version_of_the_runtime_are_not_kept(
     device: Transport, folder: Path, make_job: MakeJob
 ) -> None:

@@ -66,8 +66,8 @@ std::string value_in(const std::string& dump, const std::string& key) {
     const std::string line = dump.substr(begin, end - begin);
     const size_t at = line.find(key);
     if (at != std::string::npos && line.find_first_not_of(" \t") == at) {
-      const size_t value = line.find_first_not_of(" \t", at + key.size());
-      found = value == std::string::npos ? "" : line.substr(value);
+      const size_t value = line.find_first_not_of(" \t\r", at + key.size());
+      found = value == std::string::npos ? "" : line.substr(value, line.find_last_not_of(" \t\r") + 1 - value);
     }
     begin = end + 1;
   }
