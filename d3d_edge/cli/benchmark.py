@@ -173,7 +173,7 @@ def _conditions(report: Report) -> str:
 
 def _condition(samples: Sequence[Samples]) -> str:
     before = samples[0].environment_before
-    known = [f"{threads_of(each.threads for each in samples)}"]
+    known = [threads_of(each.threads for each in samples)]
     if before.governor:
         known.append(f"governor {before.governor}")
     if before.clock_mhz:

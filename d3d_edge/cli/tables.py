@@ -19,6 +19,7 @@ TEXT_NAME = "report.txt"
 _WHERE = {Where.REFERENCE_INTERPRETER: "interpreter"}
 """Shorter words, explained below the table."""
 HOT = "its phone may have slowed itself down, as it was hot (thermal status {})"
+"""What to know of times for which `Samples.hot` says anything."""
 _LEVEL = 0.05
 """Significance from which a difference is put into words."""
 

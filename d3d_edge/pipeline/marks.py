@@ -1,4 +1,4 @@
-"""Fingerprints of the stages of `distill`: what decides a stage's weights. A stage of another one is another's."""
+"""What decides the weights of `distill`'s stages, as fingerprints, and what they are: a stage of others is another's."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def hold(run: Run, stage: Stage, mark: str) -> None:
             "now, or by another version of d3d-edge",
             hint="bring the clips back as they were, choose another --out, or delete the folder to train it again",
         )
-    if others := [name for name, weights in _taught_by(run, stage).items() if weights != _trained(run, name, weights)]:
+    if others := [name for name, was in _taught_by(run, stage).items() if was != _trained(run, name, otherwise=was)]:
         raise DataError(
             f"{run.folder(stage)} was {state} before {' and '.join(others)} was trained again",
             hint="bring that back as it was, choose another --out, or delete the folder to train it again",
@@ -70,7 +70,7 @@ def _taught_by(run: Run, stage: Stage) -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
-def _trained(run: Run, stage: Stage, otherwise: str) -> str:
+def _trained(run: Run, stage: Stage, *, otherwise: str) -> str:
     return otherwise if run.results(stage) is None else trained(run, stage)
 
 
