@@ -1,4 +1,4 @@
-"""What decides the weights of `distill`'s stages, as fingerprints, and what they are: a stage of others is another's."""
+"""Fingerprints of what decides the weights of `distill`'s stages, and of the weights: a stage of others is not ours."""
 
 from __future__ import annotations
 
