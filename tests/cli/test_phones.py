@@ -158,9 +158,17 @@ ODD = {"battery": "  level: unknown\n  temperature: 310\n  USB powered: maybe", 
         (ANDROID_14, 9, False, 38.4, "3"),
         (DENIED, None, None, None, None),
         (ODD, None, None, 31.0, None),
+        ({"battery": "  level: 1e30\n  temperature: 99999999999999", "thermalservice": ""}, None, None, None, None),
         ({name: said.replace("\n", "\r\n") for name, said in ANDROID_14.items()}, 9, False, 38.4, "3"),
     ],
-    ids=["Android 10", "Android 14", "what is denied is left out", "what is no number is left out", "CRLF"],
+    ids=[
+        "Android 10",
+        "Android 14",
+        "what is denied is left out",
+        "what is no number is left out",
+        "too large",
+        "CRLF",
+    ],
 )
 def test_what_a_phone_says_of_itself_is_in_the_report(
     made: Path,

@@ -74,11 +74,14 @@ std::string value_in(const std::string& dump, const std::string& key) {
   return found;
 }
 
-// The number that a text begins with; none is NAN, and is left out of what is told.
-double number_of(const std::string& text) {
+// No reading is larger, and the host takes none that is.
+constexpr double kMost = 1e9;
+
+// The number that a text begins with; none, or one that is no reading, is NAN, and is left out of what is told.
+double number_in(const std::string& text) {
   char* end = nullptr;
   const double number = std::strtod(text.c_str(), &end);
-  return end == text.c_str() || !std::isfinite(number) ? NAN : number;
+  return end == text.c_str() || !(std::abs(number) <= kMost) ? NAN : number;
 }
 
 #ifdef __ANDROID__
@@ -119,13 +122,13 @@ std::string state() {
   gmtime_r(&seconds, &utc);
   std::strftime(now, sizeof now, "%Y-%m-%dT%H:%M:%S+00:00", &utc);
   add("time", quoted(now));
-  add_number("load_average", number_of(first_line("/proc/loadavg")));
+  add_number("load_average", number_in(first_line("/proc/loadavg")));
   const std::string cpus = "/sys/devices/system/cpu/cpu";
   const std::string governor = first_line(cpus + "0/cpufreq/scaling_governor");
   add("governor", governor.empty() ? "" : quoted(governor));
   std::vector<double> clocks;
   for (int cpu = 0; access((cpus + std::to_string(cpu)).c_str(), F_OK) == 0; ++cpu) {
-    const double khz = number_of(first_line(cpus + std::to_string(cpu) + "/cpufreq/scaling_cur_freq"));
+    const double khz = number_in(first_line(cpus + std::to_string(cpu) + "/cpufreq/scaling_cur_freq"));
     if (!std::isnan(khz)) {
       clocks.push_back(khz / 1e3);
     }
@@ -143,11 +146,11 @@ std::string state() {
   const std::string zones = "/sys/class/thermal/thermal_zone";
   for (int zone = 0; access((zones + std::to_string(zone)).c_str(), F_OK) == 0; ++zone) {
     const std::string place = zones + std::to_string(zone);
-    degrees(first_line(place + "/type"), number_of(first_line(place + "/temp")) / 1e3);
+    degrees(first_line(place + "/type"), number_in(first_line(place + "/temp")) / 1e3);
   }
   const std::string battery = dump_of("battery");
-  degrees("battery", number_of(value_in(battery, "temperature:")) / 10);
-  add_number("battery_percent", number_of(value_in(battery, "level:")));
+  degrees("battery", number_in(value_in(battery, "temperature:")) / 10);
+  add_number("battery_percent", number_in(value_in(battery, "level:")));
   std::string charging;
   for (const char* source : {"AC powered:", "USB powered:", "Wireless powered:", "Dock powered:"}) {
     const std::string powered = value_in(battery, source);
