@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from d3d_edge import runtimes, target
-from d3d_edge.bundle import LABELS, RECIPE, Bundle, Description
+from d3d_edge.bundle import LABELS, MANIFEST, RECIPE, Bundle, Description
 from d3d_edge.calibset import CalibrationSet, load_plan
 from d3d_edge.errors import BundleError, DataError, LoweringError, RecipeError
-from d3d_edge.files import is_whole_archive, sha256_of_file, sweep, write_text
+from d3d_edge.files import check_writable, is_whole_archive, sha256_of_file, sweep, write_text
 from d3d_edge.manifest import Clip
 from d3d_edge.pipeline import lowering, marks
 from d3d_edge.pipeline.distill import GRAPH_NAME
@@ -122,6 +122,8 @@ def export(
         Source.of(run, kind)
     there = [_kept(run, out, one) for one in wanted]
     missing = [one for one, kept in zip(wanted, there, strict=True) if kept is None]
+    if missing:
+        check_writable(out / MANIFEST)  # before anything is lowered
     bundles: list[Bundle] = []
     with (
         progress.task("export", len(wanted)) as task,

@@ -144,6 +144,16 @@ def test_what_was_exported_needs_no_clips_any_more(
     assert result.err.count("exported before") == 3
 
 
+def test_where_no_bundle_can_be_written_nothing_is_lowered(
+    made: Path, d3d_edge: D3DEdge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("d3d_edge.pipeline.lowering.write", None)
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "bundles"):
+        refused(d3d_edge("export", made / "run", "--target", "jetson", "--out", out, "--workers", 0), 9, "cannot write")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_two_targets_of_one_name_are_refused(made: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:
     copied = Path(shutil.copytree(resources.find("targets", "host").parent, tmp_path / "mine"))
     words = ("export", made / "run", "--target", "host", "--target", copied, "--out", tmp_path / "bundles")
