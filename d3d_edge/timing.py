@@ -150,6 +150,11 @@ class Samples(Schema):
         worst = max((status or "unknown" for status in found), key=_heat)
         return worst if _heat(worst) else ""
 
+    @property
+    def heat_note(self) -> str:
+        """What to know of the times of a phone that was hot; empty of others."""
+        return f"its phone may have slowed itself down, as it was hot (thermal status {self.hot})" if self.hot else ""
+
     @model_validator(mode="after")
     def _equal_rounds(self) -> Samples:
         if len(self.network_ms) % self.rounds:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +53,17 @@ class Small(nn.Module):
         right = self.pointwise(self.branch_pool(frames, self.clips), self.clips)
         pooled = clip_view(torch.cat([left, right], dim=1), self.clips).mean((2, 3), keepdim=True)
         return self.logits(self.dropout(pooled)).flatten(1)
+
+
+class Function(nn.Module):
+    """A function as a network."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Any) -> Any:
+        return self.function(x)
 
 
 def small(clips: int = 1, dropout: float = 0.5) -> Small:

@@ -12,7 +12,7 @@ import click
 from d3d_edge.bundle import check_outside
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress, json_of, plain
-from d3d_edge.cli.tables import HOT, columns, measured_by, threads_of
+from d3d_edge.cli.tables import columns, measured_by, threads_of
 from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.files import check_writable
 from d3d_edge.report import Report, Row
@@ -157,7 +157,7 @@ def _lines(row: Row, found: Latency) -> list[str]:
     if found.busy:
         lines.append(f"  not to be trusted: {found.busy}")
     if row.samples and row.samples.hot:
-        lines.append(f"  {HOT.format(row.samples.hot)}")
+        lines.append(f"  {row.samples.heat_note}")
     return lines
 
 

@@ -18,8 +18,6 @@ from d3d_edge.runner import Where
 TEXT_NAME = "report.txt"
 _WHERE = {Where.REFERENCE_INTERPRETER: "interpreter"}
 """Shorter words, explained below the table."""
-HOT = "its phone may have slowed itself down, as it was hot (thermal status {})"
-"""What to know of times for which `Samples.hot` says anything."""
 _LEVEL = 0.05
 """Significance from which a difference is put into words."""
 
@@ -249,5 +247,5 @@ def _where_notes(report: Report) -> list[str]:
     if busy := [name for name, latency in timed if latency.busy]:
         of = "" if len(busy) == len(timed) else f" of {', '.join(busy)}"
         notes.append(f"other processes kept the machine busy: the times{of} are not to be trusted")
-    notes += [f"{row.name}: {HOT.format(row.samples.hot)}" for row in report.rows if row.samples and row.samples.hot]
+    notes += [f"{row.name}: {row.samples.heat_note}" for row in report.rows if row.samples and row.samples.hot]
     return notes

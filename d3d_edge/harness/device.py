@@ -133,11 +133,12 @@ def run(
             raise DeviceError(
                 f"{transport.name}: another run took the device before the results were copied", hint=DeviceError.AGAIN
             )
+        runtime = str(heard.hello.get("runtime", ""))
         return Outcome(
-            runtime=str(heard.hello.get("runtime", "")),
+            runtime=runtime,
             native=bool(heard.hello.get("native")),
             device=str(heard.hello.get("device", "")),
-            logits=_logits(transport.name, results, job, str(heard.hello.get("runtime", ""))),
+            logits=_logits(transport.name, results, job, runtime),
             samples=_samples(transport.name, samples, job),
             ran=job.count - heard.kept,
         )

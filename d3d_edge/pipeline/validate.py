@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,14 @@ class _Model:
         return own + self.suffix
 
 
+class _Opened(NamedTuple):
+    """A bundle that runs on this machine."""
+
+    runner: Runner
+    golden: Logits
+    """What it says of the clips stored in it."""
+
+
 def validate(
     paths: Sequence[Path],
     data: Path | Source,
@@ -87,7 +96,8 @@ def validate(
     decoding = Decoding(clips, models[0].bundle, strict)
     with ExitStack() as stack:
         fleet = stack.enter_context(Fleet(devices, threads))
-        runners, refused = _open(models, threads, stack)
+        opened, refused = _open(models, threads, stack)
+        runners = {name: one.runner for name, one in opened.items()}
         with progress.task("accuracy", len(clips)) as task:
             logits = accuracy.logits_of(runners, fleet.packed(decoding.decoded()), task.advance)
         note_skipped(decoding.skipped, progress)
@@ -98,7 +108,7 @@ def validate(
         measured = named(decoding.used, labels, root)
         rows = []
         for model in models:
-            row = _row(model, runners.get(model.name), refused.get(model.name, ""))
+            row = _row(model, opened.get(model.name), refused.get(model.name, ""))
             if model.device not in (HERE, ""):
                 figures, logits[model.name] = fleet.run(model.device, model.bundle, PLAN, progress)
                 row = row.model_copy(update=figures)
@@ -184,9 +194,9 @@ def _models(paths: Sequence[Path], devices: Devices) -> list[_Model]:
     return sorted(models, key=lambda model: order[model.role])
 
 
-def _open(models: Sequence[_Model], threads: int, stack: ExitStack) -> tuple[dict[str, Runner], dict[str, str]]:
-    """Runners by name, and why the others cannot run here."""
-    runners: dict[str, Runner] = {}
+def _open(models: Sequence[_Model], threads: int, stack: ExitStack) -> tuple[dict[str, _Opened], dict[str, str]]:
+    """The bundles that run here, by name, and why the others do not."""
+    opened: dict[str, _Opened] = {}
     refused: dict[str, str] = {}
     for model in models:
         runtime = runtimes.get(model.bundle.manifest.runtime)
@@ -200,17 +210,17 @@ def _open(models: Sequence[_Model], threads: int, stack: ExitStack) -> tuple[dic
         else:
             try:
                 runner = stack.enter_context(runtime.open(model.bundle, threads=threads))
-                runner.run(golden_of(model.bundle).clips[0])
-                runners[model.name] = runner
+                answers = np.stack([runner.run(clip) for clip in golden_of(model.bundle).clips])
+                opened[model.name] = _Opened(runner, answers)
             except BundleError as error:
                 # One that was exported with --allow-fallback may not run at all, and says so in the report.
                 if not model.bundle.manifest.fallbacks:
                     raise
                 refused[model.name] = str(error)
-    return runners, refused
+    return opened, refused
 
 
-def _row(model: _Model, runner: Runner | None, refused: str) -> Row:
+def _row(model: _Model, opened: _Opened | None, refused: str) -> Row:
     """What is known of a bundle without labels: where it runs, size, its stored clips."""
     made = model.bundle.manifest
     row = Row(
@@ -226,15 +236,13 @@ def _row(model: _Model, runner: Runner | None, refused: str) -> Row:
         logit_step=made.logit_step,
         facts=made.lowering,
     )
-    if runner is None:
+    if opened is None:
         return row
-    clips, stored = golden_of(model.bundle)
-    answers = np.stack([runner.run(clip) for clip in clips])
     return row.model_copy(
         update={
-            "where": runner.where,
-            "runtime": runner.runtime,
-            "golden_difference_max": accuracy.largest_difference(answers, stored),
+            "where": opened.runner.where,
+            "runtime": opened.runner.runtime,
+            "golden_difference_max": accuracy.largest_difference(opened.golden, golden_of(model.bundle).logits),
         }
     )
 

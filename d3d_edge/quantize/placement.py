@@ -104,7 +104,7 @@ def faults(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
                 if isinstance(value, Node) and value.target not in DEQUANTIZE:
                     message = f"the {name} {value.name} is not quantized, so the operator computes in float"
                     yield refusal(node, message, hint, runtime=runtime)
-            if node.target in _CHAINS:
+            if _multiplies_again(node):
                 message = f"{node.name} multiplies what it made itself, which is not quantized, so it computes in float"
                 yield refusal(node, message, hint, runtime=runtime)
 
@@ -130,6 +130,15 @@ def _factors(node: Node) -> Iterable[tuple[str, Any]]:
     # Some take a list of them.
     lists = (given if isinstance(given, list | tuple) else (given,) for given in node.args[first:])
     return zip(_FACTORS, chain.from_iterable(lists), strict=False)
+
+
+def _multiplies_again(node: Node) -> bool:
+    """Whether one of its products takes what another made, as none of only two factors does."""
+    if node.target not in _CHAINS:
+        return False
+    if isinstance(node.args[0], list | tuple):
+        return len(node.args[0]) > 2
+    return node.target is not _aten.matrix_power.default or node.args[1] not in (0, 1, 2)
 
 
 def zero_points(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:

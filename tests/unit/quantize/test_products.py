@@ -66,6 +66,11 @@ def test_a_product_of_what_was_made_inside_is_refused(product: Callable[[Tensor]
     assert "multiplies what it made itself, which is not quantized" in fault
 
 
+@pytest.mark.parametrize("product", [lambda x: torch.matrix_power(x, 2), lambda x: torch.linalg.multi_dot((x, x))])
+def test_a_product_of_two_rounded_factors_is_none_of_those(product: Callable[[Tensor], Tensor]) -> None:
+    assert not of_product(lambda _, rounded: product(rounded), 3, 3)
+
+
 def test_what_is_added_to_a_product_may_be_float() -> None:
     assert not of_product(lambda x, rounded: torch.addmm(x, rounded, rounded), 3, 3)
     assert not of_product(lambda x, rounded: x + rounded @ rounded, 3, 3)

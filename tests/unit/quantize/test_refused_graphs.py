@@ -69,15 +69,6 @@ def test_a_network_that_gives_more_than_logits_is_refused() -> None:
 BYTES = torch.ones(2, 3, dtype=torch.uint8)
 
 
-class Function(nn.Module):
-    def __init__(self, function: Callable[[Any], Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Any) -> Any:
-        return self.function(x)
-
-
 @pytest.mark.parametrize(
     ("function", "clip", "said"),
     [
@@ -97,4 +88,4 @@ class Function(nn.Module):
 )
 def test_a_network_of_other_types_is_refused(function: Callable[[Any], Any], clip: Any, said: str) -> None:
     with pytest.raises(LoweringError, match=f"{said}.*stage check"):
-        pt2e.shapes(networks.reopened(export(Function(function), (clip,))))
+        pt2e.shapes(networks.reopened(export(networks.Function(function), (clip,))))

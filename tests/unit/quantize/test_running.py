@@ -74,17 +74,6 @@ def through(x: Tensor, grid: tuple[Any, ...], read: tuple[Any, ...] | None = Non
     return result
 
 
-class Network(nn.Module):
-    """A function of a tensor."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
 def joined(x: Tensor, grid: tuple[Any, ...]) -> Tensor:
     return torch.cat([through(x, GRID).permute(1, 0), through(2 * x, grid).permute(1, 0)])
 
@@ -126,7 +115,7 @@ WIDE = (1e-5, 0, -(2**31), 2**31 - 1, torch.int32)
 )
 def test_what_is_on_the_grid_is_left_alone(function: Callable[[Tensor], Tensor], rounded: int, left: int) -> None:
     x = torch.linspace(-20, 20, 12).view(3, 4)
-    program = torch.export.export(Network(function), (x,), strict=False)
+    program = torch.export.export(networks.Function(function), (x,), strict=False)
     quick: GraphModule = running.module_of(program)
     assert torch.equal(quick(x), program.module()(x))
     calls = [node.target for node in quick.graph.nodes if node.op == "call_function"]
