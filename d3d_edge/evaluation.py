@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from d3d_edge.files import write_json
-from d3d_edge.report import Environment, SkippedClip
+from d3d_edge.report import Environment, Share, SkippedClip
 from d3d_edge.schema import Schema
+from d3d_edge.timing import Count
 
 FILE_NAME = "evaluation.json"
 Fusion = Literal["logits", "softmax"]
@@ -21,17 +24,17 @@ class System(Schema):
     """The stages of the run whose networks answer."""
     inputs: tuple[Literal["RGB", "flow"], ...]
     """What it needs at inference."""
-    parameters: int
-    gmac: float
+    parameters: Count
+    gmac: float = Field(ge=0)
     """10^9 multiply-accumulates of its networks for one clip; computing flow is not counted."""
-    right: int
+    right: Count
     """Videos whose first answer is right."""
-    top1: float
-    top1_low: float
+    top1: Share
+    top1_low: Share
     """Lower end of Wilson's 95 % interval of top1."""
-    top1_high: float
-    top5: float
-    mean_class: float
+    top1_high: Share
+    top5: Share
+    mean_class: Share
     """Top-1 of each class, averaged over classes."""
 
 
@@ -41,13 +44,13 @@ class Evaluation(Schema):
     format: Literal["d3d-edge evaluation"] = "d3d-edge evaluation"
     format_version: Literal[1] = 1
     title: str
-    classes: int
+    classes: Count
     split: str
-    videos: int
-    clips_per_video: int
+    videos: Count
+    clips_per_video: Count
     fusion: Fusion
     """What is averaged over the clips of a video and over the networks of a system."""
-    chance: float
+    chance: Share
     """Top-1 of always naming the commonest class."""
     environment: Environment
     systems: tuple[System, ...]

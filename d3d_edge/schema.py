@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -20,6 +21,8 @@ MAX_DEPTH = 50
 """Mappings and lists inside one another."""
 _SHOWN = 40
 """Characters of a bad value that are shown."""
+_OLD_NUMBER = re.compile(r"[-+]?(0[0-9_]+$|[0-9_]+:)")
+"""010 and 1:30, which are 8 and 90 in YAML 1.1 and 10 and a text in YAML 1.2. PyYAML reads 1.1."""
 
 
 class Schema(BaseModel):
@@ -72,6 +75,9 @@ class _Loader(yaml.SafeLoader):
         except (ValueError, LookupError, AttributeError, ArithmeticError) as error:
             kind = node.tag.rpartition(":")[2]
             raise ConstructorError(None, None, f"{node.value[:_SHOWN]!r} is no {kind}", node.start_mark) from error
+        if isinstance(value, int | float) and _OLD_NUMBER.match(node.value):
+            said = f"{node.value[:_SHOWN]!r} means {value} in YAML 1.1 only; write the number plainly, or quote a text"
+            raise ConstructorError(None, None, said, node.start_mark)
         return value
 
 

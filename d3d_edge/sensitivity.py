@@ -6,9 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from d3d_edge.report import Environment
+from d3d_edge.report import Environment, Share
 from d3d_edge.schema import Schema
 from d3d_edge.target import Scheme
+from d3d_edge.timing import Count
 
 FILE_NAME = "sensitivity.json"
 FIGURE_NAME = "sensitivity.png"
@@ -23,11 +24,11 @@ class Cost(Schema):
     kind: Literal[Kind, "all"]
     sqnr_db: float = Field(ge=-1000, le=1000)
     """Power of the float logits to that of their change, in dB; 200 where nothing changes. The lower the worse."""
-    changed: float
-    """Share of clips whose first answer is another one, 0 to 1."""
-    top1_drop_points: float
+    changed: Share
+    """Of the clips, those whose first answer is another one."""
+    top1_drop_points: float = Field(ge=-100, le=100)
     """Percentage points of top-1 lost on these clips."""
-    weights: int
+    weights: Count
     """Weights of its convolutions: in float, each takes up to 3 bytes more."""
 
 
@@ -40,9 +41,9 @@ class SensitivityReport(Schema):
     scheme: Scheme
     calibration: str
     """Name of the plan that found the ranges, and drew the clips."""
-    clips: int
+    clips: Count
     """Clips measured on, all of the training split."""
-    float_top1: float
+    float_top1: Share
     """Of the float student on them."""
     whole: Cost
     """Everything INT8 at once."""

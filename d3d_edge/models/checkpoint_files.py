@@ -43,7 +43,7 @@ def read(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch and NumPy guess aloud what a file may be; the error says what not
-            if path.suffix.lower() == ".npz":
+            if _is_npz(path):
                 # Opened here, since numpy leaves a file open that it cannot read.
                 with path.open("rb") as file, np.load(file, allow_pickle=False) as variables:
                     return {
@@ -68,7 +68,7 @@ def read(path: Path) -> dict[str, Tensor]:
             f"{path} is damaged, or is neither .npz nor a state dict of tensors", hint="download or save it again"
         ) from error
     if isinstance(held, dict):
-        held = {str(name): value for name, value in held.items()}
+        held = _opened({str(name): value for name, value in held.items()})
         inside = [name for name, value in held.items() if _is_state(value)]
         if len(inside) > 1 and ("state_dict" not in inside or _are_alike(held["state_dict"], held, inside)):
             raise DataError(f"{path} holds more than one network: {listed(inside)}", hint="save one of them only")
@@ -76,6 +76,24 @@ def read(path: Path) -> dict[str, Tensor]:
     if not _is_state(held):
         raise DataError(f"{path} holds no state dict", hint="torch.save(net.state_dict(), PATH) writes one")
     return {str(name): value for name, value in held.items()}
+
+
+def _is_npz(path: Path) -> bool:
+    """Whether NumPy reads `path`: it is named so, or is an archive of arrays under another name."""
+    if path.suffix.lower() == ".npz":
+        return True
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return all(name.endswith(".npy") for name in archive.namelist())
+
+
+def _opened(held: dict[str, Any]) -> dict[str, Any]:
+    """`held`, or the one mapping in it that has a network, where a trainer keeps that with its settings."""
+    if any(map(_is_state, (held, *held.values()))):
+        return held
+    nested = [value for value in held.values() if isinstance(value, dict) and any(map(_is_state, value.values()))]
+    return {str(name): value for name, value in nested[0].items()} if len(nested) == 1 else held
 
 
 def _of_another_kind(path: Path, error: Exception) -> str:

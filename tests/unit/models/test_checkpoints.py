@@ -72,6 +72,19 @@ class TestTorchvision:
             "in_channels": 3,
         }
 
+    def test_a_network_kept_with_its_settings(self, torchvision: published.Torchvision, tmp_path: Path) -> None:
+        path = tmp_path / "s3d.pth"
+        optimizer = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": []}
+        model = {"state_dict": torchvision.state_dict(), "cfg": {"classes": CLASSES}}
+        torch.save({"epoch": 3, "optimizer": optimizer, "model": model}, path)
+        assert checkpoints.load(path).classes == CLASSES
+
+    def test_an_archive_of_arrays_by_another_name(self, torchvision: published.Torchvision, tmp_path: Path) -> None:
+        path = tmp_path / "s3d.pt"
+        with path.open("wb") as file:
+            np.savez(file, **{name: value.numpy() for name, value in torchvision.state_dict().items()})
+        assert checkpoints.load(path).classes == CLASSES
+
     def test_frames_may_be_normalised_as_here(self, torchvision: published.Torchvision, tmp_path: Path) -> None:
         path = tmp_path / "s3d.pth"
         torch.save(torchvision.state_dict(), path)

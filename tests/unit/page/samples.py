@@ -198,3 +198,19 @@ def sensitivity() -> dict[str, Any]:
         "groups": [cost(f"{NASTY}{number}", "gate", 30.0 + number) for number in range(40)],
         "environment": ENVIRONMENT.model_dump(mode="json"),
     }
+
+
+def evaluation() -> dict[str, Any]:
+    """evaluation.json."""
+    system = {"name": "D3D", "streams": ["student"], "inputs": ["RGB"], "parameters": 1, "gmac": 1.0, "right": 3}
+    return {
+        "title": "gestures",
+        "classes": 4,
+        "split": "test",
+        "videos": 4,
+        "clips_per_video": 1,
+        "fusion": "logits",
+        "chance": 0.25,
+        "environment": ENVIRONMENT.model_dump(mode="json"),
+        "systems": [system | {"top1": 0.75, "top1_low": 0.3, "top1_high": 0.95, "top5": 1.0, "mean_class": 0.75}],
+    }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +50,27 @@ def test_a_folder_without_anything_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "other"}', "\ufffe", "[" * 100_000])
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / f"{name}.json").write_text(text)
+    with pytest.raises(DataError, match=rf"{name}\.json is not a readable {name}"):
+        gather([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("name", "impossible"),
+    [
+        ("evaluation", {"chance": 1.5}),
+        ("evaluation", {"videos": -1}),
+        ("evaluation", {"systems": [samples.evaluation()["systems"][0] | {"top1": 75.0}]}),
+        ("evaluation", {"systems": [samples.evaluation()["systems"][0] | {"parameters": 10**30}]}),
+        ("sensitivity", {"float_top1": -0.1}),
+        ("sensitivity", {"whole": samples.sensitivity()["whole"] | {"top1_drop_points": 150.0}}),
+    ],
+)
+def test_so_is_one_that_nothing_can_have_measured(tmp_path: Path, name: str, impossible: dict[str, Any]) -> None:
+    path = tmp_path / f"{name}.json"
+    whole = samples.evaluation() if name == "evaluation" else samples.sensitivity()
+    path.write_text(json.dumps(whole))
+    gather([tmp_path])
+    path.write_text(json.dumps(whole | impossible))
     with pytest.raises(DataError, match=rf"{name}\.json is not a readable {name}"):
         gather([tmp_path])
 
