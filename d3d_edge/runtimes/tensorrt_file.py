@@ -70,6 +70,13 @@ class File:
         """The nodes of these operators."""
         return (node for node in self.graph.node if node.op_type in operators)
 
+    def biases(self) -> Iterator[Any]:
+        """The nodes that add a constant to a product, as exporters write the bias of a MatMul."""
+        for node in self.of("Add"):
+            makers = [self.producers.get(name) for name in node.input if name not in self.constants]
+            if len(makers) == 1 and makers[0] is not None and makers[0].op_type in ("MatMul", "Gemm"):
+                yield node
+
     def array(self, name: str) -> Any | None:
         """The constant of that name as an array."""
         from onnx import numpy_helper

@@ -78,7 +78,8 @@ def shapes_are_static(file: File) -> Iterator[LoweringError]:
     """Every size is a number. TensorRT takes ranges too, for an engine per range; the bundle has one clip shape."""
     for name in {**file.values, **file.producers}:
         shape = file.values[name].shape if name in file.values and file.values[name].HasField("shape") else None
-        if name and (shape is None or not all(axis.HasField("dim_value") for axis in shape.dim)):
+        sizes = None if shape is None else [axis.dim_value if axis.HasField("dim_value") else -1 for axis in shape.dim]
+        if name and (sizes is None or min(sizes, default=0) < 0):
             message = f"the tensor {name} has no static shape"
             yield fault(file.producers.get(name), message, "export the network for one clip shape")
 
@@ -99,9 +100,8 @@ def types_are_taken(file: File) -> Iterator[LoweringError]:
 
     for name, value in file.values.items():
         if value.elem_type not in _TYPES:
-            message = (
-                f"the tensor {name} is {TensorProto.DataType.Name(value.elem_type).lower()}, which TensorRT has not"
-            )
+            kind = TensorProto.DataType.Name(value.elem_type).lower()
+            message = f"the tensor {name} is {kind}, which TensorRT has not"
             yield fault(file.producers.get(name), message, "compute in float32")
 
 
@@ -231,7 +231,7 @@ def inputs_are_quantized(file: File) -> Iterator[LoweringError]:
 
 def relu_follows_its_convolution(file: File) -> Iterator[LoweringError]:
     """No Q/DQ stands between a weighted operator and its batch norm or ReLU, which TensorRT fuses into it. [1]"""
-    for node in file.of(*_WEIGHTED):
+    for node in (*file.of(*_WEIGHTED), *file.biases()):
         for quantize in (user for user in file.behind(node) if user.op_type == _Q):
             for after in file.behind(quantize, (*MOVING, _Q, _DQ)):
                 if after.op_type in ("Relu", "Clip", "BatchNormalization"):

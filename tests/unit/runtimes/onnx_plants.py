@@ -64,3 +64,10 @@ def add_product(model: onnx.ModelProto, operator: str, axis: int, **attributes: 
     add_rounded(model, "logits", "factor")
     product = onnx.helper.make_node(operator, ["factor", "weight"], ["product"], name="product/product", **attributes)
     model.graph.node.extend((read, product))
+
+
+def add_bias(model: onnx.ModelProto, source: str) -> str:
+    """Add a constant to `source`; the name of what that gives."""
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0.5), "bias"))
+    model.graph.node.append(onnx.helper.make_node("Add", [source, "bias"], ["biased"], name=f"{source}/biased"))
+    return "biased"

@@ -10,16 +10,8 @@ import pytest
 
 from d3d_edge.errors import LoweringError
 from d3d_edge.runtimes import tensorrt, tensorrt_rules
+from tests.unit.runtimes import onnx_plants as plants
 from tests.unit.runtimes.onnx_files import constant, first
-from tests.unit.runtimes.onnx_plants import (
-    add_cast,
-    add_product,
-    add_rounded,
-    hold_constant,
-    read_float,
-    set_constant,
-    set_scales,
-)
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -38,6 +30,10 @@ def plant_dynamic_shape(model: onnx.ModelProto) -> None:
     model.graph.input.append(onnx.helper.make_tensor_value_info("planted", onnx.TensorProto.FLOAT, ["clips", 3]))
 
 
+def plant_size_below_zero(model: onnx.ModelProto) -> None:
+    model.graph.input.append(onnx.helper.make_tensor_value_info("planted", onnx.TensorProto.FLOAT, [-1, 3]))
+
+
 def plant_axis(model: onnx.ModelProto) -> None:
     model.graph.initializer.append(onnx.helper.make_tensor("axes", onnx.TensorProto.INT64, [1], [0]))
     pool = first(model, "MaxPool", "pool/")
@@ -53,11 +49,11 @@ def plant_computed_shape(model: onnx.ModelProto) -> None:
 
 
 def plant_double(model: onnx.ModelProto) -> None:
-    add_cast(model, onnx.TensorProto.DOUBLE)
+    plants.add_cast(model, onnx.TensorProto.DOUBLE)
 
 
 def plant_uint16(model: onnx.ModelProto) -> None:
-    add_cast(model, onnx.TensorProto.UINT16)
+    plants.add_cast(model, onnx.TensorProto.UINT16)
 
 
 def plant_bytes(model: onnx.ModelProto) -> None:
@@ -70,56 +66,57 @@ def plant_bytes_as_numbers(model: onnx.ModelProto) -> None:
 
 
 def plant_bytes_inside(model: onnx.ModelProto) -> None:
-    add_cast(model, onnx.TensorProto.UINT8)
+    plants.add_cast(model, onnx.TensorProto.UINT8)
     model.graph.node.append(onnx.helper.make_node("Cast", ["cast"], ["back"], name="temporal.spatial/back", to=1))
 
 
 def plant_table_of_bytes(model: onnx.ModelProto) -> None:
     table = onnx.helper.make_node("Gather", ["", ""], ["row"], name="stem/table")
-    set_constant(model, table, 0, np.zeros((2, 3), np.uint8))
-    set_constant(model, table, 1, np.int64(1))
+    plants.set_constant(model, table, 0, np.zeros((2, 3), np.uint8))
+    plants.set_constant(model, table, 1, np.int64(1))
     model.graph.node.append(table)
 
 
 def plant_zero_point(model: onnx.ModelProto) -> None:
-    set_constant(model, first(model, "QuantizeLinear", "pool/"), 2, np.int8(3))
+    plants.set_constant(model, first(model, "QuantizeLinear", "pool/"), 2, np.int8(3))
 
 
 def plant_uint8(model: onnx.ModelProto) -> None:
     quantize = first(model, "QuantizeLinear", "pointwise.spatial/")
     del model.graph.value_info[:]  # Which say int8.
-    set_constant(model, quantize, 2, np.uint8(0))
+    plants.set_constant(model, quantize, 2, np.uint8(0))
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] == quantize.output[0]:
             node.input[2] = "planted_2"
 
 
 def plant_tiny_scale(model: onnx.ModelProto) -> None:
-    set_constant(model, first(model, "QuantizeLinear", "pool/"), 1, np.float32(1e-39))
+    plants.set_constant(model, first(model, "QuantizeLinear", "pool/"), 1, np.float32(1e-39))
 
 
 def plant_endless_scale(model: onnx.ModelProto) -> None:
-    set_constant(model, first(model, "QuantizeLinear", "pool/"), 1, np.float32("inf"))
+    plants.set_constant(model, first(model, "QuantizeLinear", "pool/"), 1, np.float32("inf"))
 
 
 def plant_scale_that_is_no_number(model: onnx.ModelProto) -> None:
-    set_constant(model, first(model, "QuantizeLinear", "pool/"), 1, np.float32("nan"))
+    plants.set_constant(model, first(model, "QuantizeLinear", "pool/"), 1, np.float32("nan"))
 
 
 def plant_node_whose_scale_is_no_number(model: onnx.ModelProto) -> None:
-    hold_constant(model, first(model, "QuantizeLinear", "pool/"), 1, value_float=float("nan"))
+    plants.hold_constant(model, first(model, "QuantizeLinear", "pool/"), 1, value_float=float("nan"))
 
 
 def plant_node_whose_zero_point_is_not_zero(model: onnx.ModelProto) -> None:
-    hold_constant(model, first(model, "QuantizeLinear", "pool/"), 2, value=onnx.numpy_helper.from_array(np.int8(3)))
+    point = onnx.numpy_helper.from_array(np.int8(3))
+    plants.hold_constant(model, first(model, "QuantizeLinear", "pool/"), 2, value=point)
 
 
 def plant_node_whose_bias_is_no_number(model: onnx.ModelProto) -> None:
-    hold_constant(model, first(model, "Conv", "temporal.spatial.conv/"), 2, value_floats=[float("nan")] * 16)
+    plants.hold_constant(model, first(model, "Conv", "temporal.spatial.conv/"), 2, value_floats=[float("nan")] * 16)
 
 
 def plant_other_scale(model: onnx.ModelProto) -> None:
-    set_constant(model, first(model, "DequantizeLinear", "pool/"), 1, np.float32(7))
+    plants.set_constant(model, first(model, "DequantizeLinear", "pool/"), 1, np.float32(7))
 
 
 def plant_cast_for_quantize(model: onnx.ModelProto) -> None:
@@ -141,30 +138,30 @@ def plant_rounded_output(model: onnx.ModelProto) -> None:
 
 
 def plant_float_branch(model: onnx.ModelProto) -> None:
-    read_float(model, first(model, "Concat"), 1)
+    plants.read_float(model, first(model, "Concat"), 1)
 
 
 def plant_float_gate(model: onnx.ModelProto) -> None:
-    read_float(model, first(model, "Mul", "temporal.self_gating/"), 1)
+    plants.read_float(model, first(model, "Mul", "temporal.self_gating/"), 1)
 
 
 def plant_scale_per_activation_channel(model: onnx.ModelProto) -> None:
-    set_scales(model, first(model, "QuantizeLinear", "pool/"), 8)
+    plants.set_scales(model, first(model, "QuantizeLinear", "pool/"), 8)
 
 
 def plant_scale_per_input(model: onnx.ModelProto) -> None:
     node = first(model, "DequantizeLinear", "pointwise.spatial.conv/")
-    set_scales(model, node, 8)
+    plants.set_scales(model, node, 8)
     next(attribute for attribute in node.attribute if attribute.name == "axis").i = 1
 
 
 def plant_float_input(model: onnx.ModelProto) -> None:
-    read_float(model, first(model, "Conv", "temporal.spatial.conv/"), 0)
+    plants.read_float(model, first(model, "Conv", "temporal.spatial.conv/"), 0)
 
 
 def plant_rounding_before_relu(model: onnx.ModelProto) -> None:
     relu = first(model, "Relu", "temporal.spatial/")
-    add_rounded(model, relu.input[0], "p2", before=relu)
+    plants.add_rounded(model, relu.input[0], "p2", before=relu)
     relu.input[0] = "p2"
 
 
@@ -181,22 +178,22 @@ def plant_rounding_and_moves_before_relu(model: onnx.ModelProto) -> None:
 def plant_rounding_twice_before_relu(model: onnx.ModelProto) -> None:
     plant_rounding_before_relu(model)
     relu = first(model, "Relu", "temporal.spatial/")
-    add_rounded(model, "p2", "p4", before=relu)
+    plants.add_rounded(model, "p2", "p4", before=relu)
     relu.input[0] = "p4"
 
 
 def plant_too_few_scales(model: onnx.ModelProto) -> None:
-    set_scales(model, first(model, "DequantizeLinear", "pointwise.spatial.conv/"), 5)
+    plants.set_scales(model, first(model, "DequantizeLinear", "pointwise.spatial.conv/"), 5)
 
 
 def plant_bias_that_is_no_number(model: onnx.ModelProto) -> None:
-    set_constant(model, first(model, "Conv", "temporal.spatial.conv/"), 2, np.full(16, np.nan, np.float32))
+    plants.set_constant(model, first(model, "Conv", "temporal.spatial.conv/"), 2, np.full(16, np.nan, np.float32))
 
 
 def plant_float_sum(model: onnx.ModelProto) -> None:
     gate = first(model, "Mul", "temporal.self_gating/")
     gate.op_type = "Add"
-    read_float(model, gate, 1)
+    plants.read_float(model, gate, 1)
 
 
 def plant_places_of_maxima(model: onnx.ModelProto) -> None:
@@ -217,6 +214,7 @@ def plant_dilated_pool(model: onnx.ModelProto) -> None:
         (plant_opset, "of opset 21, TensorRT 10.0 reads 13 to 20"),
         (plant_operator, r"not known to read Shrink.*layer temporal.spatial, operator Shrink"),
         (plant_dynamic_shape, "the tensor planted has no static shape"),
+        (plant_size_below_zero, "the tensor planted has no static shape"),
         (plant_computed_shape, r"shaped has no static shape.*layer logits, operator Reshape.*one clip shape"),
         (plant_double, r"cast is double, which TensorRT has not.*layer temporal.spatial, operator Cast.*float32"),
         (plant_uint16, r"cast is uint16, which TensorRT has not.*layer temporal.spatial, operator Cast"),
@@ -269,13 +267,15 @@ products = pytest.mark.parametrize(
 
 
 @products
+@pytest.mark.parametrize("biased", [False, True])
 def test_rounding_between_a_product_of_matrices_and_its_relu_is_refused(
-    operator: str, channels: int, attributes: dict[str, int], model: onnx.ModelProto
+    operator: str, channels: int, attributes: dict[str, int], biased: bool, model: onnx.ModelProto
 ) -> None:
-    add_product(model, operator, channels, **attributes)
-    add_rounded(model, "product", "again")
+    plants.add_product(model, operator, channels, **attributes)
+    made = plants.add_bias(model, "product") if biased else "product"
+    plants.add_rounded(model, made, "again")
     model.graph.node.append(onnx.helper.make_node("Relu", ["again"], ["planted"], name="planted/relu"))
-    with pytest.raises(LoweringError, match=r"again_rounded stands between product/product and planted/relu"):
+    with pytest.raises(LoweringError, match=rf"again_rounded stands between product/{made} and planted/relu"):
         tensorrt.check(model)
 
 
@@ -284,7 +284,7 @@ def test_rounding_between_a_product_of_matrices_and_its_relu_is_refused(
 def test_a_matrix_has_a_scale_per_output_channel_of_what_reads_it(
     operator: str, channels: int, attributes: dict[str, int], axis: int, model: onnx.ModelProto
 ) -> None:
-    add_product(model, operator, axis, **attributes)
+    plants.add_product(model, operator, axis, **attributes)
     said = f"product/weight has one scale per index of axis {axis % 2}, output channels are axis {channels}"
     refused = tensorrt.check(model, allow_fallback=True)
     assert not refused if axis % 2 == channels else refused[0].startswith(said)
