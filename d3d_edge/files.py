@@ -136,14 +136,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def _put(folder: Path, path: Path) -> bool:
     """Move `folder` to `path`, and delete the one that was there. False if another process was faster."""
     replaced = beside(path, "replaced")
-    with suppress(FileNotFoundError):
-        os.replace(path, replaced)
     try:
+        with suppress(FileNotFoundError):
+            os.replace(path, replaced)
         os.replace(folder, path)
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+    except BaseException as error:  # Ctrl-C between the two, too
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             return False
-        if replaced.exists():
+        with suppress(OSError):  # there was none, or the new one has its place already
             os.replace(replaced, path)
         raise
     finally:
@@ -225,7 +225,9 @@ memory for them."""
 
 def is_whole_archive(path: Path) -> bool:
     """Whether `path` is a zip archive with all that was written to it."""
-    return zipfile.is_zipfile(path) and damaged_part(path) is None
+    with suppress(*_NO_ARCHIVE):
+        return zipfile.is_zipfile(path) and damaged_part(path) is None
+    return False
 
 
 def damaged_part(path: Path) -> str | None:
@@ -233,13 +235,17 @@ def damaged_part(path: Path) -> str | None:
 
     PyTorch writes its files as such archives, and reads them without looking at the checksums. Of other files: None.
     """
-    if not zipfile.is_zipfile(path):
-        return None
     try:
+        if not zipfile.is_zipfile(path):
+            return None
         with zipfile.ZipFile(path) as archive:
             folder = next((part.filename for part in archive.infolist() if part.external_attr & _FOLDER), None)
             return folder or archive.testzip()
     except _NO_ARCHIVE:
+        return "the list of its parts"
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a list that says it begins before the file does
+            raise
         return "the list of its parts"
 
 

@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import sys
+import traceback
 from typing import Any, NoReturn
 
 import click
@@ -125,16 +126,14 @@ def main(argv: list[str] | None = None) -> None:
     except signals.Ended as error:
         _fail(f"ended by {signal.Signals(error.number).name}; {again}", 128 + error.number)
     except D3DEdgeError as error:
-        if os.environ.get("D3D_EDGE_DEBUG"):
-            raise
+        _trace()
         _fail(str(error), error.exit_code)
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; there is nobody left to tell.
         _drop_output()
         sys.exit(1)
     except Exception as error:
-        if os.environ.get("D3D_EDGE_DEBUG"):
-            raise
+        _trace()
         if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("d3d_edge"):
             # One that every installation has, or a part of it.
             hint = "pip install --force-reinstall d3d-edge"
@@ -159,6 +158,12 @@ def main(argv: list[str] | None = None) -> None:
 def _drop_output() -> None:
     """Let nothing more be written to standard output: what is left of it would fail once more at the end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _trace() -> None:
+    """Show where the error that is being handled came from, if that is asked for."""
+    if os.environ.get("D3D_EDGE_DEBUG"):
+        traceback.print_exc()
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -115,7 +115,7 @@ def cache(command: C) -> C:
         show_envvar=True,
         default=_default_cache(),
         show_default=True,
-        help="Where decoded clips and flow are kept.",
+        help="Where decoded clips and flow are kept, and the times that models measures.",
     )(command)
 
 

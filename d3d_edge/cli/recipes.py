@@ -56,10 +56,11 @@ def copy(name: str, file: Path) -> None:
 @click.argument("file")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting to change before the check.")
 def check(file: str, settings: tuple[str, ...]) -> None:
-    """Check the recipe FILE; all mistakes are shown at once, with their lines. Exit code 2 if there are any.
+    """Check the recipe FILE. Exit code 2 if it holds a mistake, 8 if a file of weights cannot be read.
 
-    Its networks are held against the size of its clips, the published weights that it names, and the parts that are to
-    stay float. Its calibration plan is read as well.
+    All mistakes in its keys and values are shown at once, with their lines; then what does not fit together, one at a
+    time. Its networks are held against the size of its clips, the published weights that it names, and the parts that
+    are to stay float. Its calibration plan is read as well.
     """
     loaded = recipe.load(file, settings)
     from d3d_edge.pipeline import checks  # takes seconds: it brings PyTorch

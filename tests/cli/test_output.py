@@ -67,6 +67,18 @@ def test_a_terminal_of_no_width_gets_tables_all_the_same(d3d_edge: D3DEdge, monk
     assert "nano" in done.out
 
 
+def test_a_traceback_that_is_asked_for_comes_before_the_line_and_its_exit_code(
+    d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("D3D_EDGE_DEBUG", "1")
+    done = d3d_edge("predict", tmp_path / "none", tmp_path / "none.mp4")
+    first, *_, last = done.err.splitlines()
+    assert done.code == 6
+    assert first.startswith("Traceback")
+    assert last.startswith("error: ")
+    assert "none" in last
+
+
 def test_a_folder_that_is_gone_under_the_command() -> None:
     command = f'cd "$(mktemp -d)" && rmdir "$PWD" && {shlex.quote(sys.executable)} -m d3d_edge models'
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)

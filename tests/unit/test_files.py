@@ -6,13 +6,11 @@ import errno
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -249,6 +247,27 @@ def test_a_failed_replacement_brings_the_old_folder_back(
     assert names_in(tmp_path) == ["folder"]
 
 
+@pytest.mark.parametrize(("renamed", "left"), [(1, "old.txt"), (2, "new.txt")])
+def test_ctrl_c_while_a_folder_takes_its_place_leaves_one_of_the_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: int, left: str
+) -> None:
+    path, replace, calls = tmp_path / "folder", os.replace, []
+    path.mkdir()
+    (path / "old.txt").write_text("old")
+
+    def interrupted(source: Path, to: Path) -> None:
+        replace(source, to)
+        calls.append(source)
+        if len(calls) == renamed:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), files.atomic_folder(path) as partial:
+        (partial / "new.txt").write_text("new")
+    assert names_in(path) == [left]
+    assert names_in(tmp_path) == ["folder"]
+
+
 @given(value=JSON)
 def test_json_reads_back_equal(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
     path = tmp_path_factory.mktemp("json") / "value.json"
@@ -271,19 +290,6 @@ def test_files_and_sizes_below_a_folder(tmp_path: Path) -> None:
     assert files.files_below(tmp_path) == [tmp_path / "a", tmp_path / "b" / "c" / "two"]
     assert files.size_of(tmp_path) == 5
     assert files.size_of(tmp_path / "a") == 3
-
-
-def test_an_archive_whose_part_says_that_it_is_a_folder_is_damaged(tmp_path: Path) -> None:
-    """PyTorch would read none of its bytes, without a word; it is one bit, which no checksum covers."""
-    torch.save({"weights": torch.ones(9)}, tmp_path / "w.pt")
-    assert files.is_whole_archive(tmp_path / "w.pt")
-    raw = bytearray((tmp_path / "w.pt").read_bytes())
-    with zipfile.ZipFile(tmp_path / "w.pt") as archive:
-        place = raw.index(b"w/data/0", archive.start_dir)
-    raw[place - 8] |= 0x10  # the external attributes, in front of the place of the part and its name
-    (tmp_path / "w.pt").write_bytes(raw)
-    assert files.damaged_part(tmp_path / "w.pt") == "w/data/0"
-    assert not files.is_whole_archive(tmp_path / "w.pt")
 
 
 def test_the_hash_of_a_file_is_sha256_of_its_bytes(tmp_path: Path) -> None:
