@@ -10,7 +10,6 @@ BUNDLE/
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,7 +19,7 @@ from pydantic import Field, ValidationError
 
 from d3d_edge.clip import ClipSpec
 from d3d_edge.errors import BundleError, RecipeError
-from d3d_edge.files import atomic_folder, files_below, sha256_of_file, sha256_of_value, size_of, write_json
+from d3d_edge.files import atomic_folder, files_below, read_json, sha256_of_file, sha256_of_value, size_of, write_json
 from d3d_edge.runner import TensorSpec
 from d3d_edge.schema import Schema
 from d3d_edge.target import Precision, RuntimeName, Scheme
@@ -124,11 +123,11 @@ class Bundle:
             BundleError: it is not a bundle, of another format version, or a file is missing, changed or added.
         """
         try:
-            data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            data = read_json(path / MANIFEST)
         except OSError as error:
             hint = "bundles are folders: bundles/*/ leaves files out" if path.is_file() else "d3d-edge export"
             raise BundleError(f"{path} is not a bundle: no readable {MANIFEST}", hint=hint) from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise BundleError(f"{path / MANIFEST} is not JSON", hint="export the bundle again") from error
         version = data.get("format_version") if isinstance(data, dict) else None
         if version != FORMAT_VERSION:
@@ -181,8 +180,8 @@ def _as_readable(folder: Path) -> None:
 def is_bundle(path: Path) -> bool:
     """Whether a folder says that it is a bundle; any folder may hold a manifest.json."""
     try:
-        data = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        data = read_json(path / MANIFEST)
+    except (OSError, ValueError):
         return False
     return isinstance(data, dict) and data.get("format") == Description.model_fields["format"].default
 

@@ -199,6 +199,28 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """The JSON value in a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON.
+    """
+    return json_value(path.read_text(encoding="utf-8"))
+
+
+def json_value(text: str) -> Any:
+    """The value that JSON `text` says.
+
+    Raises:
+        ValueError: it is not JSON, or nests deeper than can be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
+
+
 def is_text(name: Path | str) -> bool:
     """Whether `name` is text. Libraries, and files that hold names, take no other; OpenCV crashes."""
     try:

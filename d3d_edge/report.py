@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from d3d_edge.errors import DataError
-from d3d_edge.files import write_json
+from d3d_edge.files import read_json, write_json
 from d3d_edge.runner import Where
 from d3d_edge.schema import Schema
 from d3d_edge.target import Precision
@@ -268,7 +267,7 @@ class Report(Schema):
             DataError: there is none, or it is of another format.
         """
         try:
-            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
+            return cls.model_validate(read_json(path))
         except ValidationError as error:
             first = error.errors()[0]
             where = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
@@ -276,5 +275,5 @@ class Report(Schema):
                 f"{path} is not a readable report: {where}{first['msg'].removeprefix('Value error, ')}",
                 hint="it must be one that this version of d3d-edge wrote",
             ) from error
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise DataError(f"{path} is not a readable report: {str(error).splitlines()[0]}") from error

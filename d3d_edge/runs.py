@@ -17,7 +17,6 @@ RUN/
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Any
 
 from d3d_edge import manifest, recipe
 from d3d_edge.errors import DataError, RecipeError, StorageError
-from d3d_edge.files import sha256_of_value, sweep, write_json, write_text
+from d3d_edge.files import read_json, sha256_of_value, sweep, write_json, write_text
 from d3d_edge.manifest import Manifest
 from d3d_edge.recipe import Recipe
 from d3d_edge.report import SkippedClip
@@ -118,7 +117,7 @@ class Run:
     def results(self, stage: Stage, fingerprint: str | None = None) -> dict[str, Any] | None:
         """What a finished stage recorded; None if it is not finished, or was made from something else."""
         try:
-            done = json.loads((self.folder(stage) / _DONE).read_text(encoding="utf-8"))
+            done = read_json(self.folder(stage) / _DONE)
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return None  # One that may not be read is no reason to train again.
         if not isinstance(done, dict) or "fingerprint" not in done:
@@ -171,7 +170,7 @@ class Run:
         if not path.is_file():
             return ()
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_json(path)
             return tuple(SkippedClip.model_validate(clip) for clip in found)
         except (OSError, ValueError, TypeError) as error:
             raise DataError(f"{path} is damaged", hint="delete it; the next command that decodes writes it") from error

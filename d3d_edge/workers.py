@@ -60,7 +60,8 @@ def mapper(
     # spawn: a forked copy of a process in which torch or OpenCV has threads can lock up.
     context = multiprocessing.get_context("spawn")
     try:
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(prepare,))
+        with without_interrupts():  # This may start the process that tracks what the others share.
+            pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(prepare,))
     except OSError as error:  # its locks are files in /dev/shm
         hint = "is /dev/shm full? --workers 1 does without"
         raise StorageError(f"cannot start processes: {error.strerror}", hint=hint) from error
@@ -86,9 +87,9 @@ def mapper(
 
 @contextmanager
 def without_interrupts() -> Iterator[None]:
-    """Ctrl-C waits for the end of the block, and never reaches processes that are started in it: it is their parent's
-    to handle, and while they still import their modules they would each print where they were."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Ctrl-C and SIGHUP wait for the end of the block, and never reach processes that are started in it: they are their
+    parent's to handle, and while they still import their modules they would each print where they were."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:

@@ -6,7 +6,6 @@ computed here from what it sends, by the same code as for this machine.
 
 from __future__ import annotations
 
-import json
 import secrets
 import tempfile
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from d3d_edge.errors import DeviceError
-from d3d_edge.files import is_text, sha256_of_value
+from d3d_edge.files import is_text, json_value, sha256_of_value
 from d3d_edge.harness.accuracy import Logits
 from d3d_edge.timing import Samples
 
@@ -161,8 +160,8 @@ class _Listener:
 
     def __call__(self, line: str) -> None:
         try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
+            event = json_value(line)
+        except ValueError:
             return
         kind = event.get("event") if isinstance(event, dict) else None
         if kind == "hello":
@@ -262,8 +261,8 @@ def _text(device: str, path: Path) -> str:
 
 def _json(device: str, text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = json_value(text)
+    except ValueError:
         value = None
     if not isinstance(value, dict):
         raise _damaged(device, text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from d3d_edge import evaluation, report, sensitivity
 from d3d_edge.bundle import MANIFEST, Bundle, BundleManifest
 from d3d_edge.errors import DataError
 from d3d_edge.evaluation import Evaluation
+from d3d_edge.files import json_value
 from d3d_edge.report import Report
 from d3d_edge.schema import Schema
 from d3d_edge.sensitivity import SensitivityReport
@@ -127,8 +127,8 @@ def _read(kind: type[S], path: Path) -> S | None:
     if text is None:
         return None
     try:
-        return kind.model_validate(json.loads(text))
-    except (ValueError, RecursionError) as error:
+        return kind.model_validate(json_value(text))
+    except ValueError as error:
         raise DataError(f"{path} is not a readable {kind.__name__.lower()}: {str(error).splitlines()[0]}") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from d3d_edge import evaluation, report, sensitivity
 from d3d_edge.distill.checkpoint import Checkpoint
 from d3d_edge.errors import DataError, StorageError
 from d3d_edge.evaluation import Evaluation
-from d3d_edge.files import write_json
+from d3d_edge.files import read_json, write_json
 from d3d_edge.pipeline import weights
 from d3d_edge.pipeline.data import RunData
 from d3d_edge.runs import Run, Stage, fingerprint
@@ -64,7 +63,7 @@ def begin(run: Run, stage: Stage) -> None:
 def _taught_by(run: Run, stage: Stage) -> dict[str, str]:
     """What `begin` wrote down; nothing of stages of older versions."""
     try:
-        found = json.loads((run.folder(stage) / _TAUGHT_BY).read_text(encoding="utf-8"))
+        found = read_json(run.folder(stage) / _TAUGHT_BY)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

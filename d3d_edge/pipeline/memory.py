@@ -39,7 +39,9 @@ def peak_bytes(bundle: Path, threads: int) -> int:
     """
     # spawn: a forked copy would start with the memory of this process.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool, workers.ended_with_the_block():
+    with workers.without_interrupts():
+        pool = ProcessPoolExecutor(1, mp_context=context)
+    with pool, workers.ended_with_the_block():
         try:
             with workers.without_interrupts():  # this starts the process
                 found = pool.submit(_peak_bytes, bundle, threads)

@@ -6,7 +6,6 @@ in time learns optical flow from its features. Changes no other stage of the run
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from d3d_edge.distill import distributed
 from d3d_edge.distill.loss import Outputs
 from d3d_edge.errors import RecipeError
-from d3d_edge.files import check_writable, write_json
+from d3d_edge.files import check_writable, read_json, write_json
 from d3d_edge.harness import accuracy
 from d3d_edge.models.count import parameter_count
 from d3d_edge.models.decoder import DECODER_WIDTH
@@ -151,7 +150,7 @@ def probe(
 def _refuse_other_report(path: Path) -> None:
     """A report of training or validation has the same name, and is not to be lost."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except FileNotFoundError:
         return
     except (OSError, ValueError):

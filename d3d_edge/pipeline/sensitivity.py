@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from d3d_edge import calibset
-from d3d_edge.files import check_writable, write_json
+from d3d_edge.files import check_writable, read_json, write_json
 from d3d_edge.harness import accuracy
 from d3d_edge.harness.accuracy import Logits
 from d3d_edge.pipeline import calibration, marks
@@ -138,7 +137,7 @@ def _measured(run: Run, switched: Switched, clips: _Clips, mark: str, progress: 
 def _kept(path: Path, mark: str) -> dict[str, Cost]:
     """What an interrupted measurement left."""
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = read_json(path)
         costs = {key: Cost.model_validate(cost) for key, cost in kept["costs"].items()}
         return costs if kept["fingerprint"] == mark else {}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):

@@ -6,13 +6,12 @@ begun needs the file no more.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from d3d_edge.distill.checkpoint import Checkpoint
 from d3d_edge.errors import DataError, RecipeError
-from d3d_edge.files import sha256_of_file, write_json
+from d3d_edge.files import read_json, sha256_of_file, write_json
 from d3d_edge.models import checkpoints
 from d3d_edge.models.checkpoints import Published
 from d3d_edge.models.s3dg import S3DG, UNITS
@@ -85,7 +84,7 @@ def mark(run: Run, stage: Stage) -> list[str]:
 def _recorded(run: Run) -> dict[str, str]:
     """What `record` wrote; nothing where that is gone."""
     try:
-        found = json.loads((run.path / FILE_NAME).read_text(encoding="utf-8"))
+        found = read_json(run.path / FILE_NAME)
         return {str(stage): str(sha256) for stage, sha256 in found.items()}
     except (OSError, ValueError, AttributeError):
         return {}

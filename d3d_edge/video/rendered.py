@@ -7,7 +7,6 @@ and background are drawn without looking at the class. Knows nothing of training
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -20,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from d3d_edge.errors import DataError
-from d3d_edge.files import atomic_file, write_json
+from d3d_edge.files import atomic_file, read_json, write_json
 from d3d_edge.progress import Progress
 from d3d_edge.video.decode import Frame, count_frames
 
@@ -193,7 +192,7 @@ def _claim(folder: Path, settings: dict[str, int]) -> None:
     """Note the settings beside the clips; refuse a folder that was rendered with others."""
     note = folder / "rendered.json"
     try:
-        found = json.loads(note.read_text(encoding="utf-8"))
+        found = read_json(note)
     except FileNotFoundError:
         write_json(note, settings)
         return

@@ -98,7 +98,7 @@ def with_row(name: str, value: str) -> bytes:
         (WHOLE.replace('"format_version":1', '"format_version":0').encode(), "format_version: Input should be 1"),
         (WHOLE.replace("d3d-edge report", "other").encode(), "format: Input should be 'd3d-edge report'"),
         (WHOLE.replace('"top1":0.9', '"top1":NaN').encode(), "rows.0.top1: Input should be a finite number"),
-        (b"[" * 100_000, "maximum recursion depth"),
+        (b"[" * 100_000, "it nests too deep"),
         (WHOLE.replace('"top1":0.9', '"top1":90').encode(), "rows.0.top1: Input should be less than or equal to 1"),
         (with_row("size_bytes", "9" * 400), "rows.0.size_bytes: Input should be less than"),
         (with_row("classes", '[{"label": "a", "clips": 0, "right": 0}]'), "rows.0.classes.0.clips: "),

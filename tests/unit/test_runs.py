@@ -191,6 +191,24 @@ def test_skipped_clips_are_kept(tmp_path: Path, data: Manifest) -> None:
     assert run.skipped() == skipped
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000])
+def test_a_stage_whose_note_is_damaged_is_not_finished(text: str, tmp_path: Path, data: Manifest) -> None:
+    run = Run.start(tmp_path / "run", RECIPE, data)
+    run.finish("teacher", "a", top1=0.5)
+    assert run.results("teacher") is not None
+    (run.folder("teacher") / "done.json").write_text(text)
+    assert run.results("teacher") is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "[" * 100_000])
+def test_a_damaged_list_of_skipped_clips_is_named(text: str, tmp_path: Path, data: Manifest) -> None:
+    run = Run.start(tmp_path / "run", RECIPE, data)
+    run.record_skipped(())
+    (run.path / "skipped.json").write_text(text)
+    with pytest.raises(DataError, match=r"skipped\.json is damaged"):
+        run.skipped()
+
+
 def test_a_fingerprint_changes_with_every_part() -> None:
     assert fingerprint("a", 1) == fingerprint("a", 1)
     assert len({fingerprint("a", 1), fingerprint("a", 2), fingerprint("b", 1), fingerprint("a")}) == 4

@@ -48,8 +48,9 @@ def nothing() -> None:
     """There is nothing to prepare."""
 
 
-def hears_interrupts(_: int) -> bool:
-    return signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+def heard(_: int) -> set[int]:
+    """Those of Ctrl-C and a closed terminal that this process is not deaf to."""
+    return {signal.SIGINT, signal.SIGHUP} - signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def work_for_long(folder: Path) -> None:
@@ -78,10 +79,10 @@ def test_results_come_in_the_order_of_the_work(workers: int) -> None:
         assert list(mapped(abs, range(-5, 0))) == [5, 4, 3, 2, 1]
 
 
-def test_no_worker_hears_ctrl_c_and_their_parent_does() -> None:
+def test_no_worker_hears_ctrl_c_or_a_closed_terminal_and_their_parent_does() -> None:
     with mapper(2, prepare=nothing, died=DIED) as mapped:
-        assert not any(mapped(hears_interrupts, range(4)))
-        assert hears_interrupts(0)
+        assert not any(mapped(heard, range(4)))
+        assert heard(0) == {signal.SIGINT, signal.SIGHUP}
 
 
 @pytest.mark.parametrize("wish", [KeyboardInterrupt(), Ended(signal.SIGTERM)])
