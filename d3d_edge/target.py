@@ -27,8 +27,15 @@ Scheme = Literal["symmetric", "affine"]
 """How activations are quantized: with zero point 0 everywhere, or with a zero point of their own."""
 
 RuntimeName = Literal["executorch", "coreml", "tensorrt", "eager"]
-OPTIONS: dict[RuntimeName, tuple[str, ...]] = {"coreml": ("minimum_deployment_target",), "tensorrt": ("opset",)}
-"""What a runtime reads of a target's options; the others read none."""
+OPTIONS: dict[RuntimeName, dict[str, tuple[str | int, ...]]] = {
+    "coreml": {"minimum_deployment_target": ("iOS17", "iOS18")},
+    "tensorrt": {"opset": (20, 19, 18)},
+}
+"""What a runtime reads of a target's options, and the values of each, the default first; the others read none.
+
+iOS 17 is the first with `quantize` and `dequantize` (coremltools, ops/defs/iOS17/quantization_ops.py). TensorRT 10.0
+reads opset 20 and older ones, and PyTorch writes none before 18.
+"""
 
 
 class Target(Schema):
@@ -54,10 +61,12 @@ class Target(Schema):
     @classmethod
     def _are_read(cls, options: dict[str, str | int | bool], info: ValidationInfo) -> dict[str, str | int | bool]:
         if (runtime := info.data.get("runtime")) is not None:  # otherwise that is the mistake
-            known = OPTIONS.get(runtime, ())
-            for name in options:
+            known = OPTIONS.get(runtime, {})
+            for name, value in options.items():
                 if name not in known:
                     raise ValueError(f"{runtime} reads no {name}; {resources.near_miss(name, [*known] or ['none'])}")
+                if isinstance(value, bool) or value not in known[name]:
+                    raise ValueError(f"{name} is {value!r}, not one of {', '.join(map(str, known[name]))}")
         return options
 
 
@@ -83,7 +92,9 @@ def configured(targets: Sequence[Target], settings: Iterable[str]) -> tuple[Targ
         if not any(name in target.options for target in targets):
             known = sorted({option for target in targets for option in target.options})
             listed = ", ".join(target.name for target in targets)
-            raise RecipeError(f"--set {name}: {listed} has no such option", hint=resources.near_miss(name, known))
+            raise RecipeError(
+                f"--set {name}: {listed} has no such option", hint=resources.near_miss(name, known or ["none"])
+            )
     made = []
     for target in targets:
         own = {name: value for name, value in values.items() if name in target.options}

@@ -42,6 +42,7 @@ _ON = "run the same command again to go on"
 _ON_AGAIN = {
     "validate": "run the same command again; with --resume it keeps the clips that a device has done",
     "benchmark": "run the same command again",
+    "predict": "run the same command again",
 }
 """What to do where a command was interrupted and begins anew by itself."""
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EDQUOT)

@@ -130,7 +130,7 @@ def _print(report: Report, out: Path | None) -> None:
         if not row.latency:
             console.print(f"{row.name} was not timed: {row.note}")
     machine = report.environment
-    console.print(f"milliseconds, {_conditions(report)}; p99 needs 100 runs; MB: the model file")
+    console.print(f"milliseconds, {_conditions(report)}; p95 needs 20 runs, p99 100; MB: the model file")
     if any(row.samples and not row.device for row in report.rows):
         console.print(f"this machine, not a device: {machine.kind}, {machine.cpus} CPUs")
     if out:

@@ -83,8 +83,8 @@ def command(
     whatever else the recipe says wins over it.
 
     Sizes are worked out. With --on times are measured: every combination of --frames, --side and --width, and the
-    presets, is lowered and timed there, which takes minutes the first time, and is kept for the next. --frames, --side
-    and --width can be given several times.
+    presets but paper, is lowered and timed there, which takes minutes the first time, and is kept for the next.
+    --frames, --side and --width can be given several times.
 
     \b
     d3d-edge models
@@ -175,6 +175,8 @@ def print_latencies(found: Latencies, fitting: Sequence[Timed], budget_ms: float
         console.print(_table(shown))
         if len(shown) < len(fitting):
             console.print(f"and {len(fitting) - len(shown)} smaller ones")
+        if slower := len(found.rows) - len(fitting):
+            console.print(f"measured beside them, and slower than that: {slower}")
         if budget_ms is not None:
             _print_proposal(fitting[0], budget_ms, console)
     console.print(f"milliseconds of one clip, INT8, measured {_place(found)}, {found.environment.started}")

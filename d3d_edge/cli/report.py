@@ -153,7 +153,8 @@ def _print(found: Comparison) -> None:
         if names:
             console.print(f"note: only {when}: {', '.join(names)}")
     console.print(
-        "note: intervals: of times 99 %, between rounds; of top-1 95 %, over clips; the change of top-1 is in points"
+        "note: p50: mean of the rounds' medians; intervals: of times 99 %, between rounds; of top-1 95 %, over clips; "
+        "the change of top-1 is in points"
     )
 
 

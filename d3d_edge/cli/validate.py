@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="Clips to measure on. Where the data has no split, it is drawn as training drew it.",
 )
-@click.option("--out", type=options.PATH, metavar="DIR", help="Where report.json goes. Default: beside the bundles.")
+@click.option(
+    "--out", type=options.PATH, metavar="DIR", help="Where report.json goes. Default: beside the first bundle."
+)
 @click.option("--strict", is_flag=True, help="Stop at the first bad clip instead of skipping it.")
 @click.option(
     "--strict-gates", is_flag=True, help="Fail unless every gate passes: where there are too few clips to tell, too."

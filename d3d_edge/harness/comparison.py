@@ -48,8 +48,10 @@ class Change(Schema):
     row: str
     figure: Figure
     before: float
+    """Of times, the geometric mean of the medians of the rounds: `change` is of these, and one p50 of all runs may go
+    another way."""
     after: float | None
-    """Null where it was not measured again."""
+    """The same. Null where it was not measured again."""
     change: float | None
     """Times and sizes: percent of `before`. top1: percentage points. Null where it cannot be worked out."""
     low: float | None = None
@@ -181,8 +183,8 @@ def _latency(before: Report, after: Report, row: Row, other: Row) -> list[Change
         Change(
             row=other.name,
             figure="latency_ms_p50",
-            before=row.latency.latency_ms_p50,
-            after=other.latency.latency_ms_p50,
+            before=_typical_ms(row.samples),
+            after=_typical_ms(other.samples),
             change=100 * (change - 1),
             low=None if low is None else 100 * (low - 1),
             high=None if high is None else 100 * (high - 1),
@@ -226,6 +228,10 @@ def ratio(before: Samples, after: Samples) -> tuple[float, float | None, float |
         warnings.simplefilter("ignore", RuntimeWarning)  # of one side whose times are all alike; the interval is right
         interval = ttest_ind(medians[1], medians[0], equal_var=False).confidence_interval(CONFIDENCE)
     return change, float(np.exp(interval.low)), float(np.exp(interval.high))
+
+
+def _typical_ms(samples: Samples) -> float:
+    return float(np.exp(_medians(samples).mean()))
 
 
 def _medians(samples: Samples) -> NDArray[np.float64]:

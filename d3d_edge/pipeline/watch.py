@@ -238,8 +238,9 @@ class _Watcher:
         """
         if not self._moments:
             self._refuse_too_few()
+            left = "was left" if ended == "seconds" else "ended"
             raise DataError(
-                f"{self._wanted.source.name} ended after {self._frames} frames, {self._last_s:.2f} s, before a window "
+                f"{self._wanted.source.name} {left} after {self._frames} frames, {self._last_s:.2f} s, before a window "
                 "was complete",
                 hint="a shorter --window, or more --seconds" if self._sampling == "uniform" else "more --seconds",
             )

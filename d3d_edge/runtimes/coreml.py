@@ -23,20 +23,18 @@ from torch.export import ExportedProgram
 
 from d3d_edge import __version__
 from d3d_edge.bundle import Bundle
-from d3d_edge.errors import BundleError, DataError, RecipeError
+from d3d_edge.errors import BundleError, DataError
 from d3d_edge.files import size_of
 from d3d_edge.quantize.origin import layer_of
 from d3d_edge.runner import TensorSpec, Where
 from d3d_edge.runtimes import Lowered, coreml_checks, coreml_conversion, held_to, settle
 from d3d_edge.runtimes.coreml_conversion import INPUT, OUTPUT
 from d3d_edge.runtimes.mil import READ_ERRORS, MilProgram, coremltools, quiet
-from d3d_edge.target import Precision, Target
+from d3d_edge.target import OPTIONS, Precision, Target
 
 MODEL = "model.mlpackage"
 
 _OPTION = "minimum_deployment_target"
-_DEPLOYMENT_TARGETS = ("iOS17", "iOS18")
-"""iOS 17 is the first with `quantize` and `dequantize` (coremltools, ops/defs/iOS17/quantization_ops.py)."""
 
 
 class _Loaded(NamedTuple):
@@ -82,13 +80,12 @@ class CoreML:
 
         Raises:
             MissingDependency: coremltools is missing.
-            RecipeError: the target's options are wrong.
             LoweringError: the program would leave the Neural Engine or not load (`coreml_checks`, and
                 `quantize.placement`), or coremltools cannot convert it.
             StorageError: coremltools cannot write its temporary files.
         """
         ct = coremltools()
-        deployment = _deployment_target(ct, target)
+        deployment = getattr(ct.target, str(target.options.get(_OPTION, OPTIONS["coreml"][_OPTION][0])))
         allowed = settle(coreml_checks.of_graph(program), allow_fallback=allow_fallback)
         model = coreml_conversion.convert(ct, program, deployment)
         if precision == "weights-int8":
@@ -164,13 +161,6 @@ class CoreMLRunner:
 
     def __exit__(self, *exc_info: object) -> None:
         self._loaded = None
-
-
-def _deployment_target(ct: ModuleType, target: Target) -> Any:
-    name = target.options.get(_OPTION)
-    if name not in _DEPLOYMENT_TARGETS:
-        raise RecipeError(f"target {target.name}: {_OPTION} is {name!r}, not one of {', '.join(_DEPLOYMENT_TARGETS)}")
-    return getattr(ct.target, str(name))
 
 
 def _by_interpreter(bundle: Bundle) -> _Loaded:

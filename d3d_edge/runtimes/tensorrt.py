@@ -24,8 +24,7 @@ from d3d_edge.quantize import placement, values
 from d3d_edge.quantize.origin import kept_float_layers
 from d3d_edge.runner import TensorSpec, Where
 from d3d_edge.runtimes import Lowered, held_to, settle, tensorrt_float16, tensorrt_onnx, tensorrt_rules
-from d3d_edge.runtimes.tensorrt_rules import OPSETS
-from d3d_edge.target import Precision, Target
+from d3d_edge.target import OPTIONS, Precision, Target
 
 if TYPE_CHECKING:
     import onnx
@@ -34,8 +33,7 @@ MODEL = "model.onnx"
 INPUT, OUTPUT = "clip", "logits"
 """Names in the file, for the app."""
 
-OPSET = 20
-"""What TensorRT 10.0 and later read; `opset` among the target's options takes another."""
+OPSET = OPTIONS["tensorrt"]["opset"][0]
 
 _FLOAT16_SCALES = 19
 """The first opset whose QuantizeLinear and DequantizeLinear may be float16 (ONNX, Changelog)."""
@@ -86,20 +84,12 @@ class TensorRT:
 
         Raises:
             MissingDependency: onnx or onnxscript is missing.
-            RecipeError: the target's options are wrong, or do not allow the precision.
+            RecipeError: the target's opset does not allow the precision, or PyTorch cannot write it.
             LoweringError: a zero point is not 0 (scheme affine), or the file breaks another rule of TensorRT's.
         """
         self.check_lower()
         allowed = settle(_faults(program, precision), allow_fallback=allow_fallback)
-        opset = target.options.get("opset", OPSET)
-        if isinstance(opset, bool) or not isinstance(opset, int):
-            raise RecipeError(f"the target {target.name}: options.opset is {opset!r}, not a number")
-        if opset not in OPSETS:
-            raise RecipeError(
-                f"the target {target.name}: options.opset is {opset}, TensorRT 10.0 reads {OPSETS.start} to "
-                f"{OPSETS.stop - 1}",
-                hint=f"--set opset={OPSET}",
-            )
+        opset = int(target.options.get("opset", OPSET))
         if precision == "int8+float16" and opset < _FLOAT16_SCALES:
             raise RecipeError(
                 f"the target {target.name}: options.opset is {opset}, and DequantizeLinear gives float16 from "

@@ -107,6 +107,13 @@ def test_a_student_for_a_budget(measured: D3DEdge, tmp_path: Path) -> None:
     assert json.loads(measured("--budget-ms", took / 2, "--json").out)["proposed"] is None
 
 
+def test_networks_past_the_budget_are_counted(measured: D3DEdge) -> None:
+    sizes = ("--width", 0.25, "--width", 0.5)
+    rows = json.loads(measured(*sizes, "--json").out)["rows"]
+    fastest, _ = sorted(row["latency_ms_p50"] for row in rows)
+    assert "slower than that: 1" in measured(*sizes, "--budget-ms", fastest).out
+
+
 @pytest.mark.parametrize(
     ("plot", "code", "said"),
     [("/proc/x.svg", 9, "cannot write /proc/x.svg"), ("BUNDLE/x.svg", 2, "choose another --plot")],

@@ -91,6 +91,7 @@ def test_a_folder_that_is_gone_under_the_command() -> None:
         ("distill", "again to go on"),
         ("validate", "again; with --resume it keeps the clips that a device has done"),
         ("benchmark", "again"),
+        ("predict", "again"),
     ],
 )
 def test_an_interrupted_command_says_what_goes_on(

@@ -222,7 +222,7 @@ def test_what_goes_wrong_is_one_line_and_leaves_no_file(
         ("http://127.0.0.1:9/none", *overlay): (8, "cannot be opened"),
         ("none.mp4", *overlay): (8, "no video file"),
         (video, "--overlay", tmp_path / "out.txt"): (2, "out.txt"),
-        (video, "--seconds", 0.1, *overlay): (8, "before a window was complete"),
+        (video, "--seconds", 0.1, *overlay): (8, "was left after 3 frames, 0.08 s, before a window was complete"),
         (video, "--window", 0.08, *overlay): (8, "a clip needs 4"),
         (video, "--window", 0): (2, "--window"),
         (video, "--window", "nan"): (2, "not a finite number"),

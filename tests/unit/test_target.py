@@ -70,11 +70,16 @@ def test_a_mistake_is_told_with_its_line(tmp_path: Path, old: str, new: str, mes
     [
         ("tensorrt", "opst: 17", "target.yaml:7: options: tensorrt reads no opst; did you mean 'opset'"),
         ("coreml", "compute: gpu", "coreml reads no compute; known: minimum_deployment_target"),
+        ("tensorrt", "opset: 21", "target.yaml:7: options: opset is 21, not one of 20, 19, 18"),
+        ("tensorrt", "opset: high", "opset is 'high', not one of 20"),
+        ("tensorrt", "opset: true", "opset is True, not one of 20"),
+        ("tensorrt", f"opset: {10**23}", "opset is 10{23}, not one of 20"),
+        ("coreml", "minimum_deployment_target: iOS15", "is 'iOS15', not one of iOS17, iOS18"),
         ("executorch", "opset: 20", "executorch reads no opset; known: none"),
         ("eager", "threads: 2", "eager reads no threads; known: none"),
     ],
 )
-def test_an_option_that_the_runtime_does_not_read_is_refused(
+def test_an_option_or_value_that_the_runtime_does_not_read_is_refused(
     runtime: str, option: str, message: str, tmp_path: Path
 ) -> None:
     own = OWN.replace("executorch", runtime)
@@ -99,6 +104,7 @@ def test_a_setting_goes_to_the_targets_that_have_the_option() -> None:
     [
         ("minimum_deployment=iOS18", "jetson, ios has no such option.*did you mean 'minimum_deployment_target'"),
         ("opset", "not of the form key=value"),
+        ("opset=17", "opset is 17, not one of 20, 19, 18"),
         ("opset=[1]", "options.opset"),
     ],
 )

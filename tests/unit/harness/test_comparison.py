@@ -77,6 +77,17 @@ def test_what_is_not_the_same_is_found(after_ms: float, verdict: str) -> None:
     assert change.change == pytest.approx(100 * (after_ms / 2 - 1), abs=2)
 
 
+def test_a_change_is_that_of_the_two_figures_beside_it() -> None:
+    """Half of the runs are slow ones: the middle of all runs lies anywhere between the two."""
+    one, two = ([7.0] * 20 + [slow] * 19 for slow in (16.0, 10.0))
+    rounds = [
+        samples(0).model_copy(update={"network_ms": tuple(times), "rounds": 3}) for times in (one, two + [10.0] * 3)
+    ]
+    change = timed(*rounds)
+    assert change.change == pytest.approx(100 * (change.after / change.before - 1))
+    assert change.change < 0
+
+
 def test_wide_rounds_hide_a_small_change() -> None:
     assert timed(samples(0, wobble=0.2), samples(1, 2.2, wobble=0.2)).verdict == "within noise"
 

@@ -19,7 +19,7 @@ from torch.export import ExportedProgram
 from d3d_edge import target
 from d3d_edge.bundle import Bundle, BundleManifest
 from d3d_edge.clip import ClipSpec
-from d3d_edge.errors import BundleError, DataError, LoweringError, RecipeError
+from d3d_edge.errors import BundleError, DataError, LoweringError
 from d3d_edge.files import sha256_of_file
 from d3d_edge.models.layers import SeparableConv, StackedConv
 from d3d_edge.models.pools import MaxPool
@@ -304,15 +304,7 @@ def test_an_operator_that_coremltools_does_not_know_is_named(tmp_path: Path, cli
         RUNTIME.lower(torch.export.export(Unknown(), (clips[0],)), tmp_path, IOS, precision="int8")
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({}, "is None, not one of iOS17"),
-        ({"minimum_deployment_target": "iOS15"}, "is 'iOS15', not one of iOS17"),
-    ],
-)
-def test_wrong_options_are_a_mistake_of_the_target(
-    options: dict[str, str], said: str, quantized: ExportedProgram, tmp_path: Path
-) -> None:
-    with pytest.raises(RecipeError, match=said):
-        RUNTIME.lower(quantized, tmp_path, IOS.model_copy(update={"options": options}), precision="int8")
+def test_a_target_that_names_no_ios_is_for_the_first(quantized: ExportedProgram, tmp_path: Path) -> None:
+    unnamed = IOS.model_copy(update={"options": {}})
+    facts = RUNTIME.lower(quantized, tmp_path, unnamed, precision="int8").facts
+    assert facts["specification_version"] == 8, "that of iOS 17"
