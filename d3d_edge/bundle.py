@@ -142,6 +142,14 @@ class Bundle:
         return cls(path, manifest)
 
     @classmethod
+    def found(cls, path: Path) -> Bundle | None:
+        """The bundle at `path`; None where there is none, or a damaged one: `write` decides what may be replaced."""
+        try:
+            return cls.open(path)
+        except BundleError:
+            return None
+
+    @classmethod
     def unwritten(cls, folder: Path, description: Description) -> Bundle:
         """What would be a bundle of the model in `folder`: a runtime opens it, and nothing has been checked or kept."""
         return cls(folder, BundleManifest(**dict(description), files={}))

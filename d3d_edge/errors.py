@@ -22,6 +22,11 @@ import shutil
 from pathlib import Path
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of some library says, in one line; its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class D3DEdgeError(Exception):
     """An expected failure, shown to the user as one line and an exit code."""
 

@@ -19,9 +19,12 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from d3d_edge.errors import StorageError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _FORSAKEN_S = 3600.0
 """What is being written is written to more often than that, by whatever machine shares the folder."""
@@ -180,14 +183,35 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def delete(path: Path) -> None:
+    """Delete a file, if it is there.
+
+    Raises:
+        StorageError: it cannot be deleted.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError.of(path, error) from error
+
+
+def write_bytes(path: Path, content: ReadableBuffer) -> None:
+    """Write `content`, whole or not at all: what libraries write to memory, since to a path they hide a full disk.
+
+    Raises:
+        StorageError: it cannot be written; what was there before is unchanged.
+    """
+    with atomic_file(path) as partial:
+        partial.write_bytes(content)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all.
 
     Raises:
         StorageError: it cannot be written; what was there before is unchanged.
     """
-    with atomic_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 
@@ -29,12 +28,8 @@ class _SilentTask:
 class Silent:
     """Progress for programs: says nothing."""
 
-    @contextmanager
-    def _task(self) -> Iterator[Task]:
-        yield _SilentTask()
-
     def task(self, description: str, total: int, done: int = 0) -> AbstractContextManager[Task]:
-        return self._task()
+        return nullcontext(_SilentTask())
 
     def note(self, message: str) -> None:
         pass

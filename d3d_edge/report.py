@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from d3d_edge.errors import DataError
+from d3d_edge.errors import DataError, first_line
 from d3d_edge.files import read_json, write_json
 from d3d_edge.runner import Where
 from d3d_edge.schema import Schema
@@ -276,4 +276,4 @@ class Report(Schema):
                 hint="it must be one that this version of d3d-edge wrote",
             ) from error
         except (OSError, ValueError) as error:
-            raise DataError(f"{path} is not a readable report: {str(error).splitlines()[0]}") from error
+            raise DataError(f"{path} is not a readable report: {first_line(error)}") from error

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from d3d_edge import manifest, recipe
-from d3d_edge.errors import DataError, RecipeError, StorageError
-from d3d_edge.files import read_json, sha256_of_value, sweep, write_json, write_text
+from d3d_edge.errors import DataError, RecipeError
+from d3d_edge.files import delete, read_json, sha256_of_value, sweep, write_json, write_text
 from d3d_edge.manifest import Manifest
 from d3d_edge.recipe import Recipe
 from d3d_edge.report import SkippedClip
@@ -130,11 +130,7 @@ class Run:
         Raises:
             StorageError: that cannot be written.
         """
-        path = self.folder(stage) / _DONE
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageError.of(path, error) from error
+        delete(self.folder(stage) / _DONE)
 
     def finish(self, stage: Stage, fingerprint: str, **results: Any) -> None:
         """Mark a stage finished, last of all that it writes."""

@@ -81,7 +81,7 @@ def command(
         _check_out(out)
     report = benchmark(
         bundles,
-        plan=Plan(runs=runs, rounds=min(rounds, runs), warmup_runs=warm_up),
+        plan=Plan(runs=runs, rounds=rounds, warmup_runs=warm_up),
         threads=threads,
         video=video,
         sustained_minutes=minutes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -49,11 +49,8 @@ class TerminalProgress:
     def __init__(self) -> None:
         self._console = plain(stderr=True, soft_wrap=True)
 
-    def task(self, description: str, total: int, done: int = 0) -> AbstractContextManager[Task]:
-        return self._task(description, total, done)
-
     @contextmanager
-    def _task(self, description: str, total: int, done: int) -> Iterator[Task]:
+    def task(self, description: str, total: int, done: int = 0) -> Iterator[Task]:
         if not self._console.is_terminal:
             yield _LineTask(self._console, description, total, done)
             return

@@ -11,8 +11,8 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from d3d_edge.errors import DataError, StorageError
-from d3d_edge.files import DAMAGED, atomic_file, damaged_part
+from d3d_edge.errors import DataError
+from d3d_edge.files import DAMAGED, damaged_part, delete, write_bytes
 
 Which = Literal["last", "best"]
 """The newest checkpoint, last.pt; or the one with the highest top-1 on held-out clips, the earliest such, best.pt."""
@@ -57,13 +57,11 @@ class Checkpoint:
         Raises:
             StorageError: it cannot be written; the earlier checkpoint is unchanged.
         """
-        # torch.save to a path hides a full disk in a RuntimeError; through memory the file system's own error comes.
         buffer = io.BytesIO()
         # Not `asdict`: its copy of a state dict loses the version numbers in it, without which torchao's observers take
         # the state for an old one and reset their smallest scale.
         torch.save({field.name: getattr(self, field.name) for field in fields(self)}, buffer)
-        with atomic_file(_path(folder, which)) as partial:
-            partial.write_bytes(buffer.getbuffer())
+        write_bytes(_path(folder, which), buffer.getbuffer())
 
     @classmethod
     def read(cls, folder: Path, which: Which = "last") -> Checkpoint | None:
@@ -100,11 +98,7 @@ def discard(folder: Path) -> None:
         StorageError: they cannot be deleted.
     """
     for which in get_args(Which):
-        path = _path(folder, which)
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageError.of(path, error) from error
+        delete(_path(folder, which))
 
 
 def _path(folder: Path, which: Which) -> Path:

@@ -23,7 +23,7 @@ from d3d_edge.distill.log import Log
 from d3d_edge.distill.loss import Answer, Loss
 from d3d_edge.distill.optim import optimizer_of, schedule_of
 from d3d_edge.distill.waiting import Waiting
-from d3d_edge.errors import DataError, MissingDependency, RecipeError
+from d3d_edge.errors import DataError, MissingDependency, RecipeError, first_line
 from d3d_edge.files import sweep
 from d3d_edge.progress import Progress, Task
 from d3d_edge.recipe import TrainSpec
@@ -219,9 +219,8 @@ def _compile(forward: nn.Module) -> None:
     try:
         torch.compile(torch.neg)(torch.zeros(2, device=distributed.device()))
     except (RuntimeError, ImportError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise MissingDependency(
-            f"torch.compile does not work here: {reason}",
+            f"torch.compile does not work here: {first_line(error)}",
             hint="it needs a C++ compiler, and Triton for a GPU; or set compile: false in the recipe",
         ) from error
     # It advises to use tensor cores, by a call that is no setting of a recipe; `precision` is the setting.

@@ -37,9 +37,14 @@ class Plan:
     budget_s: float | None = None
     """Where the runs of a model would take longer, by its warm-up, fewer are made, but at least a run a round."""
 
+    @property
+    def rounds_made(self) -> int:
+        """`rounds`, or fewer where there are fewer runs."""
+        return min(self.rounds, self.runs)
+
     def runs_a_round(self, run_ms: float) -> int:
         """Runs of each round for a model that takes `run_ms` a run."""
-        rounds = min(self.rounds, self.runs)
+        rounds = self.rounds_made
         runs = -(-self.runs // rounds)
         if self.budget_s is not None:
             runs = min(runs, int(1e3 * self.budget_s / max(run_ms, 1e-6)) // rounds)
@@ -76,8 +81,7 @@ def take(
     models in turn; before each round it is opened anew, by its opener. `on_round` is called after each.
     """
     taken = {name: _Taken() for name in models}
-    rounds = min(plan.rounds, plan.runs)
-    for number in range(rounds):
+    for number in range(plan.rounds_made):
         for name, opener in models.items():
             _round(taken[name], opener, clips[name], plan, first=number == 0)
             on_round()
@@ -87,7 +91,7 @@ def take(
             first_ms=one.first_ms,
             warmup_ms=tuple(one.warmup_ms),
             network_ms=tuple(one.network_ms),
-            rounds=rounds,
+            rounds=plan.rounds_made,
             threads=threads,
             environment_before=one.before,
             environment_after=one.watch.conditions(),

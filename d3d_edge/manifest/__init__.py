@@ -36,7 +36,7 @@ _LIST = "manifest.csv"
 
 
 class Source(Schema):
-    """Where clips are, for data whose list and videos lie apart."""
+    """Where clips are; the list and the videos may lie apart."""
 
     path: Path
     """A folder per class, a CSV, or the folder of official split files."""

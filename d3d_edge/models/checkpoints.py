@@ -74,8 +74,6 @@ class Imported:
     format: Format
     classes: int
     """Classes of the checkpoint's own classifier."""
-    tensors: int
-    """Tensors of the network that now hold the checkpoint's values."""
     classifier_kept: bool
     """Otherwise the class counts differ, and the classifier is left as it was."""
 
@@ -144,7 +142,7 @@ def load_into(net: S3DG, path: Path, *, own_frames: bool = False) -> Imported:
     if own_frames:
         published = _for_own_frames(published)
     net.load_state_dict(published.state, strict=False)
-    return Imported(published.format, published.classes, len(published.state), kept)
+    return Imported(published.format, published.classes, kept)
 
 
 def _format_of(found: Iterable[str], path: Path) -> Format:

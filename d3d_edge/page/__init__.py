@@ -5,6 +5,7 @@ views.py      what the template shows of it
 words.py      figures as words
 svg.py        elements and axes
 charts.py     the charts
+curves.py     the curve of latency of `d3d-edge models`, an SVG file of its own
 report.html   the page; style.css: its looks
 """
 

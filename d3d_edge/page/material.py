@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from d3d_edge import evaluation, report, sensitivity
 from d3d_edge.bundle import MANIFEST, Bundle, BundleManifest
-from d3d_edge.errors import DataError
+from d3d_edge.errors import DataError, first_line
 from d3d_edge.evaluation import Evaluation
 from d3d_edge.files import json_value
 from d3d_edge.report import Report
@@ -129,7 +129,7 @@ def _read(kind: type[S], path: Path) -> S | None:
     try:
         return kind.model_validate(json_value(text))
     except ValueError as error:
-        raise DataError(f"{path} is not a readable {kind.__name__.lower()}: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{path} is not a readable {kind.__name__.lower()}: {first_line(error)}") from error
 
 
 def _text(path: Path) -> str | None:

@@ -37,7 +37,7 @@ class Changed:
     key: str
     truth: str
     student: str
-    student_probability: float | None
+    student_probability: float
     answer: str
     probability: float
     verdict: str

@@ -19,7 +19,7 @@ from d3d_edge.pipeline import memory
 from d3d_edge.pipeline.devices import HERE, NO_DEVICE, THIS_MACHINE, Devices, Fleet, check, fits
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.golden import golden_of
-from d3d_edge.pipeline.references import role_of
+from d3d_edge.pipeline.references import row_of
 from d3d_edge.progress import Progress
 from d3d_edge.report import Report, Row
 from d3d_edge.runner import Where
@@ -68,12 +68,12 @@ def benchmark(
         for device in devices.remote:
             for name, bundle in bundles.items():
                 if fits(bundle, device):
-                    row = _row(name + devices.suffix(device), bundle)
+                    row = row_of(name + devices.suffix(device), bundle)
                     fields = fleet.run(device, bundle, plan, progress, sustained_s=60 * sustained_minutes)[0]
                     rows[row.name] = row.model_copy(update=fields)
     for name, bundle in bundles.items():
         if not any(fits(bundle, device) for device in devices.names):
-            rows[name] = _row(name, bundle).model_copy(update={"note": NO_DEVICE})
+            rows[name] = row_of(name, bundle).model_copy(update={"note": NO_DEVICE})
     if not any(row.samples for row in rows.values()):
         raise RecipeError(
             f"nothing to time: {UNTIMED}",
@@ -89,21 +89,6 @@ def benchmark(
     )
 
 
-def _row(name: str, bundle: Bundle) -> Row:
-    """What is known of a bundle before it is timed."""
-    made = bundle.manifest
-    return Row(
-        name=name,
-        role=role_of(bundle),
-        bundle=bundle.path.resolve().name,
-        model_sha256=made.model_sha256,
-        target=made.target,
-        precision=made.precision,
-        where=Where.NOT_RUN,
-        size_bytes=bundle.model_size_bytes,
-    )
-
-
 def _here(
     bundles: Mapping[str, Bundle],
     plan: Plan,
@@ -115,12 +100,12 @@ def _here(
 ) -> dict[str, Row]:
     """The rows of this machine. Those of files that an interpreter reads here have no times."""
     openers = {name: _opener(bundle, threads) for name, bundle in bundles.items()}
-    rows = {name: _loaded(_row(name, bundle), bundle, openers[name]) for name, bundle in bundles.items()}
+    rows = {name: _loaded(row_of(name, bundle), bundle, openers[name]) for name, bundle in bundles.items()}
     untimed = {name for name, row in rows.items() if row.where == Where.REFERENCE_INTERPRETER}
     bundles = {name: bundle for name, bundle in bundles.items() if name not in untimed}
     openers = {name: openers[name] for name in bundles}
     clips = {name: golden_of(bundle).clips[0] for name, bundle in bundles.items()}
-    with progress.task("benchmark", len(bundles) * min(plan.rounds, plan.runs)) as task:
+    with progress.task("benchmark", len(bundles) * plan.rounds_made) as task:
         samples = stopwatch.take(openers, clips, plan, threads=threads, on_round=task.advance)
     for name, bundle in bundles.items():
         more: dict[str, object] = {}

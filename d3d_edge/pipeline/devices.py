@@ -184,7 +184,7 @@ class Fleet:
 
 def _timing(plan: Plan, sustained_s: float) -> dict[str, float]:
     """`plan` in the words of the protocol; a device makes all runs in one round."""
-    least = plan.runs if plan.budget_s is None else min(plan.runs, plan.rounds)
+    least = plan.runs if plan.budget_s is None else plan.rounds_made
     timing = {"warmup": plan.warmup_runs, "runs": plan.runs, "min-runs": least, "budget-s": plan.budget_s or 0.0}
     return timing | ({"sustained-s": sustained_s} if sustained_s else {})
 

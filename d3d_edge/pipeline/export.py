@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from d3d_edge import runtimes, target
 from d3d_edge.bundle import LABELS, MANIFEST, RECIPE, Bundle, Description
 from d3d_edge.calibset import CalibrationSet, load_plan
-from d3d_edge.errors import BundleError, DataError, LoweringError, RecipeError
+from d3d_edge.errors import DataError, LoweringError, RecipeError
 from d3d_edge.files import check_writable, is_whole_archive, sha256_of_file, sweep, write_text
 from d3d_edge.manifest import Clip
 from d3d_edge.pipeline import lowering, marks
@@ -297,12 +297,9 @@ def _kept(run: Run, out: Path, wanted: Wanted) -> Bundle | None:
     The recipe's gates are those that `validate` holds a bundle to.
     """
     path = out / wanted.folder
-    if not path.exists():
+    bundle = Bundle.found(path)
+    if bundle is None:
         return None
-    try:
-        bundle = Bundle.open(path)
-    except BundleError:
-        return None  # Bundle.write decides whether the folder may be replaced.
     made, found = bundle.manifest, wanted.target
     same = made.graph_sha256 == Source.of(run, wanted.precision).sha256 and made.tools == tools([found.runtime])
     as_asked = (made.target, made.precision, made.options) == (found.name, wanted.precision, found.options)

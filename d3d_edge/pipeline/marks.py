@@ -8,9 +8,9 @@ from typing import Any
 
 from d3d_edge import evaluation, report, sensitivity
 from d3d_edge.distill.checkpoint import Checkpoint
-from d3d_edge.errors import DataError, StorageError
+from d3d_edge.errors import DataError
 from d3d_edge.evaluation import Evaluation
-from d3d_edge.files import read_json, write_json
+from d3d_edge.files import delete, read_json, write_json
 from d3d_edge.pipeline import weights
 from d3d_edge.pipeline.data import RunData
 from d3d_edge.runs import Run, Stage, fingerprint
@@ -84,10 +84,7 @@ def finish(run: Run, stage: Stage, mark: str, **results: Any) -> None:
     kept = Checkpoint.kept(run.folder(stage))
     assert kept is not None
     for path in _measured(run, stage):
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageError.of(path, error) from error
+        delete(path)
     run.finish(stage, mark, weights_hash=kept.weights_hash(), **results)
 
 

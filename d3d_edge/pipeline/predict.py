@@ -13,6 +13,7 @@ import numpy.typing as npt
 from d3d_edge import runtimes
 from d3d_edge.bundle import Bundle
 from d3d_edge.errors import LoweringError
+from d3d_edge.harness import accuracy
 from d3d_edge.runner import Where
 from d3d_edge.schema import Schema
 from d3d_edge.video.preprocess import centre_crop, read_clip
@@ -89,9 +90,8 @@ def probabilities(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """
     if not np.isfinite(logits).all():
         raise LoweringError("the model gives logits that are not finite", stage="run", hint="d3d-edge validate it")
-    exact = logits.astype(np.float64)
-    powers = np.exp(exact - exact.max())
-    return np.asarray(powers / powers.sum(), dtype=np.float64)
+    shares: npt.NDArray[np.float64] = accuracy.softmax(logits[None])[0]
+    return shares
 
 
 def best(scores: npt.NDArray[np.float64], labels: Sequence[str], top: int) -> tuple[Answer, ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from d3d_edge.bundle import Bundle
+from d3d_edge.report import Row
+from d3d_edge.runner import Where
 from d3d_edge.target import QUANTIZED, Precision
 
 REFERENCES: dict[Precision, str] = {"float32": "reference-float32", "int8": "reference-int8"}
@@ -18,3 +20,19 @@ def role_of(bundle: Bundle) -> Role:
     if bundle.manifest.runtime != "eager":
         return "bundle"
     return "quantized" if bundle.manifest.precision in QUANTIZED else "float"
+
+
+def row_of(name: str, bundle: Bundle, **known: Any) -> Row:
+    """The row of `bundle` in a report before anything is measured, with what else is `known` of it."""
+    made = bundle.manifest
+    return Row(
+        name=name,
+        role=role_of(bundle),
+        bundle=bundle.path.resolve().name,
+        model_sha256=made.model_sha256,
+        target=made.target,
+        precision=made.precision,
+        where=Where.NOT_RUN,
+        size_bytes=bundle.model_size_bytes,
+        **known,
+    )

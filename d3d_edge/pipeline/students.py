@@ -12,7 +12,6 @@ from torch import nn
 from d3d_edge import runtimes
 from d3d_edge.bundle import Bundle, Description
 from d3d_edge.clip import ClipSpec
-from d3d_edge.errors import BundleError
 from d3d_edge.files import sha256_of_value, sweep
 from d3d_edge.models.build import network, randomise
 from d3d_edge.models.recogniser import Recogniser
@@ -89,14 +88,9 @@ def _place(folder: Path, shape: Shape, target: Target) -> Path:
 
 
 def _kept(path: Path, target: Target) -> Bundle | None:
-    if not path.exists():
-        return None
-    try:
-        bundle = Bundle.open(path)
-    except BundleError:
-        return None  # Bundle.write decides whether the folder may be replaced.
-    made = bundle.manifest
-    return bundle if (made.tools, made.options) == (tools([target.runtime]), target.options) else None
+    bundle = Bundle.found(path)
+    asked = (tools([target.runtime]), target.options)
+    return bundle if bundle and (bundle.manifest.tools, bundle.manifest.options) == asked else None
 
 
 def recogniser(shape: Shape) -> nn.Module:

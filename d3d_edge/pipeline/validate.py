@@ -26,7 +26,7 @@ from d3d_edge.pipeline.devices import HERE, NO_DEVICE, THIS_MACHINE, Devices, Fl
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.golden import golden_of, told_apart
 from d3d_edge.pipeline.measured import Decoding, clips_of, named, root_of
-from d3d_edge.pipeline.references import REFERENCES, Role, role_of
+from d3d_edge.pipeline.references import REFERENCES, Role, role_of, row_of
 from d3d_edge.progress import Progress
 from d3d_edge.report import Report, ReportClip, Row
 from d3d_edge.runner import Runner, Where
@@ -223,19 +223,7 @@ def _open(models: Sequence[_Model], threads: int, stack: ExitStack) -> tuple[dic
 def _row(model: _Model, opened: _Opened | None, refused: str) -> Row:
     """What is known of a bundle without labels: where it runs, size, its stored clips."""
     made = model.bundle.manifest
-    row = Row(
-        name=model.name,
-        role=model.role,
-        bundle=model.bundle.path.resolve().name,
-        model_sha256=made.model_sha256,
-        target=made.target,
-        precision=made.precision,
-        where=Where.NOT_RUN,
-        note=refused,
-        size_bytes=model.bundle.model_size_bytes,
-        logit_step=made.logit_step,
-        facts=made.lowering,
-    )
+    row = row_of(model.name, model.bundle, note=refused, logit_step=made.logit_step, facts=made.lowering)
     if opened is None:
         return row
     return row.model_copy(
@@ -277,7 +265,7 @@ def _with_accuracy(
     """`row` with what the labelled clips say."""
     own = logits[model.name]
     top1 = accuracy.topk(own, labels, 1)
-    low, high = accuracy.wilson(round(top1 * len(labels)), len(labels))
+    low, high = accuracy.wilson(accuracy.right(own, labels), len(labels))
     answers = accuracy.answers(own)
     student = next((accuracy.answers(logits[other.name]) for other in models if other.role == "float"), None)
     paired = model.role != "float" and student is not None

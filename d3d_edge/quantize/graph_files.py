@@ -12,8 +12,8 @@ import torch
 import torch.ao.quantization.fx._decomposed  # It registers the operators that quantize and dequantize.
 from torch.export import ExportedProgram
 
-from d3d_edge.errors import BundleError
-from d3d_edge.files import atomic_file, damaged_part
+from d3d_edge.errors import BundleError, first_line
+from d3d_edge.files import damaged_part, write_bytes
 from d3d_edge.quantize.quick_files import hints_kept, written_without_trial
 from d3d_edge.quantize.quiet import quiet
 
@@ -24,12 +24,10 @@ def save(program: ExportedProgram, path: Path) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    # torch.export.save to a path hides a full disk; through memory the file system's own error comes.
     buffer = io.BytesIO()
     with quiet("torch.export", logging.CRITICAL), written_without_trial():
         torch.export.save(program, buffer)
-    with atomic_file(path) as partial:
-        partial.write_bytes(buffer.getbuffer())
+    write_bytes(path, buffer.getbuffer())
 
 
 def load(path: Path) -> ExportedProgram:
@@ -46,5 +44,4 @@ def load(path: Path) -> ExportedProgram:
             warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
             return torch.export.load(file)
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, AssertionError, BadZipFile) as error:
-        reason = str(error).strip() or type(error).__name__
-        raise BundleError(f"{path} is not a readable graph: {reason.splitlines()[0]}") from error
+        raise BundleError(f"{path} is not a readable graph: {first_line(error)}") from error

@@ -14,9 +14,11 @@ from d3d_edge.errors import LoweringError
 from d3d_edge.quantize.origin import layer_of
 
 _stored = torch.ops.quantized_decomposed
-QUANTIZE = frozenset({_stored.quantize_per_tensor.default, _stored.quantize_per_channel.default})
+QUANTIZE_TENSOR, DEQUANTIZE_TENSOR = _stored.quantize_per_tensor.default, _stored.dequantize_per_tensor.default
+QUANTIZE_CHANNELS, DEQUANTIZE_CHANNELS = _stored.quantize_per_channel.default, _stored.dequantize_per_channel.default
+QUANTIZE = frozenset({QUANTIZE_TENSOR, QUANTIZE_CHANNELS})
 """What rounds."""
-DEQUANTIZE = frozenset({_stored.dequantize_per_tensor.default, _stored.dequantize_per_channel.default})
+DEQUANTIZE = frozenset({DEQUANTIZE_TENSOR, DEQUANTIZE_CHANNELS})
 """What reads rounded numbers."""
 
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.ao.quantization.fx._decomposed  # It registers the operators that quantize and dequantize.
 from torch import nn
 from torch.export import ExportedProgram, ExportGraphSignature
 from torch.fx import GraphModule, Node
 
 from d3d_edge.errors import DataError
 from d3d_edge.quantize.groups import CONVOLUTIONS
+from d3d_edge.quantize.nodes import DEQUANTIZE_TENSOR, QUANTIZE_TENSOR
 
 _aten = torch.ops.aten
-_QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
-_DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 
 
 def round_weights(graph: GraphModule) -> None:
@@ -60,9 +58,9 @@ def drop_identities(graph: GraphModule) -> None:
     for node in graph.graph.find_nodes(op="call_function", target=_aten.dropout.default):
         node.replace_all_uses_with(node.args[0])
         graph.graph.erase_node(node)
-    for node in graph.graph.find_nodes(op="call_function", target=_QUANTIZE):
+    for node in graph.graph.find_nodes(op="call_function", target=QUANTIZE_TENSOR):
         rounded = node.args[0]
-        if rounded.target is _DEQUANTIZE and rounded.args[1:] == node.args[1:]:
+        if rounded.target is DEQUANTIZE_TENSOR and rounded.args[1:] == node.args[1:]:
             node.replace_all_uses_with(rounded.args[0])
     graph.graph.eliminate_dead_code()
     graph.recompile()

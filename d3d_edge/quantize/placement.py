@@ -18,14 +18,22 @@ from torch.fx import Node
 
 from d3d_edge.errors import LoweringError
 from d3d_edge.quantize.groups import CONVOLUTIONS, REARRANGING
-from d3d_edge.quantize.nodes import DEQUANTIZE, QUANTIZE, constants, refusal
+from d3d_edge.quantize.nodes import (
+    DEQUANTIZE,
+    DEQUANTIZE_CHANNELS,
+    DEQUANTIZE_TENSOR,
+    QUANTIZE,
+    QUANTIZE_CHANNELS,
+    QUANTIZE_TENSOR,
+    constants,
+    refusal,
+)
 from d3d_edge.quantize.origin import is_kept_float
 from d3d_edge.quantize.values import no_numbers
 
 _aten = torch.ops.aten
-_stored = torch.ops.quantized_decomposed
-_PER_TENSOR = frozenset({_stored.quantize_per_tensor.default, _stored.dequantize_per_tensor.default})
-_PER_CHANNEL = frozenset({_stored.quantize_per_channel.default, _stored.dequantize_per_channel.default})
+_PER_TENSOR = frozenset({QUANTIZE_TENSOR, DEQUANTIZE_TENSOR})
+_PER_CHANNEL = frozenset({QUANTIZE_CHANNELS, DEQUANTIZE_CHANNELS})
 _WEIGHTED = CONVOLUTIONS | {
     *(_aten.convolution.default, _aten.conv1d.default, _aten.conv1d.padding, _aten.conv3d.default),
     *(_aten.conv_transpose1d.default, _aten.conv_transpose2d.input, _aten.linear.default),
@@ -144,7 +152,7 @@ def _multiplies_again(node: Node) -> bool:
 def zero_points(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
     """The activations with a zero point other than 0, for a runtime that takes none."""
     for node in program.graph.nodes:
-        if node.target is _stored.quantize_per_tensor.default and node.args[2] != 0:
+        if node.target is QUANTIZE_TENSOR and node.args[2] != 0:
             message = f"{node.name} has the zero point {node.args[2]}, and {runtime} takes only 0"
             yield refusal(node, message, "quantize with scheme: symmetric", runtime=runtime)
 
@@ -234,7 +242,7 @@ def _read_by_another_grid(node: Node) -> tuple[str, str] | None:
 
 def _moved_to_another_grid(node: Node) -> tuple[str, str] | None:
     """Core ML drops the second rounding of what was only moved, and XNNPACK does not load such a file."""
-    if node.target is not _stored.quantize_per_tensor.default:
+    if node.target is not QUANTIZE_TENSOR:
         return None
     source = node.args[0]
     while isinstance(source, Node) and source.target in MOVING:

@@ -43,7 +43,7 @@ from d3d_edge.files import sha256_of_value
 from d3d_edge.models.layers import SpatialConv
 from d3d_edge.quantize import rounding
 from d3d_edge.quantize.groups import CONVOLUTIONS, groups_of, kept_in_float
-from d3d_edge.quantize.nodes import DEQUANTIZE, constant, constants
+from d3d_edge.quantize.nodes import DEQUANTIZE, QUANTIZE_TENSOR, constant, constants
 from d3d_edge.quantize.observer import count_uses
 from d3d_edge.quantize.origin import keep_layers, layer_of
 from d3d_edge.quantize.passes import drop_device_checks, drop_identities, drop_unread, round_biases
@@ -53,7 +53,6 @@ from d3d_edge.signals import held_back
 from d3d_edge.target import Scheme
 
 _aten = torch.ops.aten
-_QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 
 
 def capture(model: nn.Module, sample: Tensor) -> GraphModule:
@@ -245,7 +244,7 @@ def logit_step(program: ExportedProgram) -> float | None:
     """
     held = constants(program)
     for node in reversed(program.graph.nodes):
-        if node.target is _QUANTIZE:
+        if node.target is QUANTIZE_TENSOR:
             return float(node.args[1])
         if node.target in CONVOLUTIONS:
             source, weight = node.args[:2]

@@ -13,7 +13,11 @@ from d3d_edge.quantize.quick_graphs import written_when_asked_for
 
 @contextmanager
 def quiet(library: str, level: int = logging.ERROR) -> Iterator[None]:
-    """Without warnings of deprecation, and without what the logger of `library` says below `level`."""
+    """Without warnings of deprecation, and without what the logger of `library` says below `level`.
+
+    Faster as well: what torch notes of a graph for its developers is not made (`origin`), and its code when it is asked
+    for (`quick_graphs`).
+    """
     log = logging.getLogger(library)
     before = log.level
     log.setLevel(level)

@@ -12,12 +12,10 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from d3d_edge.quantize.groups import REARRANGING
-from d3d_edge.quantize.nodes import DEQUANTIZE
+from d3d_edge.quantize.nodes import DEQUANTIZE, DEQUANTIZE_TENSOR, QUANTIZE_TENSOR
 from d3d_edge.quantize.quiet import quiet
 
 _aten = torch.ops.aten
-_QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
-_DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 # Padding may be by any number, and dropout scales what it leaves. Zero, which a ReLU gives, is on every grid.
 _KEEPING = (REARRANGING - {_aten.dropout.default, _aten.pad.default, _aten.constant_pad_nd.default}) | {
     _aten.cat.default
@@ -77,10 +75,10 @@ def _stay_float(module: GraphModule) -> None:
 
 def _grid_of(node: Node) -> Grid | None:
     """The grid of a tensor that `node` reads back as it was rounded; None for another node."""
-    if node.target is not _DEQUANTIZE or node.kwargs:
+    if node.target is not DEQUANTIZE_TENSOR or node.kwargs:
         return None
     rounded: Any = node.args[0]
-    if rounded.target is not _QUANTIZE or rounded.args[1:] != node.args[1:]:
+    if rounded.target is not QUANTIZE_TENSOR or rounded.args[1:] != node.args[1:]:
         return None
     _, zero_point, lowest, highest, _ = grid = node.args[1:]
     small: Any = highest - lowest < _INTEGERS_MAX and lowest <= zero_point <= highest  # type: ignore[operator]

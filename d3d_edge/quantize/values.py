@@ -10,9 +10,8 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from d3d_edge.errors import LoweringError
-from d3d_edge.quantize.nodes import DEQUANTIZE, constant, constants, refusal
+from d3d_edge.quantize.nodes import DEQUANTIZE, DEQUANTIZE_CHANNELS, QUANTIZE_TENSOR, constant, constants, refusal
 
-_stored = torch.ops.quantized_decomposed
 _FLOAT16_MAX = torch.finfo(torch.float16).max
 
 
@@ -29,7 +28,7 @@ def weight_grids(program: ExportedProgram, runtime: str) -> Iterator[LoweringErr
         if scales is not None and not bool((scales.isfinite() & (scales > 0)).all()):
             message = f"the weight {node.args[0]} has a scale that is not finite and above 0"
             yield refusal(node, message, "quantize the run again", runtime=runtime)
-        per_channel = node.target is _stored.dequantize_per_channel.default and node.args[3] == 0
+        per_channel = node.target is DEQUANTIZE_CHANNELS and node.args[3] == 0
         if scales is not None and per_channel and scales.numel() != len(weight):
             message = f"the weight {node.args[0]} has {scales.numel()} scales for {len(weight)} output channels"
             yield refusal(node, message, "quantize the run again", runtime=runtime)
@@ -66,7 +65,7 @@ def beyond_float16(program: ExportedProgram, runtime: str) -> Iterator[LoweringE
 def ranges_beyond_float16(program: ExportedProgram, runtime: str) -> Iterator[LoweringError]:
     """The activations whose largest rounded values are infinite in float16, for a runtime that computes so."""
     for node in program.graph.nodes:
-        if node.target is not _stored.quantize_per_tensor.default:
+        if node.target is not QUANTIZE_TENSOR:
             continue
         scale, point, least, most = node.args[1:5]
         largest = max(most - point, point - least) * scale

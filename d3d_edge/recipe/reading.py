@@ -90,7 +90,7 @@ def _with_absolute_files(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     return data
 
 
-def _absolute(name: str, folder: Path, holds: str = "") -> str:
+def _absolute(name: str, folder: Path, holds: str) -> str:
     """`name` from `folder`, else from the current one, as an absolute path; as it is where neither `holds` that."""
     places = (folder / name, Path(name))
     return next((str(place.resolve()) for place in places if os.path.isfile(place / holds)), name)

@@ -23,7 +23,7 @@ from torch.export import ExportedProgram
 
 from d3d_edge import __version__
 from d3d_edge.bundle import Bundle
-from d3d_edge.errors import BundleError, DataError
+from d3d_edge.errors import BundleError, DataError, first_line
 from d3d_edge.files import size_of
 from d3d_edge.quantize.origin import layer_of
 from d3d_edge.runner import TensorSpec, Where
@@ -152,8 +152,7 @@ class CoreMLRunner:
         try:
             logits = self._loaded.predict(clip)
         except RuntimeError as error:
-            said = str(error).splitlines()[0]
-            raise BundleError(f"the file cannot be run: {said}", hint="export the bundle again") from error
+            raise BundleError(f"the file cannot be run: {first_line(error)}", hint="export the bundle again") from error
         return logits.astype(np.float32).reshape(-1)
 
     def __enter__(self) -> Self:

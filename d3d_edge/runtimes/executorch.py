@@ -22,7 +22,7 @@ from torch.export import ExportedProgram
 
 from d3d_edge import native
 from d3d_edge.bundle import Bundle
-from d3d_edge.errors import BundleError, DataError, LoweringError, MissingDependency
+from d3d_edge.errors import BundleError, DataError, LoweringError, MissingDependency, first_line
 from d3d_edge.files import size_of
 from d3d_edge.quantize import nodes, placement, values
 from d3d_edge.quantize.quiet import quiet
@@ -170,7 +170,7 @@ class ExecuTorchRunner:
                 self._logits: Any = logits.numpy()[0]
             except (RuntimeError, OSError) as error:
                 raise BundleError(
-                    f"ExecuTorch cannot load {path}: {_first_line(error)}", hint="export the bundle again"
+                    f"ExecuTorch cannot load {path}: {first_line(error)}", hint="export the bundle again"
                 ) from error
         self.runtime = f"executorch {metadata.version(_PACKAGE)} (XNNPACK)"
         self.inputs: tuple[TensorSpec, ...] = (_spec("clip", described.input_tensor_meta(0), drop=0),)
@@ -249,7 +249,7 @@ def _facts(program: ExportedProgram) -> dict[str, int | float | str | bool]:
 def _not_lowered(program: ExportedProgram, error: Exception) -> LoweringError:
     layer, operator = nodes.blamed(program, str(error))
     return LoweringError(
-        f"ExecuTorch cannot lower the graph: {_first_line(error)}",
+        f"ExecuTorch cannot lower the graph: {first_line(error)}",
         stage="to ExecuTorch",
         layer=layer,
         operator=operator,
@@ -268,7 +268,7 @@ def _tried(path: Path) -> Iterator[LoweringError]:
         operator = re.search(r"in operator (\S+?):? ", " ".join(notes))
         yield LoweringError(
             # The reason itself: where it lay meanwhile, and to export it again, is no help.
-            f"the file does not run: {_first_line(error.__cause__ or error)}",
+            f"the file does not run: {first_line(error.__cause__ or error)}",
             stage="run",
             operator=operator.group(1) if operator else "",
             runtime=_version(),
@@ -278,10 +278,6 @@ def _tried(path: Path) -> Iterator[LoweringError]:
 
 def _version() -> str:
     return f"executorch {metadata.version(_PACKAGE)}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from d3d_edge.bundle import Bundle
-from d3d_edge.errors import BundleError, DataError, LoweringError, MissingDependency, NotKnownHere, RecipeError
+from d3d_edge.errors import (
+    BundleError,
+    DataError,
+    LoweringError,
+    MissingDependency,
+    NotKnownHere,
+    RecipeError,
+    first_line,
+)
 from d3d_edge.files import size_of
 from d3d_edge.quantize import placement, values
 from d3d_edge.quantize.origin import kept_float_layers
@@ -161,13 +169,13 @@ class OnnxRunner:
         try:
             self._session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except errors.NotImplemented as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise NotKnownHere(
                 f"ONNX Runtime does not know all of {path}: {reason}", hint="run it on a Jetson"
             ) from error
         except unreadable as error:
             raise BundleError(
-                f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}", hint="export the bundle again"
+                f"ONNX Runtime cannot load {path}: {first_line(error)}", hint="export the bundle again"
             ) from error
         self.runtime = f"onnxruntime {onnxruntime.__version__}"
         (clip,), (logits,) = self._session.get_inputs(), self._session.get_outputs()
@@ -188,7 +196,7 @@ class OnnxRunner:
             logits: NDArray[Any] = self._session.run(None, {INPUT: np.ascontiguousarray(clip)})[0][0]
         except self._failures as error:
             raise BundleError(
-                f"ONNX Runtime cannot run the file: {str(error).splitlines()[0]}", hint="export the bundle again"
+                f"ONNX Runtime cannot run the file: {first_line(error)}", hint="export the bundle again"
             ) from error
         return logits
 
@@ -222,7 +230,7 @@ def check(
         onnx.checker.check_model(model)
         inferred = infer_shapes(model, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, InferenceError) as error:
-        message = f"the ONNX file is not valid: {str(error).splitlines()[0]}"
+        message = f"the ONNX file is not valid: {first_line(error)}"
         raise LoweringError(message, stage="check", runtime=tensorrt_onnx.version()) from error
     return settle(tensorrt_rules.faults(inferred, kept_float), allow_fallback=allow_fallback)
 

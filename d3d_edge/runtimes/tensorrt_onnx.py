@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.export import ExportedProgram
 
-from d3d_edge.errors import LoweringError
+from d3d_edge.errors import LoweringError, first_line
 from d3d_edge.quantize import nodes
 from d3d_edge.quantize.origin import layer_of
 from d3d_edge.quantize.quiet import quiet
@@ -75,7 +75,7 @@ def to_onnx(program: ExportedProgram, opset: int, *, input_name: str, output_nam
 
 def _not_written(program: ExportedProgram, error: Exception) -> LoweringError:
     """The exporter's own first line says that it failed; its cause names the operator, and what that reads."""
-    reason = str(error.__cause__ or error).strip().splitlines()[0]
+    reason = first_line(error.__cause__ or error)
     layer, operator = nodes.blamed(program, reason)
     if found := re.search(r"target=torch\.ops\.([\w.]+)\]\(args = \(%(\w+)", reason):
         operator = found[1]

@@ -18,11 +18,10 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
-from d3d_edge.quantize.nodes import constants
+from d3d_edge.quantize.nodes import DEQUANTIZE_TENSOR, QUANTIZE_TENSOR, constants
 from d3d_edge.quantize.passes import with_graph
 
-_aten, _quantized = torch.ops.aten, torch.ops.quantized_decomposed
-_QUANTIZE, _DEQUANTIZE = _quantized.quantize_per_tensor.default, _quantized.dequantize_per_tensor.default
+_aten = torch.ops.aten
 
 _NORMALISING = (_aten.mul.Tensor, _aten.add.Tensor, _aten.sub.Tensor, _aten.div.Tensor)
 
@@ -39,7 +38,7 @@ def with_bytes_quantized(program: ExportedProgram) -> ExportedProgram:
     for node in graph.graph.find_nodes(op="call_function", target=_aten.to.dtype):
         is_cast = node.args[0].meta["val"].dtype is torch.uint8 and node.args[1:] == (torch.float32,)
         if is_cast and not _rounded_as_they_are(node):
-            node.target = _DEQUANTIZE
+            node.target = DEQUANTIZE_TENSOR
             node.args = (node.args[0], 1.0, 0, 0, 255, torch.uint8)
             _normalise(graph.graph, node, constants(program))
     return with_graph(program, graph)
@@ -48,7 +47,10 @@ def with_bytes_quantized(program: ExportedProgram) -> ExportedProgram:
 def _rounded_as_they_are(frames: Node) -> bool:
     """Whether INT8 is made of bytes by what computes nothing, such as a move. XNNPACK moves from INT8 to INT8 only."""
     return any(
-        reader.target is _QUANTIZE for user in frames.users if user.target not in _NORMALISING for reader in user.users
+        reader.target is QUANTIZE_TENSOR
+        for user in frames.users
+        if user.target not in _NORMALISING
+        for reader in user.users
     )
 
 
@@ -62,7 +64,7 @@ def _normalise(graph: Graph, frames: Node, constants: dict[str, Tensor]) -> None
     product.replace_all_uses_with(frames)
     graph.erase_node(product)
     total = _only_user(frames, _aten.add.Tensor)
-    rounded = None if total is None else _only_user(total, _QUANTIZE)
+    rounded = None if total is None else _only_user(total, QUANTIZE_TENSOR)
     offset = None if total is None else _number(total, frames, constants)
     if total is None or rounded is None or not offset or not isinstance(total.args[1], Node):
         return
@@ -73,9 +75,9 @@ def _normalise(graph: Graph, frames: Node, constants: dict[str, Tensor]) -> None
     for place, source, grid in ((0, frames, (scale, -128)), (1, total.args[1], (offset_step, 0))):
         with graph.inserting_before(total):
             shape = source.meta["val"]
-            integers = graph.call_function(_QUANTIZE, (source, *grid, -128, 127, torch.int8))
+            integers = graph.call_function(QUANTIZE_TENSOR, (source, *grid, -128, 127, torch.int8))
             integers.meta = {**rounded.meta, "val": shape.to(torch.int8)}
-            number = graph.call_function(_DEQUANTIZE, (integers, *grid, -128, 127, torch.int8))
+            number = graph.call_function(DEQUANTIZE_TENSOR, (integers, *grid, -128, 127, torch.int8))
             number.meta = {**total.meta, "val": shape}
             total.update_arg(place, number)
 

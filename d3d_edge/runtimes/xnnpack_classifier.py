@@ -12,18 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.ao.quantization.fx._decomposed  # It registers the operators that quantize and dequantize.
 from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Node
 
 from d3d_edge.quantize.groups import CONVOLUTIONS, is_of_one_position
+from d3d_edge.quantize.nodes import DEQUANTIZE_CHANNELS, QUANTIZE_TENSOR
 from d3d_edge.quantize.passes import with_graph
 from d3d_edge.runtimes.xnnpack_graph import kind, tensor_of, values_of
 
-_quantized = torch.ops.quantized_decomposed
-_QUANTIZE = _quantized.quantize_per_tensor.default
-_DEQUANTIZE = _quantized.dequantize_per_channel.default
 _RELU = frozenset({torch.ops.aten.relu.default, torch.ops.aten.relu_.default})
 _NAMED = 2**64 - 1
 """The offset of a constant that is found by its name."""
@@ -112,14 +109,14 @@ def _store(graph: Any, name: str, data: bytes, named: dict[str, bytes]) -> int:
 
 def is_classifier(node: Any) -> bool:
     """Whether `node` of a quantized graph is one: its bias stays float as well."""
-    if node.target not in CONVOLUTIONS or node.args[1].target is not _DEQUANTIZE:
+    if node.target not in CONVOLUTIONS or node.args[1].target is not DEQUANTIZE_CHANNELS:
         return False
     return not _is_rounded(node) and is_of_one_position(node)
 
 
 def _is_rounded(conv: Node) -> bool:
     readers = [after for user in conv.users for after in (user, *(user.users if user.target in _RELU else ()))]
-    return any(reader.target is _QUANTIZE for reader in readers)
+    return any(reader.target is QUANTIZE_TENSOR for reader in readers)
 
 
 def _name(program: ExportedProgram, node: Any) -> str:

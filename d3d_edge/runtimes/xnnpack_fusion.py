@@ -86,7 +86,7 @@ def _without_conversions(graph: Any, values: dict[int, Any]) -> None:
         if kind(call) == "XNNSigmoid" or (call.padding_value == 0 and alike(values, source, result)):
             call.input_id, call.output_id = source, result
             idle.append(after[0])
-    graph.xnodes = [node for node in graph.xnodes if not any(node.xnode_union is call for call in idle)]
+    _drop(graph, idle)
 
 
 def _convert_once(graph: Any, values: dict[int, Any]) -> None:
@@ -150,6 +150,10 @@ def _without_views(graph: Any, values: dict[int, Any]) -> None:
         if source[3:] == seen[3:] and source[:3] == result[:3] and alike_each(values, before, after[0]):
             call.input1_id, call.output_id = before.input_id, after[0].output_id
             idle.append(after[0])
+    _drop(graph, idle)
+
+
+def _drop(graph: Any, idle: list[Any]) -> None:
     graph.xnodes = [node for node in graph.xnodes if not any(node.xnode_union is call for call in idle)]
 
 

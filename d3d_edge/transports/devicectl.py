@@ -71,10 +71,15 @@ class DeviceCtl:
     def _hashes(self, files: Sequence[File]) -> dict[str, str]:
         """SHA-256 by name, of those of `files` that the app has."""
         found: dict[str, str] = {}
+
+        def note(line: str) -> None:
+            digest, _, name = line.partition("  ")  # as sha256sum prints them
+            if len(digest) == 64:
+                found[name] = digest
+
         if files:
-            ended = self.start(
-                "", ["--hash", *(file.name for file in files)], folder="", on_line=_Lines(found), silence_s=_ANSWER_S
-            )
+            words = ["--hash", *(file.name for file in files)]
+            ended = self.start("", words, folder="", on_line=note, silence_s=_ANSWER_S)
             if ended.code:
                 raise self._failed(ended.errors)
         return found
@@ -121,18 +126,6 @@ class DeviceCtl:
         full = any("space" in line.lower() for line in lines)
         hint = "make room on it" if full else "is it unlocked, in developer mode, and the bench app installed on it?"
         return DeviceError(f"{self.name}: {lines[0].strip() if lines else 'devicectl failed'}", hint=hint)
-
-
-class _Lines:
-    """Takes lines 'SHA-256  name', as sha256sum prints them."""
-
-    def __init__(self, found: dict[str, str]) -> None:
-        self._found = found
-
-    def __call__(self, line: str) -> None:
-        digest, _, name = line.partition("  ")
-        if len(digest) == 64:
-            self._found[name] = digest
 
 
 TRANSPORT = DeviceCtl

@@ -17,8 +17,9 @@ from d3d_edge.errors import DeviceError
 from d3d_edge.transports import Ended
 
 _ERRORS_BYTES = 4000
-_PATIENCE_S = 2.0
 """Of what a tool writes to standard error, the end is kept."""
+_PATIENCE_S = 2.0
+"""For a process that was asked to end, before it is forced to."""
 
 NO_ANSWER = ("did not answer", "is it switched on and connected?")
 """What a device failed to do in time, and what to do about it."""

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from d3d_edge.errors import DataError
-from d3d_edge.files import atomic_file
+from d3d_edge.files import atomic_file, write_bytes
 
 Form = Literal["raw", "compressed"]
 SUFFIXES: dict[Form, str] = {"raw": ".npy", "compressed": ".png"}
@@ -143,10 +143,8 @@ def write_picture(path: Path, picture: npt.NDArray[np.uint8]) -> None:
     Raises:
         StorageError: the file system refused.
     """
-    # Not cv2.imwrite, which says of a full disk only that it failed.
     _, data = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
-    with atomic_file(path) as partial:
-        partial.write_bytes(data.tobytes())
+    write_bytes(path, data.tobytes())
 
 
 def _picture(path: Path) -> npt.NDArray[Any]:

@@ -31,10 +31,8 @@ NEAR_S = 5e-4
 
 
 class TimedFrame(NamedTuple):
-    """One frame and its place in the video."""
+    """One frame and its time in the video."""
 
-    number: int
-    """From 0."""
     time_s: float
     """Presentation time."""
     image: Frame
@@ -181,7 +179,7 @@ def iterate_frames(path: Path) -> Iterator[TimedFrame]:
         while capture.grab():
             first_s = first_s if times_s else first_time_s(capture)
             times_s.append(time_s_of(capture))
-            yield TimedFrame(len(times_s) - 1, times_s[-1], pictures.now())
+            yield TimedFrame(times_s[-1], pictures.now())
         _check_complete(capture, path, times_s, first_s)
 
 

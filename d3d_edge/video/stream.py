@@ -125,7 +125,7 @@ def _live_frames(capture: cv2.VideoCapture, source: Source, rate_hz: float) -> I
     motion_jpeg = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True) == b"MJPG"
     arrival = source.kind == "camera" or (motion_jpeg and not container.declared_of(capture))
     said_s = time_s = -1 / rate_hz
-    number = 0
+    begun = False
     pictures = decode.Pictures(capture, source.name)
     while True:
         asked_s = time.monotonic()
@@ -136,14 +136,14 @@ def _live_frames(capture: cv2.VideoCapture, source: Source, rate_hz: float) -> I
         now_s = time.monotonic() if arrival else time_s_of(capture)
         passed_s = now_s - said_s
         # A stream's times may begin anywhere, and begin again; none is waited for longer than this.
-        time_s += passed_s if number and 0 < passed_s < _PATIENCE_MS / 1e3 else 1 / rate_hz
+        time_s += passed_s if begun and 0 < passed_s < _PATIENCE_MS / 1e3 else 1 / rate_hz
         said_s = now_s
-        yield TimedFrame(number, time_s, pictures.now())
-        number += 1
+        yield TimedFrame(time_s, pictures.now())
+        begun = True
     error = DeviceError if source.kind == "camera" else DataError
     if waited_s > _STALLED_SHARE * _PATIENCE_MS / 1e3:
         raise error(f"{source.name} sent nothing for {waited_s:.0f} s", hint="is it still there, and the way to it?")
-    if not number:
+    if not begun:
         raise error(f"{source.name} gives no frame")
 
 

@@ -95,7 +95,7 @@ def test_windows_of_too_few_frames_are_left_out(
     def slowing(source: Source) -> Iterator[Stream]:
         with opened(source) as stream:
             times_s = [0.04 * number + 0.08 * max(0, number - 6) for number in range(12)]
-            frames = (frame._replace(time_s=times_s[frame.number]) for frame in stream.frames)
+            frames = (frame._replace(time_s=time_s) for time_s, frame in zip(times_s, stream.frames, strict=True))
             yield stream._replace(frames=frames)
 
     monkeypatch.setattr(watch, "opened", slowing)

@@ -49,7 +49,6 @@ def test_counts_and_iterates(write_video: VideoWriter) -> None:
     assert count_frames(path) == 10
     assert frame_rate_hz(path) == pytest.approx(25)
     frames = list(iterate_frames(path))
-    assert [frame.number for frame in frames] == list(range(10))
     np.testing.assert_allclose([frame.time_s for frame in frames], np.arange(10) / 25, atol=1e-6)
 
 
