@@ -92,6 +92,34 @@ def group() -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit. Every expected error ends in one line on standard error and its exit code."""
+    _prepare_process()
+    words = sys.argv[1:] if argv is None else argv
+    again = _ON_AGAIN.get(words[0] if words else "", _ON)
+    try:
+        with signals.raised():
+            result: Any = group.main(args=argv, prog_name="d3d-edge", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail(f"interrupted; {again}", 130)
+    except signals.Ended as error:
+        _fail(f"ended by {signal.Signals(error.number).name}; {again}", 128 + error.number)
+    except D3DEdgeError as error:
+        _trace()
+        _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; there is nobody left to tell.
+        _drop_output()
+        sys.exit(1)
+    except Exception as error:
+        _trace()
+        _tell_unexpected(error)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def _prepare_process() -> None:
+    """Threads, streams and settings as all that follows takes them for granted."""
     collect_seldom()
     if cpus() < visible():
         # In a container with a limit on time. PyTorch, which reads this when it is imported, would start a thread for
@@ -114,46 +142,28 @@ def main(argv: list[str] | None = None) -> None:
     except FileNotFoundError:
         # PyTorch ends the process where its libraries ask for it.
         _fail("the current folder is gone (cd to one that is there)", DataError.exit_code)
-    words = sys.argv[1:] if argv is None else argv
-    again = _ON_AGAIN.get(words[0] if words else "", _ON)
-    try:
-        with signals.raised():
-            result: Any = group.main(args=argv, prog_name="d3d-edge", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _fail(f"interrupted; {again}", 130)
-    except signals.Ended as error:
-        _fail(f"ended by {signal.Signals(error.number).name}; {again}", 128 + error.number)
-    except D3DEdgeError as error:
-        _trace()
-        _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        # The reader of our output (head, less) has gone; there is nobody left to tell.
+
+
+def _tell_unexpected(error: Exception) -> NoReturn:
+    """End with a line about what no function of ours foresaw: the machine's fault, as far as it is known, or ours."""
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("d3d_edge"):
+        # One that every installation has, or a part of it.
+        hint = "pip install --force-reinstall d3d-edge"
+        _fail(f"the package {error.name} is not installed ({hint})", MissingDependency.exit_code)
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        _fail("too many files are open (fewer --workers, or ulimit -n)", DataError.exit_code)
+    if isinstance(error, FileNotFoundError) and "usable temporary directory" in str(error):
+        said = "no folder for temporary files can be written: not TMPDIR, /tmp, /var/tmp or the current one"
+        _fail(f"{said} (free some space, or set TMPDIR)", StorageError.exit_code)
+    if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
+        # Files are written by functions that raise a StorageError, so this is what standard output goes to.
         _drop_output()
-        sys.exit(1)
-    except Exception as error:
-        _trace()
-        if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("d3d_edge"):
-            # One that every installation has, or a part of it.
-            hint = "pip install --force-reinstall d3d-edge"
-            _fail(f"the package {error.name} is not installed ({hint})", MissingDependency.exit_code)
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-            _fail("too many files are open (fewer --workers, or ulimit -n)", DataError.exit_code)
-        if isinstance(error, FileNotFoundError) and "usable temporary directory" in str(error):
-            said = "no folder for temporary files can be written: not TMPDIR, /tmp, /var/tmp or the current one"
-            _fail(f"{said} (free some space, or set TMPDIR)", StorageError.exit_code)
-        if isinstance(error, OSError) and error.errno in _FULL and error.filename is None:
-            # Files are written by functions that raise a StorageError, so this is what standard output goes to.
-            _drop_output()
-            _fail(f"cannot write the output: {error.strerror}", StorageError.exit_code)
-        if isinstance(error, OSError) and error.filename is not None:
-            # What cannot be written is a StorageError, so this is a folder or file that may not be looked into.
-            _fail(f"cannot use {os.fsdecode(error.filename)}: {error.strerror}", DataError.exit_code)
-        text = " ".join(str(error).split())[:300]
-        _fail(f"internal error, {type(error).__name__}: {text} (D3D_EDGE_DEBUG=1 shows where; please report it)", 1)
-    sys.exit(result if isinstance(result, int) else 0)
+        _fail(f"cannot write the output: {error.strerror}", StorageError.exit_code)
+    if isinstance(error, OSError) and error.filename is not None:
+        # What cannot be written is a StorageError, so this is a folder or file that may not be looked into.
+        _fail(f"cannot use {os.fsdecode(error.filename)}: {error.strerror}", DataError.exit_code)
+    text = " ".join(str(error).split())[:300]
+    _fail(f"internal error, {type(error).__name__}: {text} (D3D_EDGE_DEBUG=1 shows where; please report it)", 1)
 
 
 def _drop_output() -> None:
