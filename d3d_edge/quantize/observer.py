@@ -5,7 +5,7 @@ Knows no network.
 
 from __future__ import annotations
 
-from d3d_edge.quantize import quietly  # noqa: F401
+from d3d_edge.quantize import torchao_unlogged  # noqa: F401
 
 # isort: split
 from typing import Any

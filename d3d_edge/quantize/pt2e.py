@@ -13,7 +13,7 @@ static: train it for N clips, then `transfer` to a graph of one.
 
 from __future__ import annotations
 
-from d3d_edge.quantize import quietly  # noqa: F401
+from d3d_edge.quantize import torchao_unlogged  # noqa: F401
 
 # isort: split
 import copy

@@ -20,7 +20,7 @@ with it twice the resolution after a ReLU.
 
 from __future__ import annotations
 
-from d3d_edge.quantize import quietly  # noqa: F401
+from d3d_edge.quantize import torchao_unlogged  # noqa: F401
 
 # isort: split
 from collections.abc import Callable, Iterable

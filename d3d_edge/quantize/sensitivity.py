@@ -5,7 +5,7 @@ Quantizing a group rounds what enters it, its weights, and what leaves it, as an
 
 from __future__ import annotations
 
-from d3d_edge.quantize import quietly  # noqa: F401
+from d3d_edge.quantize import torchao_unlogged  # noqa: F401
 
 # isort: split
 import copy

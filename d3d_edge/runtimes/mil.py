@@ -63,7 +63,7 @@ def coremltools() -> ModuleType:
     Raises:
         MissingDependency: it is not installed, or has no libraries for this platform.
     """
-    from d3d_edge.quantize import quietly  # noqa: F401  coremltools imports torchao
+    from d3d_edge.quantize import torchao_unlogged  # noqa: F401  coremltools imports torchao
 
     try:
         # coremltools 9 tries to import what it can do without, and takes an exception of a signal for its absence.
