@@ -17,13 +17,16 @@ RUN/
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from d3d_edge import manifest, recipe
-from d3d_edge.errors import DataError, RecipeError
+from d3d_edge.errors import DataError, RecipeError, StorageError
 from d3d_edge.files import delete, read_json, sha256_of_value, sweep, write_json, write_text
 from d3d_edge.manifest import Manifest
 from d3d_edge.recipe import Recipe
@@ -170,6 +173,39 @@ class Run:
             return tuple(SkippedClip.model_validate(clip) for clip in found)
         except (OSError, ValueError, TypeError) as error:
             raise DataError(f"{path} is damaged", hint="delete it; the next command that decodes writes it") from error
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Let no other process hold the run at `path`, which need not be begun, for the time of the block.
+
+    The system lets go of what a killed process held. Where it cannot hold folders, two commands may be at one run.
+
+    Raises:
+        DataError: another process holds it.
+        StorageError: there is no such folder, and it cannot be made.
+    """
+    try:
+        if not path.exists():
+            path.mkdir(parents=True)
+        folder = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # whoever is given a pipe says that it is no run
+    except OSError as error:
+        raise StorageError.of(path, error) from error
+    try:
+        _lock(folder, path)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _lock(folder: int, path: Path) -> None:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        hint = "wait until it has ended, or choose another folder"
+        raise DataError(f"another command is at work on {path}", hint=hint) from error
+    except OSError:  # of some network file systems
+        pass
 
 
 def _without_places(recipe: Recipe) -> Recipe:

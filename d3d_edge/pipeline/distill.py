@@ -26,8 +26,10 @@ from d3d_edge.models.build import network
 from d3d_edge.models.recogniser import Recogniser
 from d3d_edge.models.s3dg import S3DG
 from d3d_edge.pipeline import checks, marks, weights
+from d3d_edge.pipeline.alone import alone
 from d3d_edge.pipeline.data import RunData, batch_size, epochs, note_left_aside, prepare
 from d3d_edge.pipeline.environment import environment
+from d3d_edge.pipeline.references import trained_row
 from d3d_edge.pipeline.streams import (
     Stream,
     channels_last,
@@ -43,9 +45,7 @@ from d3d_edge.progress import Progress
 from d3d_edge.quantize import graph_files, pt2e
 from d3d_edge.recipe import Recipe, TrainSpec
 from d3d_edge.report import FILE_NAME, Report, Role, Row
-from d3d_edge.runner import Where
 from d3d_edge.runs import Run, Stage
-from d3d_edge.target import Precision
 from d3d_edge.video.datasets import Batch
 
 GRAPH_NAME = "graph.pt2"
@@ -85,19 +85,22 @@ def distill(
     found = manifest.load(data)
     clips = manifest.with_split(found, val_share=split.val_share, test_share=split.test_share, seed=split.seed)
     note_left_aside(data, found, progress)
-    run = distributed.from_main(lambda: Run.start(out, recipe, clips))
-    distributed.from_main(lambda: weights.record(run, hashes))
-    log.note_what_is_missing(progress)
-    run_data = distributed.from_main(lambda: prepare(run, cache_dir, workers=workers, strict=strict, progress=progress))
-    checks.check_batches(recipe, len(run_data.of("train")) // distributed.processes())
-    if source:
-        distributed.from_main(lambda: _copy_teacher(source, run, run_data))
-    rows = [_teacher(run, run_data, progress)]
-    # The spatial stream comes before the student, which may learn from it too.
-    if "spatial" in recipe.baselines:
-        rows.append(_baseline(run, run_data, "spatial", progress))
-    rows.append(_student(run, run_data, progress))
-    rows += [_baseline(run, run_data, name, progress) for name in recipe.baselines if name != "spatial"]
+    with alone(out):
+        run = distributed.from_main(lambda: Run.start(out, recipe, clips))
+        distributed.from_main(lambda: weights.record(run, hashes))
+        log.note_what_is_missing(progress)
+        run_data = distributed.from_main(
+            lambda: prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
+        )
+        checks.check_batches(recipe, len(run_data.of("train")) // distributed.processes())
+        if source:
+            distributed.from_main(lambda: _copy_teacher(source, run, run_data))
+        rows = [_teacher(run, run_data, progress)]
+        # The spatial stream comes before the student, which may learn from it too.
+        if "spatial" in recipe.baselines:
+            rows.append(_baseline(run, run_data, "spatial", progress))
+        rows.append(_student(run, run_data, progress))
+        rows += [_baseline(run, run_data, name, progress) for name in recipe.baselines if name != "spatial"]
     report = Report(
         title=recipe.name,
         classes=len(run_data.labels),
@@ -286,7 +289,7 @@ def _finished(run: Run, stage: Stage, job: Job, mark: str, progress: Progress) -
         marks.hold(run, stage, mark)
         marks.begin(run, stage)
         return None
-    if Checkpoint.kept(folder) is None:
+    if marks.kept(run, stage) is None:
         progress.note(f"{job.title}: begins again, since the weights in {folder} are gone")
         discard(folder)
         marks.begin(run, stage)
@@ -311,10 +314,3 @@ def _finish(run: Run, stage: Stage, job: Job, data: RunData, mark: str, began: f
         _write_graph(run)
     marks.finish(run, stage, mark, **done)
     return done
-
-
-def trained_row(name: str, role: Role, precision: Precision, results: dict[str, Any]) -> Row:
-    """The row of a stage, from what it recorded on the test split."""
-    figures = {key: value for key, value in results.items() if key in Row.model_fields}
-    runtime = f"torch {torch.__version__}"
-    return Row(name=name, role=role, precision=precision, where=Where.HOST_TORCH, runtime=runtime, **figures)

@@ -48,6 +48,22 @@ def hold(run: Run, stage: Stage, mark: str) -> None:
         )
 
 
+def kept(run: Run, stage: Stage) -> Checkpoint | None:
+    """The checkpoint that a stage goes on with, if there is one.
+
+    Raises:
+        DataError: it is damaged, or holds other weights than those that the stage was finished and measured with.
+    """
+    found, done = Checkpoint.kept(run.folder(stage)), run.results(stage)
+    # Stages of older versions do not say.
+    if found and done and "weights_hash" in done and done["weights_hash"] != found.weights_hash():
+        raise DataError(
+            f"{run.folder(stage)} was finished with other weights than it holds now",
+            hint="bring these back, or delete the folder to train it again",
+        )
+    return found
+
+
 def begin(run: Run, stage: Stage) -> None:
     """Mark a stage unfinished, and write down whose weights it learns from, before its first epoch.
 

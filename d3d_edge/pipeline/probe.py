@@ -24,6 +24,7 @@ from d3d_edge.harness import accuracy
 from d3d_edge.models.count import parameter_count
 from d3d_edge.models.decoder import DECODER_WIDTH
 from d3d_edge.pipeline import decoding
+from d3d_edge.pipeline.alone import at_work_alone
 from d3d_edge.pipeline.data import RunData, prepare
 from d3d_edge.pipeline.decoding import READ, Fields, Network, Probed
 from d3d_edge.pipeline.environment import environment
@@ -95,6 +96,7 @@ class ProbeReport(Schema):
     environment: Environment
 
 
+@at_work_alone
 def probe(
     run: Run, *, epochs: int, out: Path | None, cache_dir: Path, workers: int, strict: bool, progress: Progress
 ) -> ProbeReport:

@@ -15,10 +15,12 @@ from d3d_edge.distill import distributed, log
 from d3d_edge.files import is_whole_archive, sha256_of_file, write_json
 from d3d_edge.harness import accuracy
 from d3d_edge.pipeline import calibration, marks, mixed, motion, qat
+from d3d_edge.pipeline.alone import at_work_alone
 from d3d_edge.pipeline.calibration import Student
 from d3d_edge.pipeline.data import RunData, prepare
-from d3d_edge.pipeline.distill import GRAPH_NAME, trained_row
+from d3d_edge.pipeline.distill import GRAPH_NAME
 from d3d_edge.pipeline.environment import environment
+from d3d_edge.pipeline.references import trained_row
 from d3d_edge.pipeline.streams import load_rgb, rgb_stream
 from d3d_edge.progress import Progress
 from d3d_edge.quantize import graph_files, pt2e
@@ -31,6 +33,7 @@ _FORMAT = 3
 """Raised when the same recipe would record other figures, so that a finished stage is made again."""
 
 
+@at_work_alone
 def quantize(run: Run, *, cache_dir: Path, workers: int, strict: bool, progress: Progress) -> Report:
     """Write the INT8 graph of a run's student to RUN/quantized/graph.pt2; a finished one is kept.
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
+
 from d3d_edge.bundle import Bundle
+from d3d_edge.report import Role as RowRole
 from d3d_edge.report import Row
 from d3d_edge.runner import Where
 from d3d_edge.target import QUANTIZED, Precision
@@ -36,3 +39,10 @@ def row_of(name: str, bundle: Bundle, **known: Any) -> Row:
         size_bytes=bundle.model_size_bytes,
         **known,
     )
+
+
+def trained_row(name: str, role: RowRole, precision: Precision, results: dict[str, Any]) -> Row:
+    """The row of a stage, from what it recorded on the test split."""
+    figures = {key: value for key, value in results.items() if key in Row.model_fields}
+    runtime = f"torch {torch.__version__}"
+    return Row(name=name, role=role, precision=precision, where=Where.HOST_TORCH, runtime=runtime, **figures)

@@ -16,6 +16,7 @@ from d3d_edge.files import check_writable, read_json, write_json
 from d3d_edge.harness import accuracy
 from d3d_edge.harness.accuracy import Logits
 from d3d_edge.pipeline import calibration, marks
+from d3d_edge.pipeline.alone import at_work_alone
 from d3d_edge.pipeline.calibration import Student
 from d3d_edge.pipeline.data import RunData, prepare
 from d3d_edge.pipeline.environment import environment
@@ -35,6 +36,7 @@ _FORMAT = 2
 """Raised when the same recipe would give other figures, so that what is finished is measured again."""
 
 
+@at_work_alone
 def sensitivity(
     run: Run, *, clips: int, cache_dir: Path, workers: int, strict: bool, progress: Progress
 ) -> SensitivityReport:

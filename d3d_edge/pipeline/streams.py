@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from d3d_edge.distill import distributed
-from d3d_edge.distill.checkpoint import Checkpoint
 from d3d_edge.distill.loss import Outputs
 from d3d_edge.errors import DataError
 from d3d_edge.harness import accuracy
@@ -18,6 +17,7 @@ from d3d_edge.models.build import network
 from d3d_edge.models.layers import SpatialConv
 from d3d_edge.models.recogniser import OFFSET, SCALE
 from d3d_edge.models.s3dg import S3DG
+from d3d_edge.pipeline import marks
 from d3d_edge.recipe import NetworkSpec
 from d3d_edge.runs import Run, Stage
 from d3d_edge.video.datasets import Batch, ClipDataset
@@ -33,10 +33,10 @@ def load_network(run: Run, stage: Stage, spec: NetworkSpec, *, in_channels: int)
     """The trained network of a finished stage, frozen and in evaluation mode.
 
     Raises:
-        DataError: the stage has no checkpoint, or one of another network.
+        DataError: the stage has no checkpoint, or one of another network or other weights (`marks.kept`).
     """
     net = network(spec, len(run.data.labels), in_channels=in_channels)
-    checkpoint = Checkpoint.kept(run.folder(stage))
+    checkpoint = marks.kept(run, stage)
     if checkpoint is None:
         raise DataError(f"{run.folder(stage)} has no checkpoint", hint="d3d-edge distill trains it again")
     weights = checkpoint.model

@@ -15,6 +15,7 @@ import torch
 from d3d_edge.distill import loop
 from d3d_edge.distill.loop import Job
 from d3d_edge.quantize import graph_files, pt2e
+from d3d_edge.runs import held
 from tests.cli.conftest import D3DEdge, refused
 
 
@@ -33,6 +34,18 @@ def run_on(own_clips: Path, clips: Path, made: Path, tmp_path: Path) -> Path:
 def training_video(run: Path) -> Path:
     rows = csv.DictReader((run / "data.csv").read_text().splitlines())
     return next(Path(row["path"]) for row in rows if row["split"] == "train")
+
+
+def test_one_command_at_a_time_works_on_a_run(
+    d3d_edge: D3DEdge, made: Path, clips: Path, cache: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    run = copied_run(made, tmp_path)
+    distill = ("distill", recipe_file, "--data", clips, "--out", run)
+    with held(run):
+        for words in (distill, ("quantize", run), ("sensitivity", run), ("probe", run)):
+            refused(d3d_edge(*words, "--cache", cache), 8, f"another command is at work on {run}", "wait until it")
+    done = d3d_edge("quantize", run, "--cache", cache)
+    assert done.code == 0, done.err
 
 
 @pytest.mark.slow

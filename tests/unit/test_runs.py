@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from unittest.mock import Mock
@@ -13,7 +14,7 @@ from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.files import files_below
 from d3d_edge.manifest import Clip, Manifest
 from d3d_edge.report import SkippedClip
-from d3d_edge.runs import Run, fingerprint
+from d3d_edge.runs import Run, fingerprint, held
 
 
 @pytest.fixture
@@ -207,6 +208,20 @@ def test_a_damaged_list_of_skipped_clips_is_named(text: str, tmp_path: Path, dat
     (run.path / "skipped.json").write_text(text)
     with pytest.raises(DataError, match=r"skipped\.json is damaged"):
         run.skipped()
+
+
+def test_a_run_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "run"
+    with held(path), pytest.raises(DataError, match=r"another command is at work on .*run"), held(path):
+        pass
+    with held(path):
+        pass
+
+
+def test_where_folders_cannot_be_held_work_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.EBADF, "Bad file descriptor")))
+    with held(tmp_path), held(tmp_path):
+        pass
 
 
 def test_a_fingerprint_changes_with_every_part() -> None:

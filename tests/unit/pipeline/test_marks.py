@@ -96,6 +96,21 @@ def test_weights_are_part_of_what_is_made_from_them(stage: str, make: Make) -> N
     assert marks.trained(run, stage) != before
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_weights_that_a_stage_was_not_finished_with_are_not_taken_for_its_own(stage: str, make: Make) -> None:
+    run = finished(make)
+    checkpoint = marks.kept(run, stage)
+    assert checkpoint is not None
+    next(iter(checkpoint.model.values())).add_(1)
+    checkpoint.write(run.folder(stage))
+    with pytest.raises(DataError, match=f"{stage} was finished with other weights than it holds now"):
+        marks.kept(run, stage)
+    run.finish(stage, "a version that did not say")
+    assert marks.kept(run, stage) is not None
+    run.begin(stage)
+    assert marks.kept(run, stage) is not None
+
+
 def evaluate(run: Run, *stages: str) -> Path:
     """Figures of the networks of these stages."""
     figures = {"parameters": 1, "gmac": 1.0, "right": 1, "mean_class": 0.5}
