@@ -1,8 +1,9 @@
 """The two arrays of a cache entry as files: raw .npy, or lossless .png. Both give back the same bits, or none.
 
-A .npy has the CRC-32 of its numbers behind them, where other readers do not look. A .png holds the T pictures one below
-the other: frames as 8-bit RGB, and flow as 16-bit grey, the bits of its float16 numbers, x in the left half and y in
-the right. A figure is written as such a picture too. Knows nothing of videos.
+A .npy has the CRC-32 of its file's name and of its numbers behind them, where other readers do not look, and a .png
+that of its name: an entry in another's place is no entry. Older versions wrote none of names. A .png holds the T
+pictures one below the other: frames as 8-bit RGB, and flow as 16-bit grey, the bits of its float16 numbers, x in the
+left half and y in the right. A figure is written as such a picture too. Knows nothing of videos.
 """
 
 from __future__ import annotations
@@ -68,9 +69,10 @@ def write(path: Path, array: npt.NDArray[Any]) -> None:
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
             numbers = np.ascontiguousarray(array).data
             file.write(numbers)
-            file.write(_SUM.pack(zlib.crc32(numbers)))
+            file.write(_SUM.pack(zlib.crc32(numbers, _of_name(path))))
         else:
             file.write(png_of(array).data)
+            file.write(_SUM.pack(_of_name(path)))
 
 
 def read(path: Path, count: int) -> npt.NDArray[Any]:
@@ -80,7 +82,7 @@ def read(path: Path, count: int) -> npt.NDArray[Any]:
         DataError: the file is damaged, or cannot be read.
     """
     try:
-        array = _raw(path) if form_of(path) == "raw" else _array_of(_picture(path), count)
+        array = _raw(path) if form_of(path) == "raw" else _compressed(path, count)
     except OSError as error:
         raise DataError(
             f"cannot read {path}: {error.strerror or error}", hint="what is missing is made anew by the same command"
@@ -104,8 +106,8 @@ def header(path: Path, count: int) -> Header | None:
             return found if left_bytes == math.prod(found.shape) * found.dtype.itemsize + _SUM.size else None
         with path.open("rb") as file:
             signature, name, width, rows, bits, colour = _HEAD.unpack(file.read(_HEAD.size))
-            file.seek(-len(_END), 2)
-            if (signature, name) != (_SIGNATURE, b"IHDR") or file.read() != _END or rows % count:
+            file.seek(-len(_END) - _SUM.size, 2)
+            if (signature, name) != (_SIGNATURE, b"IHDR") or not _is_whole(file.read(), path) or rows % count:
                 return None
     except _UNREADABLE:
         return None
@@ -155,6 +157,24 @@ def _picture(path: Path) -> npt.NDArray[Any]:
     return picture
 
 
+def _compressed(path: Path, count: int) -> npt.NDArray[Any]:
+    """The array in a .png; raises one of `_UNREADABLE` if it is damaged, or another's."""
+    with path.open("rb") as file:
+        file.seek(-len(_END) - _SUM.size, 2)
+        if not _is_whole(file.read(), path):
+            raise ValueError(f"{path} does not end as it was written")
+    return _array_of(_picture(path), count)
+
+
+def _of_name(path: Path) -> int:
+    return zlib.crc32(path.name.encode())
+
+
+def _is_whole(end: bytes, path: Path) -> bool:
+    """Whether `end`, with which a .png ends, is that of one written to `path`, or by an older version."""
+    return end.endswith(_END) or end == _END + _SUM.pack(_of_name(path))
+
+
 def _array_of(picture: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
     if picture.ndim == 3:
         frames: npt.NDArray[Any] = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
@@ -176,8 +196,10 @@ def _raw(path: Path) -> npt.NDArray[Any]:
             if not (count := file.readinto(rest)):
                 raise EOFError(f"{path} is shorter than its header says")
             rest = rest[count:]
-        if file.read(_SUM.size + 1) != _SUM.pack(zlib.crc32(array.data)):
-            raise ValueError(f"{path} has another checksum than its numbers")
+        found = file.read(_SUM.size + 1)
+        starts = (_of_name(path), 0)  # 0: of an older version
+        if not any(found == _SUM.pack(zlib.crc32(array.data, start)) for start in starts):
+            raise ValueError(f"{path} has another checksum than its name and numbers")
     return array
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,38 @@ def test_no_changed_bit_is_read(
         assert not path.exists()
     else:
         assert back.tobytes() == array.tobytes()
+
+
+ENTRIES = pytest.mark.parametrize(
+    ("array", "suffix"),
+    [
+        (np.full((2, 5, 6, channels), 7, dtype), suffix)
+        for channels, dtype in ((3, np.uint8), (2, np.float16))
+        for suffix in (".npy", ".png")
+    ],
+    ids=["raw frames", "frames", "raw flow", "flow"],
+)
+
+
+@ENTRIES
+def test_an_entry_in_the_place_of_another_is_none(array: np.ndarray, suffix: str, tmp_path: Path) -> None:
+    mine, other = (tmp_path / f"{name}{suffix}" for name in ("mine", "other"))
+    for path in (mine, other):
+        arrays.write(path, array)
+    other.replace(mine)
+    if arrays.header(mine, 2) is not None:
+        with pytest.raises(DataError, match="it was damaged, and is deleted"):
+            arrays.read(mine, 2)
+
+
+@ENTRIES
+def test_entries_of_older_versions_do_not_say_whose_they_are(array: np.ndarray, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"old{suffix}"
+    arrays.write(path, array)
+    numbers = zlib.crc32(array.tobytes()).to_bytes(4, "little") if suffix == ".npy" else b""
+    path.write_bytes(path.read_bytes()[:-4] + numbers)
+    assert arrays.header(path, 2) == Header(array.dtype, array.shape)
+    np.testing.assert_array_equal(arrays.read(path, 2), array)
 
 
 @pytest.mark.parametrize("array", [np.zeros((1001, 1000, 1, 3), np.uint8), np.zeros((1001, 1000, 1, 2), np.float16)])
