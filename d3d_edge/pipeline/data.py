@@ -11,21 +11,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from d3d_edge import manifest
 from d3d_edge.distill import distributed
 from d3d_edge.errors import DataError, RecipeError
-from d3d_edge.manifest import Clip, Manifest, Source, Split
+from d3d_edge.manifest import Clip, Manifest, Split
+from d3d_edge.pipeline.notes import NAMED, note_skipped
 from d3d_edge.progress import Progress
 from d3d_edge.recipe import Recipe, TrainSpec
-from d3d_edge.report import SkippedClip
 from d3d_edge.runs import Run
 from d3d_edge.schema import Schema
 from d3d_edge.video import cache
 from d3d_edge.video.cache import CachedClip
 from d3d_edge.video.datasets import Batch, ClipDataset
 
-_NAMED = 10
-"""Skipped clips, or classes, that are named."""
 _SHOWN = 3
 """Copies of one video that are named."""
 
@@ -110,12 +107,6 @@ def prepare(
     return data
 
 
-def note_left_aside(data: Path | Source, found: Manifest, progress: Progress) -> None:
-    """Say what else lies in the folder of the clips that were `found`."""
-    if text := manifest.left_aside(data, found):
-        progress.note(text)
-
-
 def note_doubtful(data: RunData, progress: Progress) -> None:
     """Name what makes results say less than they seem to: classes that are not tested, and copies of a video."""
     if untested := sorted(set(data.labels) - {cached.clip.label for cached in data.of("test")}):
@@ -154,16 +145,8 @@ def _looks(label: str) -> str:
 
 
 def _first(names: Sequence[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def note_skipped(skipped: Sequence[SkippedClip], progress: Progress) -> None:
-    """Name the first clips that were skipped, and count the others: a big set lacks thousands."""
-    for clip in skipped[:_NAMED]:
-        progress.note(f"skipped {clip.path}: {clip.reason}")
-    if len(skipped) > _NAMED:
-        progress.note(f"skipped {len(skipped) - _NAMED} more clips")
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def batch_size(dataset: ClipDataset, spec: TrainSpec) -> int:

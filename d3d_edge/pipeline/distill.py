@@ -27,8 +27,9 @@ from d3d_edge.models.recogniser import Recogniser
 from d3d_edge.models.s3dg import S3DG
 from d3d_edge.pipeline import checks, marks, weights
 from d3d_edge.pipeline.alone import alone
-from d3d_edge.pipeline.data import RunData, batch_size, epochs, note_left_aside, prepare
+from d3d_edge.pipeline.data import RunData, batch_size, epochs, prepare
 from d3d_edge.pipeline.environment import environment
+from d3d_edge.pipeline.notes import note_left_aside
 from d3d_edge.pipeline.references import trained_row
 from d3d_edge.pipeline.streams import (
     Stream,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from d3d_edge import manifest
 from d3d_edge.errors import DataError, StorageError
 from d3d_edge.manifest import Clip, Source
-from d3d_edge.pipeline.data import note_left_aside, note_skipped
+from d3d_edge.pipeline.notes import note_left_aside, note_skipped
 from d3d_edge.progress import Progress
 from d3d_edge.recipe import Recipe
 from d3d_edge.report import SkippedClip

@@ -107,9 +107,9 @@ def _measured(run: Run, switched: Switched, clips: _Clips, mark: str, progress: 
     path = run.folder("sensitivity") / _PARTIAL
     found = _kept(path, mark)
     with progress.task("sensitivity", len(wanted), len(found)) as task:
-        for key, (name, kind, rounded) in wanted.items():
-            if key in found:
-                continue
+        # In the order in which they are rounded, so that the float graph before them is computed once for all.
+        for key in sorted((key for key in wanted if key not in found), key=lambda key: switched.first(wanted[key][2])):
+            name, kind, rounded = wanted[key]
             logits = clips.logits(switched, rounded)
             found[key] = Cost.model_validate(
                 {
@@ -125,7 +125,7 @@ def _measured(run: Run, switched: Switched, clips: _Clips, mark: str, progress: 
             task.advance(1, f"{name} {found[key].sqnr_db:.1f} dB")
 
     def worst_first(prefix: str) -> list[dict[str, Any]]:
-        costs = [cost for key, cost in found.items() if key.startswith(prefix)]
+        costs = [found[key] for key in wanted if key.startswith(prefix)]
         return [cost.model_dump() for cost in sorted(costs, key=lambda cost: cost.sqnr_db)]
 
     return {
@@ -151,10 +151,10 @@ def ranked(switched: Switched, batches: Sequence[Tensor], progress: Progress) ->
     reference = switched.logits((), batches).numpy()
     nearness: dict[Group, float] = {}
     with progress.task("sensitivity", len(switched.groups)) as task:
-        for group in switched.groups:
+        for group in sorted(switched.groups, key=lambda group: switched.first([group])):
             nearness[group] = accuracy.sqnr_db(switched.logits([group], batches).numpy(), reference)
             task.advance(1, f"{group.name} {nearness[group]:.1f} dB")
-    return sorted(nearness, key=nearness.__getitem__)
+    return sorted(switched.groups, key=nearness.__getitem__)
 
 
 def _figure(report: SensitivityReport) -> NDArray[np.uint8]:

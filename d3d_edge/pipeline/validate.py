@@ -21,11 +21,11 @@ from d3d_edge.files import check_writable
 from d3d_edge.harness import accuracy, gates, latency, stopwatch
 from d3d_edge.harness.accuracy import Logits
 from d3d_edge.manifest import Source
-from d3d_edge.pipeline.data import note_skipped
 from d3d_edge.pipeline.devices import HERE, NO_DEVICE, THIS_MACHINE, Devices, Fleet, check, fits
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.golden import golden_of, told_apart
 from d3d_edge.pipeline.measured_clips import Decoding, clips_of, named, root_of
+from d3d_edge.pipeline.notes import note_skipped
 from d3d_edge.pipeline.references import REFERENCES, Role, role_of, row_of
 from d3d_edge.progress import Progress
 from d3d_edge.report import Report, ReportClip, Row

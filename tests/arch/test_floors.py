@@ -77,6 +77,10 @@ def test_the_runtime_modules_need_neither_a_package_of_theirs_nor_torchao_to_be_
     import_without((*RUNTIME_PACKAGES, "torchao"), modules)
 
 
+def test_filling_a_cache_needs_no_torch() -> None:
+    import_without(("torch",), ["d3d_edge.pipeline.prepare", "d3d_edge.cli.prepare"])
+
+
 def test_what_runs_a_bundle_does_not_import_executorchs_compiler() -> None:
     pytest.importorskip("executorch")
     pytest.importorskip("coremltools")
@@ -89,6 +93,7 @@ assert "torchao" not in sys.modules
 mil.coremltools()
 assert "executorch.exir" not in sys.modules
 assert find_spec("executorch.exir"), "hidden from coremltools only"
+assert "sklearn" not in sys.modules, "which coremltools imports where it is"
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -259,6 +259,9 @@ class TestQuantization:
         class Switched:
             groups = tuple(noise)
 
+            def first(self, groups: Sequence[Group]) -> int:
+                return 0
+
             def logits(self, rounded: Sequence[Group], _: Any) -> Tensor:
                 return torch.ones(2, 3) + sum(noise[group] for group in rounded)
 

@@ -66,6 +66,21 @@ def test_nothing_rounded_is_the_float_network_and_all_rounded_the_converted_grap
     torch.testing.assert_close(switched.logits(switched.groups, clips), converted, rtol=1e-4, atol=1e-3)
 
 
+def test_what_is_kept_of_a_call_for_the_next_changes_no_bit(switched: Switched) -> None:
+    """In the order in which groups are rounded, against it, several at once, and of other clips in between."""
+    clips, others = [networks.clip(seed) for seed in (7, 8)], [networks.clip(9)]
+    groups = sorted(switched.groups, key=lambda group: switched.first([group]))
+    assert [group.name for group in (groups[0], groups[-1])] == ["stem", "logits"]
+    asked = [*([group] for group in groups), [groups[0]], groups[3:], [groups[-1]], groups, ()]
+    for chosen in asked:
+        for batches in (clips, others, clips):
+            assert torch.equal(switched.logits(chosen, batches), switched.logits(chosen, iter(batches)))
+    kept = [switched.logits([group], clips) for group in groups]
+    assert all(
+        torch.equal(logits, switched.logits([group], iter(clips))) for group, logits in zip(groups, kept, strict=True)
+    )
+
+
 def test_each_group_alone_costs_something_and_less_than_all(switched: Switched) -> None:
     clips = [networks.clip(seed) for seed in range(7, 10)]
     plain = switched.logits((), clips)
