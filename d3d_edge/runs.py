@@ -61,11 +61,12 @@ class Run:
         """
         if run := cls.begun(path):
             same_recipe = _without_places(run.recipe) == _without_places(wanted)
-            for what, same in (("another recipe", same_recipe), ("other data", run.data == data)):
+            other_data = "other data, or with the same at another place"
+            for what, same in (("another recipe", same_recipe), (other_data, run.data == data)):
                 if not same:
                     raise RecipeError(
                         f"{path} was begun with {what}",
-                        hint="choose another --out, or delete the folder to begin again",
+                        hint="bring that back, choose another --out, or delete the folder to begin again",
                     )
             return cls(path, wanted, data)
         empty = path.is_dir() and all(_ours(entry) for entry in path.iterdir())
