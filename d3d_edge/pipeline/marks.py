@@ -52,16 +52,23 @@ def kept(run: Run, stage: Stage) -> Checkpoint | None:
     """The checkpoint that a stage goes on with, if there is one.
 
     Raises:
-        DataError: it is damaged, or holds other weights than those that the stage was finished and measured with.
+        DataError: it is damaged, or another than the stage was finished with.
     """
-    found, done = Checkpoint.kept(run.folder(stage)), run.results(stage)
+    found = Checkpoint.kept(run.folder(stage))
+    if found:
+        refuse_others(run, stage, found)
+    return found
+
+
+def refuse_others(run: Run, stage: Stage, found: Checkpoint) -> None:
+    """Raises DataError if a stage was finished, and measured, with other weights than those that were `found` in it."""
+    done = run.results(stage) or {}
     # Stages of older versions do not say.
-    if found and done and "weights_hash" in done and done["weights_hash"] != found.weights_hash():
+    if "weights_hash" in done and done["weights_hash"] != found.weights_hash():
         raise DataError(
             f"{run.folder(stage)} was finished with other weights than it holds now",
             hint="bring these back, or delete the folder to train it again",
         )
-    return found
 
 
 def begin(run: Run, stage: Stage) -> None:

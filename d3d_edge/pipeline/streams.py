@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from d3d_edge.distill import distributed
+from d3d_edge.distill.checkpoint import Checkpoint
 from d3d_edge.distill.loss import Outputs
 from d3d_edge.errors import DataError
 from d3d_edge.harness import accuracy
@@ -33,10 +34,10 @@ def load_network(run: Run, stage: Stage, spec: NetworkSpec, *, in_channels: int)
     """The trained network of a finished stage, frozen and in evaluation mode.
 
     Raises:
-        DataError: the stage has no checkpoint, or one of another network or other weights (`marks.kept`).
+        DataError: the stage has no checkpoint, one of another network, or other weights than its own.
     """
     net = network(spec, len(run.data.labels), in_channels=in_channels)
-    checkpoint = marks.kept(run, stage)
+    checkpoint = Checkpoint.kept(run.folder(stage))
     if checkpoint is None:
         raise DataError(f"{run.folder(stage)} has no checkpoint", hint="d3d-edge distill trains it again")
     weights = checkpoint.model
@@ -49,6 +50,7 @@ def load_network(run: Run, stage: Stage, spec: NetworkSpec, *, in_channels: int)
             f"the checkpoint in {run.folder(stage)} is of another network than the recipe's",
             hint="delete the folder, and d3d-edge distill trains it again",
         ) from error
+    marks.refuse_others(run, stage, checkpoint)
     return net.eval().requires_grad_(False)
 
 

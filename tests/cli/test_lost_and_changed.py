@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from d3d_edge.distill import loop
+from d3d_edge.distill.checkpoint import Checkpoint
 from d3d_edge.distill.loop import Job
 from d3d_edge.quantize import graph_files, pt2e
 from d3d_edge.runs import held
@@ -29,6 +30,16 @@ def run_on(own_clips: Path, clips: Path, made: Path, tmp_path: Path) -> Path:
     listed = run / "data.csv"
     listed.write_text(listed.read_text().replace(str(clips), str(own_clips)))
     return run
+
+
+def train_student_to(run: Path, name: str, value: float) -> None:
+    """Let the student have ended with the first of its weights whose name ends so at this value."""
+    checkpoint = Checkpoint.kept(run / "student")
+    assert checkpoint is not None
+    next(weight for key, weight in checkpoint.model.items() if key.endswith(name)).fill_(value)
+    checkpoint.write(run / "student")
+    path = run / "student" / "done.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"weights_hash": checkpoint.weights_hash()}))
 
 
 def training_video(run: Path) -> Path:
@@ -124,10 +135,7 @@ def test_a_network_that_gives_no_numbers_is_not_right(
 ) -> None:
     run = copied_run(made, tmp_path)
     shutil.rmtree(run / "quantized")
-    path = run / "student" / "last.pt"
-    checkpoint = torch.load(path, weights_only=True)
-    next(value for name, value in checkpoint["model"].items() if name.endswith("running_var")).fill_(-1)
-    torch.save(checkpoint, path)
+    train_student_to(run, "running_var", -1.0)
     refused(d3d_edge(command, run, "--cache", cache, "--workers", 0), 8, "student gives logits that are not finite")
 
 
@@ -187,9 +195,7 @@ def test_a_graph_of_a_student_that_was_trained_again_is_neither_exported_nor_kep
     d3d_edge: D3DEdge, made: Path, cache: Path, tmp_path: Path
 ) -> None:
     run = copied_run(made, tmp_path)
-    path = run / "student" / "done.json"
-    done = json.loads(path.read_text())
-    path.write_text(json.dumps(done | {"weights_hash": "of others"}))  # as if its folder had been deleted
+    train_student_to(run, "bn.bias", 0.5)
     result = d3d_edge("export", run, "--target", "android", "--out", tmp_path / "bundles")
     refused(result, 8, "was quantized before its student was trained again", f"d3d-edge quantize {run}")
     result = d3d_edge("quantize", run, "--cache", cache)
