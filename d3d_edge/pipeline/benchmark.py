@@ -19,7 +19,7 @@ from d3d_edge.pipeline import memory
 from d3d_edge.pipeline.devices import HERE, NO_DEVICE, THIS_MACHINE, Devices, Fleet, check, fits
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.golden import golden_of
-from d3d_edge.pipeline.references import row_of
+from d3d_edge.pipeline.rows import row_of
 from d3d_edge.progress import Progress
 from d3d_edge.report import Report, Row
 from d3d_edge.runner import Where

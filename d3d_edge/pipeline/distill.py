@@ -30,7 +30,7 @@ from d3d_edge.pipeline.alone import alone
 from d3d_edge.pipeline.data import RunData, batch_size, epochs, prepare
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.notes import note_left_aside
-from d3d_edge.pipeline.references import trained_row
+from d3d_edge.pipeline.rows import trained_row
 from d3d_edge.pipeline.streams import (
     Stream,
     channels_last,
@@ -290,11 +290,13 @@ def _finished(run: Run, stage: Stage, job: Job, mark: str, progress: Progress) -
         marks.hold(run, stage, mark)
         marks.begin(run, stage)
         return None
-    if marks.kept(run, stage) is None:
+    checkpoint = Checkpoint.kept(folder)
+    if checkpoint is None:
         progress.note(f"{job.title}: begins again, since the weights in {folder} are gone")
         discard(folder)
         marks.begin(run, stage)
         return None
+    marks.refuse_others(run, stage, checkpoint)
     marks.hold(run, stage, mark)
     if stage == "student" and not is_whole_archive(folder / GRAPH_NAME):
         _write_graph(run)

@@ -48,18 +48,6 @@ def hold(run: Run, stage: Stage, mark: str) -> None:
         )
 
 
-def kept(run: Run, stage: Stage) -> Checkpoint | None:
-    """The checkpoint that a stage goes on with, if there is one.
-
-    Raises:
-        DataError: it is damaged, or another than the stage was finished with.
-    """
-    found = Checkpoint.kept(run.folder(stage))
-    if found:
-        refuse_others(run, stage, found)
-    return found
-
-
 def refuse_others(run: Run, stage: Stage, found: Checkpoint) -> None:
     """Raises DataError if a stage was finished, and measured, with other weights than those that were `found` in it."""
     done = run.results(stage) or {}

@@ -20,7 +20,7 @@ from d3d_edge.pipeline.calibration import Student
 from d3d_edge.pipeline.data import RunData, prepare
 from d3d_edge.pipeline.distill import GRAPH_NAME
 from d3d_edge.pipeline.environment import environment
-from d3d_edge.pipeline.references import trained_row
+from d3d_edge.pipeline.rows import trained_row
 from d3d_edge.pipeline.streams import load_rgb, rgb_stream
 from d3d_edge.progress import Progress
 from d3d_edge.quantize import graph_files, pt2e

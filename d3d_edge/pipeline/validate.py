@@ -26,7 +26,8 @@ from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.golden import golden_of, told_apart
 from d3d_edge.pipeline.measured_clips import Decoding, clips_of, named, root_of
 from d3d_edge.pipeline.notes import note_skipped
-from d3d_edge.pipeline.references import REFERENCES, Role, role_of, row_of
+from d3d_edge.pipeline.references import REFERENCES, Role, role_of
+from d3d_edge.pipeline.rows import row_of
 from d3d_edge.progress import Progress
 from d3d_edge.report import Report, ReportClip, Row
 from d3d_edge.runner import Runner, Where

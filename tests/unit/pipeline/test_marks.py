@@ -99,16 +99,16 @@ def test_weights_are_part_of_what_is_made_from_them(stage: str, make: Make) -> N
 @pytest.mark.parametrize("stage", STAGES)
 def test_weights_that_a_stage_was_not_finished_with_are_not_taken_for_its_own(stage: str, make: Make) -> None:
     run = finished(make)
-    checkpoint = marks.kept(run, stage)
+    checkpoint = Checkpoint.kept(run.folder(stage))
     assert checkpoint is not None
+    marks.refuse_others(run, stage, checkpoint)
     next(iter(checkpoint.model.values())).add_(1)
-    checkpoint.write(run.folder(stage))
     with pytest.raises(DataError, match=f"{stage} was finished with other weights than it holds now"):
-        marks.kept(run, stage)
+        marks.refuse_others(run, stage, checkpoint)
     run.finish(stage, "a version that did not say")
-    assert marks.kept(run, stage) is not None
+    marks.refuse_others(run, stage, checkpoint)
     run.begin(stage)
-    assert marks.kept(run, stage) is not None
+    marks.refuse_others(run, stage, checkpoint)
 
 
 def evaluate(run: Run, *stages: str) -> Path:

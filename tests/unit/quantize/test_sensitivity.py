@@ -72,13 +72,12 @@ def test_what_is_kept_of_a_call_for_the_next_changes_no_bit(switched: Switched) 
     groups = sorted(switched.groups, key=lambda group: switched.first([group]))
     assert [group.name for group in (groups[0], groups[-1])] == ["stem", "logits"]
     asked = [*([group] for group in groups), [groups[0]], groups[3:], [groups[-1]], groups, ()]
-    for chosen in asked:
-        for batches in (clips, others, clips):
-            assert torch.equal(switched.logits(chosen, batches), switched.logits(chosen, iter(batches)))
-    kept = [switched.logits([group], clips) for group in groups]
-    assert all(
-        torch.equal(logits, switched.logits([group], iter(clips))) for group, logits in zip(groups, kept, strict=True)
-    )
+    whole = [[switched.logits(chosen, iter(batches)) for batches in (clips, others)] for chosen in asked]
+    for chosen, (expected, _) in zip(asked, whole, strict=True):
+        assert torch.equal(switched.logits(chosen, clips), expected)
+    for chosen, expected in zip(asked, whole, strict=True):
+        for batches, logits in zip((clips, others), expected, strict=True):
+            assert torch.equal(switched.logits(chosen, batches), logits)
 
 
 def test_each_group_alone_costs_something_and_less_than_all(switched: Switched) -> None:
