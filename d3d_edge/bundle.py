@@ -19,7 +19,16 @@ from pydantic import Field, ValidationError
 
 from d3d_edge.clip import ClipSpec
 from d3d_edge.errors import BundleError, RecipeError
-from d3d_edge.files import atomic_folder, files_below, read_json, sha256_of_file, sha256_of_value, size_of, write_json
+from d3d_edge.files import (
+    atomic_folder,
+    check_writable,
+    files_below,
+    read_json,
+    sha256_of_file,
+    sha256_of_value,
+    size_of,
+    write_json,
+)
 from d3d_edge.runner import TensorSpec
 from d3d_edge.schema import Schema
 from d3d_edge.target import Precision, RuntimeName, Scheme
@@ -194,17 +203,21 @@ def is_bundle(path: Path) -> bool:
     return isinstance(data, dict) and data.get("format") == Description.model_fields["format"].default
 
 
-def check_outside(path: Path, option: str) -> None:
-    """Whether what `option` puts at `path` leaves every bundle whole: a file more, and it would not open again.
+def check_output(path: Path, option: str) -> None:
+    """Whether `option` may put a file at `path`, asked before the work whose result goes there. Makes its folder.
+
+    It leaves every bundle whole: a file more, and it would not open again.
 
     Raises:
         RecipeError: a folder above `path` is a bundle, links followed.
+        StorageError: as `files.check_writable`.
     """
     for folder in Path(os.path.realpath(path)).parents:
         if is_bundle(folder):
             raise RecipeError(
                 f"cannot write {path}: {folder} is a bundle, which holds nothing else", hint=f"choose another {option}"
             )
+    check_writable(path)
 
 
 def _may_replace(path: Path) -> bool:

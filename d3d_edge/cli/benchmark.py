@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from d3d_edge.bundle import check_outside
+from d3d_edge.bundle import check_output
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress, json_of, plain
 from d3d_edge.cli.tables import columns, measured_by, threads_of
 from d3d_edge.errors import DataError, RecipeError
-from d3d_edge.files import check_writable
 from d3d_edge.report import Report, Row
 from d3d_edge.timing import Latency, Samples
 
@@ -99,8 +98,7 @@ def command(
 
 def _check_out(out: Path) -> None:
     """Refuse what the times may not replace, before they are taken: anything but older ones."""
-    check_outside(out, "--out")
-    check_writable(out)
+    check_output(out, "--out")
     if out.is_file() and out.stat().st_size and not _holds_times(out):
         raise RecipeError(f"{out} exists and is no report of benchmark", hint="choose another --out")
 

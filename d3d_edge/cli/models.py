@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from d3d_edge import recipe as recipes
-from d3d_edge.bundle import check_outside
+from d3d_edge.bundle import check_output
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress, json_of, plain
 from d3d_edge.cli.tables import columns
-from d3d_edge.files import check_writable, write_text
+from d3d_edge.files import write_text
 from d3d_edge.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -106,8 +106,7 @@ def command(
         if recipe is not None:
             raise click.UsageError("--on measures presets and combinations of sizes, not a recipe")
         if plot:
-            check_outside(plot, "--plot")
-            check_writable(plot)
+            check_output(plot, "--plot")
         found = _measured(on, target, grid, threads, cache_dir, workers, again)
         _show(found, budget_ms, plot, as_json)
         return

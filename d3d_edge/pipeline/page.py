@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from d3d_edge import page
-from d3d_edge.bundle import check_outside
+from d3d_edge.bundle import check_output
 from d3d_edge.clip import ClipSpec
 from d3d_edge.errors import DataError, RecipeError, StorageError
 from d3d_edge.files import write_text
@@ -48,7 +48,7 @@ def write_page(paths: Sequence[Path], out: Path, data: Path | None) -> Written:
         BundleError: a bundle is damaged.
         StorageError: the page cannot be written.
     """
-    check_outside(out, "--html")
+    check_output(out, "--html")
     _refuse_other_file(out)
     if data is not None and not data.is_dir():
         raise DataError(f"{data} is not a folder", hint="--data takes the folder that the clips' paths start from")

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d3d_edge import recipe, runtimes
-from d3d_edge.bundle import MANIFEST, RECIPE, Bundle, by_place, check_outside
+from d3d_edge.bundle import MANIFEST, RECIPE, Bundle, by_place, check_output
 from d3d_edge.errors import BundleError, DataError, MissingDependency
-from d3d_edge.files import check_writable
 from d3d_edge.harness import accuracy, gates, latency, stopwatch
 from d3d_edge.harness.accuracy import Logits
 from d3d_edge.manifest import Source
@@ -89,8 +88,7 @@ def validate(
     """
     started = datetime.now(UTC)
     models = _models(paths, devices)
-    check_outside(report_path, "--out")
-    check_writable(report_path)
+    check_output(report_path, "--out")
     made = models[0].bundle.manifest
     rules = recipe.stored(models[0].bundle.path / RECIPE)
     clips, notes = clips_of(made.labels, made.data_hash, rules, data, split)

@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from d3d_edge import runtimes
-from d3d_edge.bundle import Bundle, check_outside
+from d3d_edge.bundle import Bundle, check_output
 from d3d_edge.errors import DataError, DeviceError, RecipeError
-from d3d_edge.files import check_writable
 from d3d_edge.pipeline.film import Film, named, of_file
 from d3d_edge.pipeline.predict import best, probabilities
 from d3d_edge.pipeline.watched import Ended, Moment, Watched
@@ -125,8 +124,7 @@ def _check_outputs(wanted: Wanted) -> None:
             raise RecipeError(f"the {what} {path} is {is_}", hint="another name")
     for what, path in (("overlay", wanted.overlay), ("timeline", wanted.timeline)):
         if path:
-            check_outside(path, f"--{what}")
-            check_writable(path)
+            check_output(path, f"--{what}")
 
 
 class _Watcher:

@@ -252,8 +252,8 @@ def test_nothing_else_may_be_put_into_a_bundle(made: Bundle, tmp_path: Path, nam
     (tmp_path / "link").symlink_to(made.path)
     for folder in (made.path, tmp_path / "link", tmp_path / "elsewhere" / ".." / "out" / "host"):
         with pytest.raises(RecipeError, match=r"host is a bundle, which holds nothing else \(choose another --out\)"):
-            bundle.check_outside(folder / name, "--out")
-        bundle.check_outside(folder.parent / "report.json", "--out")
+            bundle.check_output(folder / name, "--out")
+        bundle.check_output(folder.parent / "report.json", "--out")
 
 
 def test_a_failed_export_leaves_the_older_bundle(made: Bundle, description: Description) -> None:
