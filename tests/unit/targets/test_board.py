@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -116,7 +117,10 @@ def built(runner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[
     """The ONNX files that an engine was built of; TensorRT, its builder and the GPU are stood in for."""
     exception = ModuleType("polygraphy.exception")
     exception.PolygraphyException = type("PolygraphyException", (Exception,), {})  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "polygraphy", ModuleType("polygraphy"))
+    polygraphy, backend = ModuleType("polygraphy"), SimpleNamespace(TrtRunner=Engine, engine_from_bytes=bytes)
+    polygraphy.__version__ = "0.49"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "polygraphy", polygraphy)
+    monkeypatch.setitem(sys.modules, "polygraphy.backend.trt", backend)
     monkeypatch.setitem(sys.modules, "polygraphy.exception", exception)
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.3.0"))
     monkeypatch.setattr(runner.tensorrt, "gpu", lambda: "Orin (compute 8.7)")
@@ -126,6 +130,24 @@ def built(runner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.onnx").write_bytes(b"a")
     return files
+
+
+class Engine:
+    """What Polygraphy's TrtRunner is asked for."""
+
+    def __init__(self, engine: bytes) -> None:
+        assert engine == b"engine"
+
+    def activate(self) -> None:
+        self.kept = b"x" * 2**25
+
+    def get_input_metadata(self) -> list[str]:
+        return ["clip"]
+
+    def infer(self, given: dict[str, Any], check_inputs: bool) -> dict[str, Any]:
+        return {"logits": given["clip"].reshape(1, 3).astype("float32")}
+
+    def deactivate(self) -> None: ...
 
 
 def test_an_engine_is_built_once_and_anew_when_something_changes(
@@ -154,31 +176,34 @@ def test_an_engine_is_built_once_and_anew_when_something_changes(
     assert builds() == 0, "the first engine is still there"
 
 
-def test_tensorrt_runs_with_no_number_of_threads_whatever_was_asked_for(
-    runner: Any, built: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_tensorrt_runs_with_no_number_of_threads_whatever_was_asked_for(runner: Any, built: list[Path]) -> None:
+    assert samples_of(runner, "--threads", "4")["threads"] == 0
+
+
+def test_what_building_and_finding_an_engine_takes_is_none_of_the_models(
+    runner: Any, built: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Engine:
-        def __init__(self, engine: bytes) -> None:
-            assert engine == b"engine"
+    if runner.main.timing.memory_peak_from_now() is None:
+        pytest.skip("this system lets no process forget its peak of memory")
+    state = runner.board.state
+    monkeypatch.setattr(runner.board, "state", lambda: {**state(), "engines_built": len(built)})
+    monkeypatch.setattr(runner.board, "power_mode", lambda *root: time.sleep(0.3))
+    monkeypatch.setattr(runner.tensorrt, "_build", lambda path: built.append(path) or (b"x" * 2**28)[:0] + b"engine")
+    for _ in ("built", "found"):
+        samples = samples_of(runner)
+        assert 2**25 <= samples["memory_peak_bytes"] < 2**27
+        assert samples["load_ms"] < 300
+        assert samples["environment_before"]["engines_built"] == 1
+    assert len(built) == 1
 
-        def activate(self) -> None: ...
 
-        def get_input_metadata(self) -> list[str]:
-            return ["clip"]
-
-        def infer(self, given: dict[str, Any], check_inputs: bool) -> dict[str, Any]:
-            return {"logits": given["clip"].reshape(1, 3).astype("float32")}
-
-        def deactivate(self) -> None: ...
-
-    polygraphy = sys.modules["polygraphy"]
-    monkeypatch.setattr(polygraphy, "__version__", "0.49", raising=False)
-    backend = SimpleNamespace(TrtRunner=Engine, engine_from_bytes=bytes)
-    monkeypatch.setitem(sys.modules, "polygraphy.backend.trt", backend)
-    (tmp_path / "pack").write_bytes(b"abc")
-    words = "--protocol 1 --runtime tensorrt --model a.onnx --shape 1,1,1,3 --classes 3 --clips pack=1 --out ."
-    runner.main._run(runner.job.parse([*words.split(), "--threads", "4"]), runner.main.Events(io.StringIO()))
-    assert json.loads((tmp_path / "samples.json").read_text())["threads"] == 0
+def samples_of(runner: Any, *words: str) -> dict[str, Any]:
+    """Of a run of the engine of a.onnx."""
+    Path("pack").write_bytes(b"abc")
+    job = "--protocol 1 --runtime tensorrt --model a.onnx --shape 1,1,1,3 --classes 3 --clips pack=1 --out ."
+    runner.main._run(runner.job.parse([*job.split(), *words]), runner.main.Events(io.StringIO()))
+    samples: dict[str, Any] = json.loads(Path("samples.json").read_text())
+    return samples
 
 
 def test_an_engine_whose_building_fails_leaves_nothing(

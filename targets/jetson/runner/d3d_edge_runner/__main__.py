@@ -109,11 +109,14 @@ def _run(job: Namespace, events: Events) -> None:
     events.say("clips", done=len(results.done), total=total)
     if timed and len(results.done) == total:
         return
-    watch = board.Watch()
-    time.sleep(0 if timed else _PROBE_S)
-    before, memory = {**board.state(), **watch.found()}, timing.memory_peak_bytes()
     with events.alive():
-        model, load_ms = _open(backend, job)
+        prepared = backend.prepare(job.model)  # minutes and much memory, perhaps: none of it is the model's
+        watch = board.Watch()
+        time.sleep(0 if timed else _PROBE_S)
+        before, memory = {**board.state(), **watch.found()}, timing.memory_peak_from_now()
+        began = time.perf_counter()
+        model = backend.Model(prepared, job.threads)
+        load_ms = (time.perf_counter() - began) * 1e3
     try:
         if not timed:
             _, clip = next(clips_of(job.clips, job.shape, set()))
@@ -142,14 +145,6 @@ def _backend(name: str) -> Any:
     if name == "auto":
         return tensorrt_model if tensorrt_model.installed() else onnx_model
     return {"tensorrt": tensorrt_model, "onnxruntime": onnx_model}[name]
-
-
-def _open(backend: Any, job: Namespace) -> tuple[Any, float]:
-    """The loaded model, and the milliseconds that loading took: building an engine is not loading one."""
-    backend.prepare(job.model)
-    began = time.perf_counter()
-    model = backend.Model(job.model, job.threads)
-    return model, (time.perf_counter() - began) * 1e3
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

@@ -51,20 +51,20 @@ def version() -> str:
 
 
 class Model:
-    """A loaded engine."""
+    """A loaded engine, of which `prepare` says where it is."""
 
     threads = 0
     """TensorRT has none to set, whatever is asked for."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, engine: Path, threads: int) -> None:
         from polygraphy.backend.trt import TrtRunner, engine_from_bytes
         from polygraphy.exception import PolygraphyException
 
         try:
-            self._runner: Any = TrtRunner(engine_from_bytes(engine_path(path).read_bytes()))
+            self._runner: Any = TrtRunner(engine_from_bytes(engine.read_bytes()))
             self._runner.activate()
         except PolygraphyException as error:
-            engine_path(path).unlink()  # cut short by a loss of power, say: the next run builds it anew
+            engine.unlink()  # cut short by a loss of power, say: the next run builds it anew
             raise RunnerError("model", f"TensorRT cannot load the engine: {str(error).splitlines()[0]}") from None
         self._input = next(iter(self._runner.get_input_metadata()))
 
@@ -78,17 +78,20 @@ class Model:
         self._runner.deactivate()
 
 
-def prepare(path: Path) -> None:
-    """Build the engine of the ONNX file at `path` unless it is there. Takes minutes on a Jetson.
+def prepare(path: Path) -> Path:
+    """The engine of the ONNX file at `path`, built unless it is there, which takes minutes on a Jetson.
+
+    The runtime's libraries are loaded then: they are no part of loading a model.
 
     Raises:
         RunnerError: TensorRT refuses the file.
     """
+    import polygraphy.backend.trt  # noqa: F401
     from polygraphy.exception import PolygraphyException
 
     engine = engine_path(path)
     if engine.is_file():
-        return
+        return engine
     try:
         built = _build(path)
     except PolygraphyException as error:
@@ -101,6 +104,7 @@ def prepare(path: Path) -> None:
     finally:
         if partial.exists():
             partial.unlink()
+    return engine
 
 
 def _build(path: Path) -> bytes:

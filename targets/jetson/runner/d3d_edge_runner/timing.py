@@ -45,8 +45,20 @@ def measure(model: Any, clip: Any, job: Namespace, load_ms: float, on_second: Ca
     return samples
 
 
+def memory_peak_from_now() -> int | None:
+    """What this process has resident, which `memory_peak_bytes` counts from: what was before is forgotten.
+
+    None where Linux does not let it: with what an engine took to be built, it is no figure of a model.
+    """
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # proc_pid_clear_refs(5)
+    except OSError:
+        return None
+    return memory_peak_bytes()
+
+
 def memory_peak_bytes() -> int | None:
-    """The most memory that this process had resident until now. Linux says; not getrusage, which counts the parent."""
+    """The most memory that this process had resident. Linux says; not getrusage, which counts the parent."""
     try:
         found = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     except OSError:
