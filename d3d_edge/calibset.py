@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Collection, Iterable
-from typing import Literal, Self
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -13,6 +14,8 @@ from d3d_edge import resources
 from d3d_edge.errors import DataError
 from d3d_edge.manifest import Clip, Manifest
 from d3d_edge.schema import Schema, build, read_yaml
+
+T = TypeVar("T")
 
 Observer = Literal["minmax", "moving_average", "histogram", "percentile", "mse"]
 """How a range is found from what calibration clips do; see `CalibrationPlan.observer`."""
@@ -81,14 +84,26 @@ def draw(plan: CalibrationPlan, manifest: Manifest, evaluating: Collection[str] 
         clips.sort(key=lambda clip: clip.key)
         random.Random(f"{plan.seed}/{label}").shuffle(clips)
         clips[:] = [clip for clip in clips if clip.key not in evaluating]  # after the shuffle, so that the others stay
-    turns = min(plan.per_class_max, max(map(len, of_class.values()), default=0))
-    rounds = (clips[turn] for turn in range(turns) for _, clips in sorted(of_class.items()) if turn < len(clips))
-    drawn = tuple(clip for clip, _ in zip(rounds, range(plan.count), strict=False))
+    capped = {label: clips[: plan.per_class_max] for label, clips in of_class.items()}
+    drawn = in_turns(capped, plan.count, plan.seed)
     if not drawn:
         why = "each training video is in the evaluation split too" if of_class else "the training split is empty"
         hint = "give the clips of one video one group, so that they stand in one split"
         raise DataError(f"no clips to calibrate on: {why}", hint=hint if of_class else "")
     return drawn
+
+
+def in_turns(of_class: Mapping[str, Sequence[T]], count: int, seed: int) -> tuple[T, ...]:
+    """`count` clips, or all, the classes taking turns in the order of their names.
+
+    Where there are more classes than that, the seed decides which have one: else the first letters alone would.
+    """
+    labels = sorted(label for label, clips in of_class.items() if clips)
+    if len(labels) > count:
+        random.Random(seed).shuffle(labels)
+    turns = max((len(of_class[label]) for label in labels), default=0)
+    rounds = (of_class[label][turn] for turn in range(turns) for label in labels if turn < len(of_class[label]))
+    return tuple(islice(rounds, count))
 
 
 def refuse_overlap(calibrating: Iterable[str], evaluating: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,7 +38,18 @@ def drawn_clips(data: RunData, plan: CalibrationPlan, progress: Progress) -> lis
             f"training clips left out of calibration, since their videos are in the test split too: {len(copies)}, "
             f"e.g. {copies[0]}"
         )
+    shown, classes = len({cached.clip.label for cached in drawn}), len(data.labels)
+    if shown < classes and len(drawn) == plan.count:
+        progress.note(f"{shown} of {classes} classes calibrate: a plan of more clips than {plan.count} shows more")
     return drawn
+
+
+def some(drawn: Sequence[CachedClip], count: int, plan: CalibrationPlan) -> list[CachedClip]:
+    """`count` of the drawn clips of a plan, or all, the classes taking turns as in the draw."""
+    of_class: dict[str, list[CachedClip]] = defaultdict(list)
+    for cached in drawn:
+        of_class[cached.clip.label].append(cached)
+    return list(calibset.in_turns(of_class, count, plan.seed))
 
 
 @dataclass(frozen=True)

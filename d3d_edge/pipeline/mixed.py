@@ -126,7 +126,7 @@ def automatic(
         return calibration.calibrated(student, data, plan, drawn, progress, keep_float=keep, weights=prepared)
 
     switched = Switched(calibrated())
-    order = ranked(switched, calibration.decoded(drawn[:_RANKED_BY], data), progress)
+    order = ranked(switched, calibration.decoded(calibration.some(drawn, _RANKED_BY, plan), data), progress)
 
     def holds(count: int) -> bool:
         rounded = [group for group in switched.groups if group not in order[:count]]

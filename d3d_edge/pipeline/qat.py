@@ -63,7 +63,7 @@ def trained(
         title=title,
         model=graph,
         forward=lambda batch: Outputs(graph(batch.clip.flatten(0, 1))),
-        teacher=_taught(run, spec),
+        teacher=_taught(run, spec, progress),
         loss=loss.quantization_aware(run.recipe.distill, spec.distill, spec.train.label_smoothing),
         batches=epochs(training, size),
         batches_per_epoch=len(training) // size,
@@ -80,10 +80,15 @@ def trained(
     return one
 
 
-def _taught(run: Run, spec: QATSpec) -> loop.Teacher | None:
+def _taught(run: Run, spec: QATSpec, progress: Progress) -> loop.Teacher | None:
     """What the rounded student learns from; None for nothing but the labels."""
-    sources = spec.distill.sources
-    teacher = teacher_of(run) if "teacher" in sources else None
+    sources, answers = spec.distill.sources, run.recipe.distill.uses_answers
+    if "teacher" in sources and not answers:
+        progress.note(
+            "quantization-aware training learns nothing from the teacher, of which only features count here "
+            "(quantize.qat.distill.from: student takes the float student's logits)"
+        )
+    teacher = teacher_of(run) if "teacher" in sources and answers else None
     student = rgb_stream(channels_last(load_rgb(run, "student"))) if "student" in sources else None
     if teacher is None and student is None:
         return None

@@ -29,7 +29,7 @@ from d3d_edge.report import FILE_NAME, Report
 from d3d_edge.runs import Run, fingerprint
 from d3d_edge.video.cache import CachedClip
 
-_FORMAT = 3
+_FORMAT = 4
 """Raised when the same recipe would record other figures, so that a finished stage is made again."""
 
 

@@ -32,7 +32,7 @@ from d3d_edge.video.cache import CachedClip
 _PARTIAL = "partial.json"
 _BATCH = 8
 """Clips the graph takes at a time."""
-_FORMAT = 2
+_FORMAT = 3
 """Raised when the same recipe would give other figures, so that what is finished is measured again."""
 
 
@@ -40,7 +40,7 @@ _FORMAT = 2
 def sensitivity(
     run: Run, *, clips: int, cache_dir: Path, workers: int, strict: bool, progress: Progress
 ) -> SensitivityReport:
-    """Measure each group of the student on the first `clips` of the calibration plan, and write json and png to `run`.
+    """Measure each group of the student on `clips` clips of the calibration plan, and write json and png to `run`.
 
     Every group that is measured is kept, so that the same call goes on after an interruption.
 
@@ -56,7 +56,7 @@ def sensitivity(
     marks.hold(run, "student", marks.student(run, data))
     plan = calibset.load_plan(run.recipe.quantize.calibration)
     drawn = calibration.drawn_clips(data, plan, progress)
-    used = drawn[:clips]
+    used = calibration.some(drawn, clips, plan)
     parts = [plan.model_dump(mode="json"), run.recipe.quantize.scheme, len(used)]
     mark = fingerprint("sensitivity", _FORMAT, marks.trained(run, "student"), *parts)
     done = run.results("sensitivity", mark)

@@ -173,7 +173,7 @@ class Recipe(Schema):
     @model_validator(mode="after")
     def _classifier_learns(self) -> Self:
         distill = self.distill
-        taught = distill.cross_entropy_weight or distill.weight or distill.divergence_weight
+        taught = distill.cross_entropy_weight or distill.uses_answers
         if self.student.initialise == "scratch" and not taught:
             raise ValueError(
                 "distill: features alone leave the student's classifier as it began, at random; give "
@@ -185,7 +185,7 @@ class Recipe(Schema):
     def _quantized_training_learns_something(self) -> Self:
         if qat := self.quantize.qat:
             labels = qat.distill.cross_entropy_weight
-            teacher = "teacher" in qat.distill.sources and (self.distill.weight or self.distill.divergence_weight)
+            teacher = "teacher" in qat.distill.sources and self.distill.uses_answers
             labels = self.distill.cross_entropy_weight if labels is None else labels
             if not (labels or teacher or "student" in qat.distill.sources):
                 raise ValueError("quantize.qat.distill: every weight is 0, so there is nothing to learn")

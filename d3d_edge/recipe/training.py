@@ -167,6 +167,11 @@ class DistillSpec(Schema):
         return self
 
     @property
+    def uses_answers(self) -> bool:
+        """Whether the loss asks for the teacher's logits, and not for its features alone."""
+        return bool(self.weight or self.divergence_weight)
+
+    @property
     def uses_teacher(self) -> bool:
         """Whether any of the distances to the teacher counts."""
-        return bool(self.weight or self.features_weight or self.divergence_weight)
+        return self.uses_answers or bool(self.features_weight)

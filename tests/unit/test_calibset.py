@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from d3d_edge import resources
-from d3d_edge.calibset import CalibrationPlan, CalibrationSet, draw, load_plan, refuse_overlap
+from d3d_edge.calibset import CalibrationPlan, CalibrationSet, draw, in_turns, load_plan, refuse_overlap
 from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.manifest import Clip, Manifest
 
@@ -110,6 +110,25 @@ def test_a_draw_does_not_depend_on_the_order_of_the_manifest(order: list[int]) -
 
 def test_a_cap_beyond_every_class_asks_for_no_more_turns() -> None:
     assert len(draw(plan(count=10**9, per_class_max=10**9), manifest(a=9, b=3))) == 12
+
+
+def test_the_seed_decides_which_of_many_classes_calibrate() -> None:
+    many = manifest(**{f"c{number:03}": 2 for number in range(40)})
+    shown = [{clip.label for clip in draw(plan(count=8, seed=seed), many)} for seed in range(4)]
+    assert [len(labels) for labels in shown] == [8] * 4
+    assert len(set(map(frozenset, shown))) == 4
+    assert len(set().union(*shown)) > 16
+
+
+@given(sizes=st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 4), min_size=1), few=st.integers(1, 9))
+def test_a_few_of_a_draw_are_of_as_many_classes_as_can_be(sizes: dict[str, int], few: int) -> None:
+    drawn = draw(plan(count=20, per_class_max=4), manifest(**sizes))
+    of_class = {label: [clip for clip in drawn if clip.label == label] for label in sizes}
+    some = in_turns(of_class, few, 0)
+    assert len(some) == min(few, len(drawn))
+    assert len({clip.label for clip in some}) == min(few, len(sizes))
+    if len(sizes) <= few:
+        assert some == drawn[:few]
 
 
 def test_the_seed_decides() -> None:

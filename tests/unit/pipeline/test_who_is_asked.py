@@ -90,7 +90,7 @@ class TestTheStudent:
     def test_learns_in_quantization_aware_training_from_whom_the_recipe_says(self, source: str, make: Make) -> None:
         made = make()
         spec = QATSpec.model_validate({"train": made.run.recipe.student.train, "distill": {"from": source}})
-        taught = qat._taught(made.run, spec)
+        taught = qat._taught(made.run, spec, Silent())
         assert taught is not None
         answers = taught(batch_of(made))
         said = {"teacher": answers.teacher, "student": answers.student}
@@ -98,6 +98,17 @@ class TestTheStudent:
         assert isinstance(outputs, Outputs)
         assert list(said.values()) == [None]
         torch.testing.assert_close(outputs.logits, made.logits(source, batch_of(made)), **CLOSE)
+
+    @pytest.mark.parametrize("source", ["teacher", "both"])
+    def test_asks_no_teacher_of_features_alone_in_quantization_aware_training(self, source: str, make: Make) -> None:
+        made, progress = make("distill.weight=0", "distill.features_weight=1.0"), Notes()
+        spec = QATSpec.model_validate({"train": made.run.recipe.student.train, "distill": {"from": source}})
+        shutil.rmtree(made.run.folder("teacher"))
+        taught = qat._taught(made.run, spec, progress)
+        assert (taught is None) == (source == "teacher")
+        assert taught is None or taught(batch_of(made)).teacher is None
+        (note,) = progress.notes
+        assert note.startswith("quantization-aware training learns nothing from the teacher, of which only features")
 
 
 class TestEvaluation:
@@ -224,6 +235,20 @@ class TestQuantization:
             "training clips left out of calibration, since their videos are in the test split too: 1, "
             f"e.g. {copy.clip.key}"
         ]
+
+    def test_classes_that_no_clip_is_shown_of_are_told_and_a_few_clips_are_of_many_classes(self, make: Make) -> None:
+        data = make().data
+        progress = Notes()
+        for seed in range(3):
+            plan = calibset.load_plan("balanced").model_copy(update={"count": 2, "seed": seed})
+            assert len({cached.clip.label for cached in calibration.drawn_clips(data, plan, progress)}) == 2
+        assert progress.notes == ["2 of 3 classes calibrate: a plan of more clips than 2 shows more"] * 3
+        plan = plan.model_copy(update={"count": 7})
+        drawn = calibration.drawn_clips(data, plan, progress)
+        assert calibration.some(drawn, 4, plan) == drawn[:4]
+        some = calibration.some(drawn, 2, plan)
+        assert len({cached.clip.label for cached in some}) == 2
+        assert some != drawn[:2], "the seed decides which"
 
     def test_sensitivity_knows_the_labels_of_its_clips(self, make: Make) -> None:
         made = make()
