@@ -100,8 +100,13 @@ def place_of(key: str) -> tuple[str, float | None, float | None]:
     return path, float(start), None if end is None else float(end)
 
 
+_FOUND_BY_FSCK = "lost+found"
+
+
 def walked(folder: Path) -> Iterator[Path]:
     """The files below `folder`, sorted folder by folder; links are followed, and no folder is walked twice.
+
+    Hidden folders are not searched, which may be a trash, nor what a check of a disk found and only root may read.
 
     Raises:
         OSError: a folder may not be read, whose clips would be missed.
@@ -113,7 +118,7 @@ def walked(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != _FOUND_BY_FSCK)
         yield from (Path(place, name) for name in sorted(names))
 
 

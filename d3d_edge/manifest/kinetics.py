@@ -25,51 +25,66 @@ _SPLIT: dict[str, Split] = {"train": "train", "val": "val", "validate": "val", "
 
 def is_list(path: Path) -> bool:
     """Whether a CSV is a Kinetics list: its header says so."""
+    return bool(_is_list(path))  # what cannot be read is told when it is
+
+
+def lists_in(folder: Path) -> list[Path]:
+    """The Kinetics lists in a folder, e.g. train.csv and val.csv.
+
+    Beside a list stand CSVs that cannot be read too: one of them may be its other half.
+    """
+    found = {path: _is_list(path) for path in sorted(folder.glob("*.csv")) if path.is_file()}
+    return [path for path, listed in found.items() if listed is not False] if any(found.values()) else []
+
+
+def _is_list(path: Path) -> bool | None:
+    """None where the file cannot be read, or is in another encoding."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header = next(csv.reader(file, skipinitialspace=True), [])
     except (OSError, UnicodeDecodeError, csv.Error):
-        return False  # what is wrong is said when it is read
+        return None
     return "youtube_id" in [name.strip() for name in header]
-
-
-def lists_in(folder: Path) -> list[Path]:
-    """The Kinetics lists in a folder, e.g. train.csv and val.csv."""
-    return sorted(path for path in folder.glob("*.csv") if path.is_file() and is_list(path))
 
 
 def load(lists: Sequence[Path], videos: Path) -> list[Clip]:
     """The clips of all `lists`, whose files are anywhere below `videos`.
 
     Where no row is of the split test, those of val are the test clips: Kinetics keeps the labels of its test split to
-    itself, and results are given on val. So a list of test rows without the
-    column label is left out, if there are others.
+    itself, and results are given on val. So a list of test rows without labels is left out, if there are others.
 
     Raises:
-        DataError: a row is wrong (the message has its line), or none of the videos is there.
+        DataError: a row is wrong (the message has its line), or none of the videos is there; or none of the split test,
+            where val could be measured.
     """
     clips = gathered(_placed(lists, videos))
-    if not any(clip.split == "test" for clip in clips):
-        clips = [clip.model_copy(update={"split": "test"}) if clip.split == "val" else clip for clip in clips]
     listed_in = lists[0] if len(lists) == 1 else lists[0].parent
     refuse_none(clips, listed_in, videos)
     check_splits(listed_in, clips)
+    tested, validated = ([clip for clip in clips if clip.split == split] for split in ("test", "val"))
+    if not tested:
+        return [clip.model_copy(update={"split": "test"}) if clip.split == "val" else clip for clip in clips]
+    if validated and not any(os.path.isfile(clip.path) for clip in tested):
+        raise DataError(
+            f"{listed_in}: none of the {len(tested)} videos of the split test is below {videos}",
+            hint="leave its rows out, and those of val are the test clips",
+        )
     return clips
 
 
 def _placed(lists: Sequence[Path], videos: Path) -> Iterator[tuple[str, Clip]]:
     files = _files_below(videos)
     tables = [(path, *read_csv(path)) for path in lists]
-    for path, columns, rows in [table for table in tables if not _withheld(*table[1:])] or tables:
+    for path, columns, rows in [table for table in tables if not _withheld(table[2])] or tables:
         if missing := [name for name in _COLUMNS if name not in columns]:
             raise DataError(f"{path}:1: the column {missing[0]} is missing", hint=f"expected {','.join(_COLUMNS)}")
         for line, row in rows:
             yield f"{path}:{line}", _clip(path, line, row, videos, files)
 
 
-def _withheld(columns: list[str], rows: list[tuple[int, Row]]) -> bool:
+def _withheld(rows: list[tuple[int, Row]]) -> bool:
     """Whether these are test rows without labels."""
-    return "label" not in columns and all(row.get("split") == "test" for _, row in rows)
+    return all(row.get("split") == "test" and not row.get("label") for _, row in rows)
 
 
 def _clip(path: Path, line: int, row: Row, videos: Path, files: dict[str, list[Path]]) -> Clip:

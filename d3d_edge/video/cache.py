@@ -186,10 +186,11 @@ def _prepare_one(
         frames, flow, decoded = compute(clip, clip_spec, flow_spec)
         if _state(clip) != before:  # what was decoded may not be what was hashed
             raise DataError(f"{clip.path} changed while it was read", hint="run again once it is whole")
+        with naming(Path(clip.path)):  # a form may not hold what some clip is
+            arrays.write(found.entry.frames_path, frames)
+            arrays.write(found.entry.flow_path, flow)
     except DataError as error:
         return error
-    arrays.write(found.entry.frames_path, frames)
-    arrays.write(found.entry.flow_path, flow)
     return found.entry, decoded
 
 

@@ -21,6 +21,8 @@ if "OPENCV_LOG_LEVEL" not in os.environ:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 _MATROSKA = b"\x1aE\xdf\xa3"
+_SEGMENT = bytes.fromhex("18538067")
+"""What a Matroska or WebM file begins with, and the element behind that header that holds all else (RFC 9559, 5.1)."""
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _ASF_LIVE = 1
@@ -57,7 +59,8 @@ def opened(path: Path) -> Iterator[cv2.VideoCapture]:
     try:
         if not capture.isOpened():
             raise DataError(_why_not_opened(path))
-        if (declared_bytes := _asf_bytes(path)) > (size_bytes := os.path.getsize(path)):
+        declared_bytes = _asf_bytes(path) or _matroska_bytes(path)
+        if declared_bytes > (size_bytes := os.path.getsize(path)):
             raise DataError(f"{path} is truncated: {size_bytes} of {declared_bytes} bytes are there")
         capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
         yield capture
@@ -99,6 +102,30 @@ def _asf_bytes(path: Path) -> int:
     if place < 0 or int.from_bytes(live, "little") & _ASF_LIVE:
         return 0
     return int.from_bytes(header[place + 40 : place + 48], "little")
+
+
+def _matroska_bytes(path: Path) -> int:
+    """The bytes that a Matroska or WebM file says it has; 0 for anything else, or where its end was unknown."""
+    with path.open("rb") as file:
+        start = file.read(4096)
+    if not start.startswith(_MATROSKA):
+        return 0
+    size, behind = _ebml_size(start, len(_MATROSKA))
+    segment = behind + size
+    if start[segment : segment + len(_SEGMENT)] != _SEGMENT:
+        return 0
+    size, behind = _ebml_size(start, segment + len(_SEGMENT))
+    return behind + size if size else 0
+
+
+def _ebml_size(data: bytes, place: int) -> tuple[int, int]:
+    """The number at `place` and the place behind it (RFC 8794, 4): leading zero bits say how many bytes, a one follows.
+
+    The number is 0 where it is unknown (all ones), or there is none.
+    """
+    length = 9 - data[place].bit_length() if data[place : place + 1] > b"\0" else 1
+    number = int.from_bytes(data[place : place + length], "big") & ((1 << 7 * length) - 1)
+    return (0 if number == (1 << 7 * length) - 1 else number), place + length
 
 
 def frame_rate_hz(path: Path) -> float:

@@ -60,6 +60,13 @@ def test_links_to_folders_are_followed(tmp_path: Path) -> None:
     assert clip.path == str(tmp_path / "disk" / "DEF_000000_000010.mp4")
 
 
+@pytest.mark.parametrize("name", [".Trash-1000/files", ".AppleDouble", "abseiling/.runs", "lost+found"])
+def test_a_trash_and_what_a_check_of_the_disk_found_are_not_searched(tmp_path: Path, name: str) -> None:
+    file = f"{name}/DEF_000000_000010.mp4"
+    path = made(tmp_path, f"{HEADER}\n{ROWS}", file, "ghi_000003_000013.mp4")
+    assert load(path).clips[1].path != str(tmp_path / file)
+
+
 def test_missing_files_are_listed_all_the_same(tmp_path: Path) -> None:
     clips = load(made(tmp_path, f"{HEADER},is_cc\n" + ROWS.replace("\n", ",0\n"), "DEF.mp4")).clips
     assert len(clips) == 4
@@ -86,8 +93,27 @@ def test_two_ids_of_one_file_are_refused(tmp_path: Path) -> None:
 def test_val_is_the_test_split_where_there_is_no_other(tmp_path: Path) -> None:
     path = made(tmp_path, f"{HEADER}\n{ROWS}", "DEF.mp4")
     assert [clip.split for clip in load(path).clips] == ["train", "train", "test", "test"]
-    path.write_text(f"{HEADER}\n{ROWS}abseiling,mno,0,10,test\n")
+    path = made(tmp_path, f"{HEADER}\n{ROWS}abseiling,mno,0,10,test\n", "mno.mp4")
     assert [clip.split for clip in load(path).clips] == ["train", "train", "val", "val", "test"]
+
+
+def test_a_test_split_that_is_not_there_is_told_before_val_is_left_unmeasured(tmp_path: Path) -> None:
+    path = made(tmp_path, f"{HEADER}\n{ROWS}abseiling,mno,0,10,test\nair drumming,pqr,0,10,test\n", "DEF.mp4")
+    with pytest.raises(DataError, match=r"none of the 2 videos of the split test is below .*those of val are"):
+        load(path)
+    made(tmp_path, path.read_text(), "pqr.mp4")
+    assert [clip.split for clip in load(path).clips] == ["train", "train", "val", "val", "test", "test"]
+    made(tmp_path, path.read_text().replace(",val", ",train"))
+    (tmp_path / "pqr.mp4").unlink()
+    assert [clip.split for clip in load(path).clips] == ["train"] * 4 + ["test"] * 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
+def test_a_list_in_another_encoding_is_not_left_out_beside_others(tmp_path: Path, encoding: str) -> None:
+    made(tmp_path, f"{HEADER}\n{ROWS}", "DEF.mp4")
+    (tmp_path / "more.csv").write_text(f"{HEADER}\ncafé,mno,0,10,train\n", encoding=encoding)
+    with pytest.raises(DataError, match=r"cannot read .*more.csv: .*save it as UTF-8"):
+        load(tmp_path)
 
 
 def test_a_folder_of_lists_is_read_as_one(tmp_path: Path) -> None:
@@ -108,8 +134,9 @@ UNLABELLED = "youtube_id,time_start,time_end,split\n"
 def test_test_rows_without_labels_are_left_out(tmp_path: Path) -> None:
     made(tmp_path, f"{HEADER}\n{ROWS}", "DEF.mp4")
     expected = load(tmp_path)
-    (tmp_path / "test.csv").write_text(f"{UNLABELLED}mno,0,10,test\n")
-    assert load(tmp_path) == expected
+    for text in (f"{UNLABELLED}mno,0,10,test\n", f"{HEADER}\n,mno,0,10,test\n"):
+        (tmp_path / "test.csv").write_text(text)
+        assert load(tmp_path) == expected
 
 
 @pytest.mark.parametrize(
@@ -143,7 +170,7 @@ def test_other_lists_without_labels_are_refused(tmp_path: Path, files: dict[str,
         (f"{HEADER}\na,b,0,inf,train\n", "list.csv:2: time_end 'inf' is not a time"),
         (f"{HEADER}\na,b,1e300,2e300,train\n", "list.csv:2: time_start '1e300' is not a time .*a year of them at most"),
         (f"{HEADER}\na,b,10,10,train\n", "list.csv:2: the clip ends at 10 s and begins at 10 s"),
-        (f"{HEADER}\n{ROWS}abseiling,DEF,20,30,val\n", "group DEF is in train and in test"),
+        (f"{HEADER}\n{ROWS}abseiling,DEF,20,30,val\n", "group DEF is in train and in val"),
         (f"{HEADER}\n{ROWS}air drumming,DEF,0,10,train\n", "list.csv:6: .*is given by .*list.csv:3 already"),
     ],
 )

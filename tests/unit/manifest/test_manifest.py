@@ -95,7 +95,7 @@ class TestFolders:
         assert {clip.split for clip in loaded.clips} == {""}
 
     def test_hidden_files_and_folders_are_left_out(self, tmp_path: Path) -> None:
-        videos(tmp_path, "a/1.mp4", "a/._1.mp4", "b/1.mp4", ".cache/1.mp4")
+        videos(tmp_path, "a/1.mp4", "a/._1.mp4", "b/1.mp4", ".cache/1.mp4", "a/.Trash-1000/files/2.mp4", "b/c/.d/3.mp4")
         (tmp_path / "b" / "folder.mp4").mkdir()
         assert len(load(tmp_path).clips) == 2
 

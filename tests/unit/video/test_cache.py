@@ -14,7 +14,7 @@ from d3d_edge.clip import ClipSpec, FlowSpec
 from d3d_edge.errors import DataError, StorageError
 from d3d_edge.files import sha256_of_file
 from d3d_edge.manifest import Clip
-from d3d_edge.video import cache
+from d3d_edge.video import arrays, cache
 from d3d_edge.video.arrays import Form
 from d3d_edge.video.flow import flow_of_frames
 from d3d_edge.video.preprocess import load_frames
@@ -154,6 +154,23 @@ def test_compressed_entries_hold_the_same_bits_and_either_form_is_found(
     assert prepared(clips, tmp_path / "small", spec, flow_spec).clips == small.clips
     again = prepared(clips, tmp_path / "raw", spec, flow_spec, form="compressed")
     assert (again.computed, again.decoded, again.clips) == (0, 0, raw.clips)
+
+
+def test_a_clip_that_its_form_cannot_hold_is_skipped_by_name(
+    clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PNG has a greatest height, which 512 tall frames are beyond."""
+    write, refused = arrays.write, cache.find(clips[1], spec, flow_spec, tmp_path, "compressed").entry.frames_path
+
+    def refuses_one(path: Path, array: np.ndarray) -> None:
+        if path == refused:
+            raise DataError("too large for one .png")
+        write(path, array)
+
+    monkeypatch.setattr(arrays, "write", refuses_one)
+    made = prepared(clips, tmp_path, spec, flow_spec, form="compressed", workers=0)
+    assert [cached.clip for cached in made.clips] == [clips[0], *clips[2:]]
+    assert [skipped.reason for skipped in made.skipped] == [f"{clips[1].path}: too large for one .png"]
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "longer", "garbled", "other", "gone"])
