@@ -52,10 +52,10 @@ def find() -> str:
 
 
 @contextmanager
-def serving(folder: Path, more: str = "") -> Iterator[Path]:
+def serving(folder: Path, more: str = "", *, sftp: bool = True) -> Iterator[Path]:
     """Path of a configuration for ssh's -F, in which HOST is a server that runs until the block ends.
 
-    `more` is added to the server's own.
+    `more` is added to the server's own, which leaves SFTP out on request.
     """
     sshd = find()
     for name in ("host", "user"):
@@ -65,7 +65,8 @@ def serving(folder: Path, more: str = "") -> Iterator[Path]:
         port = free.getsockname()[1]
     key = " ".join((folder / "host.pub").read_text().split()[:2])
     (folder / "known").write_text(f"[127.0.0.1]:{port} {key}\n")
-    (folder / "sshd_config").write_text(_SERVER.format(port=port, folder=folder) + more)
+    settings = _SERVER if sftp else _SERVER.replace("Subsystem sftp", "#")
+    (folder / "sshd_config").write_text(settings.format(port=port, folder=folder) + more)
     client = folder / "ssh_config"
     client.write_text(_CLIENT.format(host=HOST, port=port, user=getpass.getuser(), folder=folder))
     if os.geteuid() == 0:

@@ -63,6 +63,7 @@ def benchmark(
             load_clip(video, bundle.manifest.clip)
     rows: dict[str, Row] = {}
     with Fleet(devices, threads) as fleet:
+        fleet.try_out(bundles.values(), progress)
         if HERE in devices.names:
             rows = _here(bundles, plan, threads, video, sustained_minutes, with_memory, progress)
         for device in devices.remote:

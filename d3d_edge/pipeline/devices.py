@@ -6,7 +6,7 @@ import io
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from d3d_edge.errors import DeviceError, RecipeError
 from d3d_edge.files import files_below, sha256_of_file
 from d3d_edge.harness import accuracy, device, latency
 from d3d_edge.harness.accuracy import Logits
-from d3d_edge.harness.device import Job, Program
+from d3d_edge.harness.device import Job, Outcome, Program
 from d3d_edge.harness.packs import Pack, Packer
 from d3d_edge.harness.stopwatch import Plan
 from d3d_edge.pipeline.golden import golden_of
@@ -141,6 +141,20 @@ class Fleet:
         """`clips`, each kept for the devices on its way, where there are any."""
         return self._packer.through(clips) if self._transports else clips
 
+    def try_out(self, bundles: Iterable[Bundle], progress: Progress) -> None:
+        """Run the clips stored in each bundle once on every device that can run it.
+
+        What a device lacks is said now, and not after all that is measured before it.
+
+        Raises:
+            DeviceError: one failed.
+        """
+        once = {"warmup": 0, "runs": 1, "min-runs": 1, "budget-s": 0.0}
+        for bundle in bundles:
+            for name in self._transports:
+                if fits(bundle, name):
+                    self._ran(name, bundle, (), once, progress, f"trying {bundle.path.name} on {name}", resume=False)
+
     def run(
         self, name: str, bundle: Bundle, plan: Plan, progress: Progress, *, sustained_s: float = 0.0
     ) -> tuple[dict[str, object], Logits]:
@@ -151,25 +165,11 @@ class Fleet:
         """
         if self._packs is None:
             self._packs = self._packer.finished()
-        with tempfile.TemporaryDirectory() as scratch:
-            golden = Packer(Path(scratch))
-            clips, stored = golden_of(bundle)
-            for clip in clips:
-                golden.add(clip)
-            run_by = program(bundle, self._devices.runtime, Path(scratch))
-            packs = (*golden.finished(), *self._packs)
-            todo = job(bundle, packs, run_by, threads=self._threads, timing=_timing(plan, sustained_s))
-            with progress.task(f"{bundle.path.name} on {name}", todo.count) as task:
-                counted = 0
-
-                def count(done: int) -> None:
-                    nonlocal counted
-                    task.advance(done - counted)
-                    counted = done
-
-                came = device.run(self._transports[name], todo, resume=self._devices.resume, on_clip=count)
-        kept, time = todo.count - came.ran, came.samples.environment_before.time
-        old = f"its times, and the logits of {kept} of {todo.count} clips, are of an earlier run, {time}"
+        timing, title = _timing(plan, sustained_s), f"{bundle.path.name} on {name}"
+        came = self._ran(name, bundle, self._packs, timing, progress, title, resume=self._devices.resume)
+        stored = golden_of(bundle).logits
+        kept, time = len(came.logits) - came.ran, came.samples.environment_before.time
+        old = f"its times, and the logits of {kept} of {len(came.logits)} clips, are of an earlier run, {time}"
         fields: dict[str, object] = {
             "note": old if kept else "",
             "where": Where.DEVICE if came.native else Where.HOST_RUNTIME,
@@ -180,6 +180,34 @@ class Fleet:
             "latency": latency.figures(came.samples),
         }
         return fields, came.logits[len(stored) :]
+
+    def _ran(
+        self,
+        name: str,
+        bundle: Bundle,
+        packs: Sequence[Pack],
+        timing: Mapping[str, float],
+        progress: Progress,
+        title: str,
+        *,
+        resume: bool,
+    ) -> Outcome:
+        """What comes back of the clips stored in a bundle, and of `packs`."""
+        with tempfile.TemporaryDirectory() as scratch:
+            golden = Packer(Path(scratch))
+            for clip in golden_of(bundle).clips:
+                golden.add(clip)
+            run_by = program(bundle, self._devices.runtime, Path(scratch))
+            todo = job(bundle, (*golden.finished(), *packs), run_by, threads=self._threads, timing=timing)
+            with progress.task(title, todo.count) as task:
+                counted = 0
+
+                def count(done: int) -> None:
+                    nonlocal counted
+                    task.advance(done - counted)
+                    counted = done
+
+                return device.run(self._transports[name], todo, resume=resume, on_clip=count)
 
 
 def _timing(plan: Plan, sustained_s: float) -> dict[str, float]:
@@ -271,7 +299,7 @@ def model_files(bundle: Bundle) -> tuple[str, tuple[File, ...]]:
     return whole, tuple(files)
 
 
-def job(bundle: Bundle, packs: Sequence[Pack], run_by: Program, *, threads: int, timing: dict[str, float]) -> Job:
+def job(bundle: Bundle, packs: Sequence[Pack], run_by: Program, *, threads: int, timing: Mapping[str, float]) -> Job:
     """What a device is to run of `bundle`: the first of all packed clips for its time, then all for their logits."""
     model, files = model_files(bundle)
     made = bundle.manifest

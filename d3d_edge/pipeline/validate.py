@@ -95,6 +95,7 @@ def validate(
     decoding = Decoding(clips, models[0].bundle, strict)
     with ExitStack() as stack:
         fleet = stack.enter_context(Fleet(devices, threads))
+        fleet.try_out({model.bundle.path: model.bundle for model in models}.values(), progress)
         opened, refused = _open(models, threads, stack)
         runners = {name: one.runner for name, one in opened.items()}
         with progress.task("accuracy", len(clips)) as task:

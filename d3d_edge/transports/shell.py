@@ -114,7 +114,7 @@ class ShellDevice(ABC):
         # OpenSSL has the processor's own instructions for it, and is several times as fast; Android does not have it.
         # A file that is not there is no error, but a device without either tool is.
         script = (
-            f"echo; {first}if command -v openssl >/dev/null; then openssl dgst -sha256 -r {names} 2>/dev/null; true; "
+            f"echo; {first}if openssl version >/dev/null 2>&1; then openssl dgst -sha256 -r {names} 2>/dev/null; true; "
             f"else command -v sha256sum >/dev/null || exit {_NO_TOOL}; sha256sum {names} 2>/dev/null; true; fi"
         )
         seconds = sum(file.path.stat().st_size for file in files) / 20e6

@@ -25,7 +25,12 @@ _ALIVE_S = 5
 _LOST = 255
 """Exit code of ssh and scp where they failed, and not what they were to do."""
 _INSTALL = "Debian and Ubuntu: apt install openssh-client"
-_SILENT_LOGIN = "does its login print something where nobody is logged in? scp needs a .bashrc that is silent then"
+_SILENT_LOGIN = (
+    "does its login print something where nobody is logged in? scp needs a .bashrc that is silent then; and an SFTP "
+    "server there, which beside dropbear is the package openssh-sftp-server"
+)
+_CLOSED = "Connection closed"
+"""What scp says of a connection that is lost, too."""
 _GONE = "the connection was lost"
 _HINTS = {
     _GONE: DeviceError.AGAIN,
@@ -36,7 +41,7 @@ _HINTS = {
     "timed out": "is it switched on and in this network?",
     "Received message too long": _SILENT_LOGIN,
     "produces no output": _SILENT_LOGIN,
-    "Connection closed": _SILENT_LOGIN,
+    _CLOSED: _SILENT_LOGIN,
 }
 
 
@@ -125,6 +130,7 @@ class Ssh(ShellDevice):
         # and its connection must not outlive this process. -M, where it is given, stands before these and wins.
         given = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_S}", "-o", f"ServerAliveInterval={_ALIVE_S}"]
         given += ["-o", f"ControlPath={self._scratch}/s", "-o", "ControlMaster=no", "-o", "ControlPersist=no"]
+        given += ["-o", "RemoteCommand=none"]  # what is there for a person, such as tmux
         if config := os.environ.get(CONFIG):
             given += ["-F", config]
         return given
@@ -148,8 +154,11 @@ class Ssh(ShellDevice):
             return None
         said = (errors.strip().splitlines() or [_GONE])[-1]
         hint = next((hint for words, hint in _HINTS.items() if words in said), "ssh by hand says more: ssh -v")
-        if hint != _SILENT_LOGIN and self._answers():
-            return None
+        if hint != _SILENT_LOGIN:
+            if self._answers():
+                return None
+        elif said.endswith(_CLOSED) and not self._answers():
+            said, hint = _GONE, DeviceError.AGAIN
         return DeviceError(f"{self.name} cannot be reached: {said}", hint=hint)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from d3d_edge.harness import accuracy, stopwatch
 from d3d_edge.report import Report
 from tests.cli.conftest import D3DEdge, Result, alone, ended, refused
 from tests.contract.conftest import gone
@@ -143,10 +144,9 @@ def test_a_command_that_is_asked_to_end_leaves_nothing_running(
     words = ["benchmark", made / "bundles" / "jetson", "--runs", "1000000", "--device", ssh]
     command = [sys.executable, "-m", "d3d_edge", *map(str, words)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while not (running := list(tmp_path.glob("device/jobs/*/pid"))) or not running[0].read_text():
+        while (leader := running(tmp_path / "device", "1000000")) is None:
             assert process.poll() is None
             time.sleep(0.05)
-        leader = int(running[0].read_text())
         folders = connections()
         process.send_signal(number)
         out, errors = ended(process)
@@ -156,6 +156,16 @@ def test_a_command_that_is_asked_to_end_leaves_nothing_running(
     assert folders
     assert connections() == set()
     assert not any(folder.exists() for folder in folders)
+
+
+def running(device: Path, word: str) -> int | None:
+    """The process of a runner that `device` has been given `word` for."""
+    for file in device.glob("jobs/*/pid"):
+        with suppress(OSError, ValueError):  # it has ended, or is about to begin
+            process = int(file.read_text())
+            if word in Path(f"/proc/{process}/cmdline").read_text().split("\0"):
+                return process
+    return None
 
 
 def connections() -> set[Path]:
@@ -170,7 +180,15 @@ def connections() -> set[Path]:
 
 
 @pytest.mark.slow
-def test_a_device_without_tensorrt_is_refused_where_it_is_asked_for(made: Path, ssh: str, d3d_edge: D3DEdge) -> None:
-    done = d3d_edge("benchmark", made / "bundles" / "jetson", "--device", ssh, "--device-runtime", "tensorrt")
-    assert done.code == 7
-    assert "cannot import tensorrt, which comes with JetPack" in done.err
+def test_a_device_that_lacks_something_is_told_before_anything_is_measured(
+    made: Path, clips: Path, ssh: str, tmp_path: Path, d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(stopwatch, "take", measured)
+    monkeypatch.setattr(accuracy, "logits_of", measured)
+    words = ["--device", "local", "--device", ssh, "--device-runtime", "tensorrt"]
+    for command in (["benchmark"], ["validate", "--data", clips, "--out", tmp_path / "out"]):
+        done = d3d_edge(command[0], made / "bundles" / "jetson", *command[1:], *words)
+        refused(done, 7, "cannot import tensorrt, which comes with JetPack")

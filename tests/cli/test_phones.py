@@ -79,7 +79,7 @@ def test_validate_here_and_over_adb(made: Path, clips: Path, phone: Path, tmp_pa
     assert there.golden_difference_max == here.golden_difference_max
     assert there.samples is not None
     assert (there.samples.build, there.samples.threads) == ("release", 1)
-    (results,) = phone.glob("jobs/*/results.jsonl")
+    results = max(phone.glob("jobs/*/results.jsonl"), key=lambda path: path.stat().st_size)  # the other tried it out
     whole = results.read_bytes().splitlines(keepends=True)
     results.write_bytes(b"".join(whole[:-2]) + whole[-2][:9])
     again = d3d_edge(*words, "--resume", "--json")

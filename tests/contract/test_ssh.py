@@ -73,6 +73,49 @@ def test_a_login_that_prints_a_greeting(
                 transport.push([make("blobs/a", b"a")])
 
 
+def test_a_server_without_sftp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Make) -> None:
+    server = tmp_path / "server"
+    server.mkdir()
+    with sshd.serving(server, sftp=False) as config:
+        monkeypatch.setenv("D3D_EDGE_SSH_CONFIG", str(config))
+        with (
+            transports.get(f"ssh:{sshd.HOST}:{tmp_path}/device") as transport,
+            pytest.raises(DeviceError, match=r"Connection closed \(.* and an SFTP server there"),
+        ):
+            transport.push([make("blobs/a", b"a")])
+
+
+def test_what_a_person_runs_there_is_not_run(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Make
+) -> None:
+    name, folder = reach("ssh", request, tmp_path / "device", monkeypatch)
+    config = tmp_path / "config"
+    given = request.getfixturevalue("ssh_config").read_text()
+    config.write_text(f"{given}    RemoteCommand touch {tmp_path}/run && sleep 60\n    RequestTTY yes\n")
+    monkeypatch.setenv("D3D_EDGE_SSH_CONFIG", str(config))
+    with transports.get(name) as transport:
+        assert transport.push([make("blobs/a", b"a")]) == 1
+    assert (folder / "blobs/a").read_bytes() == b"a"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("connection", "said"),
+    [("exec sleep 60 <&- >&-", "the connection was lost .*same command again"), ("exec cat", r"\.bashrc")],
+)
+def test_a_copy_that_breaks_off_is_blamed_on_the_login_only_where_the_connection_holds(
+    connection: str, said: str
+) -> None:
+    device = Ssh("ssh:device", "device")
+    with subprocess.Popen(["sh", "-c", connection], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        device._master = process
+        try:
+            error = device.lost(255, "scp: Connection closed\n")
+        finally:
+            process.kill()
+    assert re.search(f"ssh:device cannot be reached: .*{said}", str(error))
+
+
 def test_a_connection_that_the_user_wants_to_keep_ends_with_the_run(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Make
 ) -> None:

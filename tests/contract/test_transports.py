@@ -38,6 +38,16 @@ def test_a_file_that_is_damaged_there_is_sent_again(device: Device, make: Make) 
     assert (device.folder / file.name).read_bytes() == b"what is to be there"
 
 
+def test_an_openssl_that_does_not_start_is_none(tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "openssl").write_text("#!/bin/sh\necho 'libssl.so.3: cannot open shared object file' >&2\nexit 127\n")
+    (tools / "openssl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    with transports.get(f"local:{tmp_path}/device") as transport:
+        assert [transport.push([make("blobs/a", b"a")]) for _ in range(2)] == [1, 0]
+
+
 def test_more_files_than_fit_into_one_command(device: Device, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     there = [make(f"blobs/{number:0130}", str(number).encode()) for number in range(600)]  # 131072 bytes fit
     (device.folder / "blobs").mkdir(parents=True)
