@@ -62,6 +62,7 @@ class Source:
         Raises:
             DataError: the stage that makes it is not finished, or was before its recipe, plan or student was changed.
         """
+        marks.refuse_changed(run, "student")
         stage = "quantized" if precision in QUANTIZED else "student"
         again, done = run.command(stage), run.need(stage)
         calibration = None
@@ -165,7 +166,7 @@ def _check(run: Run, found: Target, precision: Precision) -> None:
         raise LoweringError(
             f"the target {found.name} does not take the quantization scheme {scheme}",
             stage="check",
-            hint=f"set quantize.scheme: {found.schemes[0]} in the recipe and quantize again",
+            hint=f"set quantize.scheme: {found.schemes[0]} in {run.path / 'recipe.yaml'} and quantize again",
         )
 
 

@@ -14,6 +14,7 @@ from d3d_edge.files import delete, read_json, write_json
 from d3d_edge.pipeline import weights
 from d3d_edge.pipeline.data import RunData
 from d3d_edge.runs import Run, Stage, fingerprint
+from d3d_edge.schema import Schema
 
 _TAUGHT_BY = "taught_by.json"
 """In a stage's folder: by the name of each stage that it learns from, `trained` of it."""
@@ -59,6 +60,30 @@ def refuse_others(run: Run, stage: Stage, found: Checkpoint) -> None:
         )
 
 
+def refuse_changed(run: Run, stage: Stage) -> None:
+    """Raises DataError if a stage was finished with another network, or other frames, than the recipe says now.
+
+    Needs no clip, as `hold` does: it keeps a network from being shown what it was not trained on.
+    """
+    done, now = run.results(stage) or {}, _seen(run, stage)
+    # Stages of older versions do not say.
+    if done.get("seen", now) != now:
+        raise DataError(
+            f"{run.folder(stage)} was finished before the recipe's clip, flow or network was changed",
+            hint=f"undo that in {run.path / 'recipe.yaml'}, or train a run of its own by the changed recipe",
+        )
+
+
+def _seen(run: Run, stage: Stage) -> str:
+    """Hash of what a stage's network is, and is shown."""
+    recipe = run.recipe
+    parts: list[Schema] = [recipe.clip, recipe.student.network]
+    if stage == "teacher":
+        parts = [recipe.clip, recipe.flow, recipe.teacher.network]
+    frames = recipe.baselines[stage].frames if stage in recipe.baselines else ""
+    return fingerprint([part.model_dump(mode="json") for part in parts], frames)
+
+
 def begin(run: Run, stage: Stage) -> None:
     """Mark a stage unfinished, and write down whose weights it learns from, before its first epoch.
 
@@ -96,7 +121,7 @@ def finish(run: Run, stage: Stage, mark: str, **results: Any) -> None:
     assert kept is not None
     for path in _measured(run, stage):
         delete(path)
-    run.finish(stage, mark, weights_hash=kept.weights_hash(), **results)
+    run.finish(stage, mark, weights_hash=kept.weights_hash(), seen=_seen(run, stage), **results)
 
 
 def _teachers(run: Run, stage: Stage) -> tuple[Stage, ...]:

@@ -34,7 +34,8 @@ def load_network(run: Run, stage: Stage, spec: NetworkSpec, *, in_channels: int)
     """The trained network of a finished stage, frozen and in evaluation mode.
 
     Raises:
-        DataError: the stage has no checkpoint, one of another network, or other weights than its own.
+        DataError: the stage has no checkpoint, one of another network, or other weights than its own; or the recipe was
+            changed since.
     """
     net = network(spec, len(run.data.labels), in_channels=in_channels)
     checkpoint = Checkpoint.kept(run.folder(stage))
@@ -51,6 +52,7 @@ def load_network(run: Run, stage: Stage, spec: NetworkSpec, *, in_channels: int)
             hint="delete the folder, and d3d-edge distill trains it again",
         ) from error
     marks.refuse_others(run, stage, checkpoint)
+    marks.refuse_changed(run, stage)
     return net.eval().requires_grad_(False)
 
 

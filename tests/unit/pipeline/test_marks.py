@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from d3d_edge.distill.checkpoint import Checkpoint, discard
 from d3d_edge.errors import DataError
 from d3d_edge.evaluation import FILE_NAME, Evaluation, System
-from d3d_edge.pipeline import marks
+from d3d_edge.pipeline import marks, streams
+from d3d_edge.pipeline.export import Source
+from d3d_edge.recipe import Recipe
 from d3d_edge.runs import Run
 from tests.unit.page.samples import ENVIRONMENT
 from tests.unit.pipeline.conftest import Make
@@ -77,6 +81,51 @@ def test_neither_is_one_that_was_begun(make: Make) -> None:
     marks.begin(run, "student")  # does not forget
     with pytest.raises(DataError, match="student was begun before teacher was trained again"):
         marks.hold(run, "student", "student")
+
+
+@pytest.mark.parametrize(
+    ("change", "stages"),
+    [
+        ({"clip": {"short_side": 48}}, STAGES),
+        ({"flow": {"bound_px": 3.0}}, ("teacher",)),
+        ({"teacher": {"network": {"padding": "symmetric"}}}, ("teacher",)),
+        ({"student": {"network": {"padding": "symmetric"}}}, ("spatial", "student")),
+        ({"gates": {"agreement_min": 0.5}, "quantize": {"scheme": "affine"}}, ()),
+    ],
+)
+def test_no_network_is_shown_what_the_recipe_says_since(
+    change: dict[str, Any], stages: tuple[str, ...], make: Make
+) -> None:
+    """Whoever changes the quantization in RUN/recipe.yaml may change more there."""
+    run = finished(make)
+    load = {stage: partial(streams.load_rgb, stage=stage) for stage in STAGES} | {"teacher": streams.load_teacher}
+    for stage in STAGES:
+        load[stage](run)
+    changed = Run(run.path, changed_by(run.recipe, change), run.data)
+    for stage in STAGES:
+        if stage not in stages:
+            load[stage](changed)
+            continue
+        with pytest.raises(
+            DataError, match=rf"{stage} was finished before the recipe's clip, .*undo that in .*recipe.yaml"
+        ):
+            load[stage](changed)
+    if "student" in stages:
+        with pytest.raises(DataError, match="student was finished before the recipe's clip"):
+            Source.of(changed, "float32")
+
+
+def changed_by(recipe: Recipe, change: dict[str, Any]) -> Recipe:
+    """`recipe` with some of its values changed, as by hand in its file."""
+
+    def merged(old: Any, new: Any) -> Any:
+        return (
+            {**old, **{key: merged(old.get(key), value) for key, value in new.items()}}
+            if isinstance(new, dict)
+            else new
+        )
+
+    return Recipe.model_validate(merged(recipe.model_dump(by_alias=True), change))
 
 
 def test_a_stage_of_an_older_version_does_not_say_whose_weights_it_learnt_from(make: Make) -> None:
