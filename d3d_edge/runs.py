@@ -60,14 +60,17 @@ class Run:
             StorageError: it cannot be written.
         """
         if run := cls.begun(path):
-            same_recipe = _without_places(run.recipe) == _without_places(wanted)
-            other_data = "other data, or with the same at another place"
-            for what, same in (("another recipe", same_recipe), (other_data, run.data == data)):
-                if not same:
-                    raise RecipeError(
-                        f"{path} was begun with {what}",
-                        hint="bring that back, choose another --out, or delete the folder to begin again",
-                    )
+            again = "bring that back, choose another --out, or delete the folder to begin again"
+            if _without_places(run.recipe) != _without_places(wanted):
+                raise RecipeError(
+                    f"{path} was begun with another recipe",
+                    hint=f"{again}; what comes after training is changed in {path / 'recipe.yaml'}",
+                )
+            if run.data != data:
+                raise RecipeError(
+                    f"{path} was begun with other data, or with the same at another place: {_other(run.data, data)}",
+                    hint=f"{again}; where the clips were moved, change their paths in {path / 'data.csv'}",
+                )
             return cls(path, wanted, data)
         empty = path.is_dir() and all(_ours(entry) for entry in path.iterdir())
         if path.exists() and not empty and not _is_run(path):
@@ -207,6 +210,15 @@ def _lock(folder: int, path: Path) -> None:
         raise DataError(f"another command is at work on {path}", hint=hint) from error
     except OSError:  # of some network file systems
         pass
+
+
+def _other(begun: Manifest, now: Manifest) -> str:
+    """The first clip that stands in one of two lists alone, or otherwise."""
+    theirs, ours = set(begun.clips), set(now.clips)
+    if added := next((clip for clip in now.clips if clip not in theirs), None):
+        return f"{added.key} was not there, or under another label or split"
+    missing = next((clip for clip in begun.clips if clip not in ours), None)
+    return f"{missing.key} is gone" if missing else "the order is another"
 
 
 def _without_places(recipe: Recipe) -> Recipe:

@@ -57,10 +57,24 @@ def test_the_same_recipe_and_data_go_on(tmp_path: Path, data: Manifest) -> None:
 
 def test_another_recipe_or_other_data_are_refused(tmp_path: Path, data: Manifest) -> None:
     Run.start(tmp_path / "run", RECIPE, data).folder("teacher").mkdir()
-    with pytest.raises(RecipeError, match="another recipe"):
+    with pytest.raises(
+        RecipeError, match=r"another recipe .*what comes after training is changed in .*run/recipe.yaml"
+    ):
         Run.start(tmp_path / "run", recipe.load("demo", ["seed=1"]), data)
-    with pytest.raises(RecipeError, match="other data"):
+    with pytest.raises(RecipeError, match=rf"other data, .*: {data.clips[0].path} is gone"):
         Run.start(tmp_path / "run", RECIPE, data.without([data.clips[0].path]))
+
+
+def test_moved_clips_are_told_by_name_and_go_on_once_their_paths_are_changed(tmp_path: Path, data: Manifest) -> None:
+    Run.start(tmp_path / "run", RECIPE, data).folder("teacher").mkdir()
+    moved = Manifest(
+        clips=tuple(clip.model_copy(update={"path": f"/new/{Path(clip.path).name}"}) for clip in data.clips)
+    )
+    with pytest.raises(RecipeError, match=r"place: /new/0.mp4 was not there, .*change their paths in .*run/data.csv"):
+        Run.start(tmp_path / "run", RECIPE, moved)
+    listed = tmp_path / "run" / "data.csv"
+    listed.write_text(listed.read_text().replace(str(tmp_path), "/new"))
+    assert Run.start(tmp_path / "run", RECIPE, moved).data == moved
 
 
 def test_published_weights_may_move_or_be_gone_and_not_be_left_out(tmp_path: Path, data: Manifest) -> None:
