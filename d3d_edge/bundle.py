@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from d3d_edge.clip import ClipSpec
 from d3d_edge.errors import BundleError, RecipeError
@@ -39,6 +39,8 @@ RECIPE = "recipe.yaml"
 GOLDEN_CLIPS = "golden/clips.npy"
 GOLDEN_LOGITS = "golden/logits.npy"
 MANIFEST = "manifest.json"
+ANSWERS_MOVED_BY = "answers_moved_by_"
+"""What begins the name of a fact of lowering that says how far something moves a logit."""
 
 
 class FileEntry(Schema):
@@ -90,6 +92,16 @@ class Description(Schema):
     """What lowering measured, such as the number of delegates."""
     fallbacks: tuple[str, ...] = ()
     """What `export` would have refused, and --allow-fallback let through: the file is slow there, or cannot run."""
+
+    @field_validator("lowering")
+    @classmethod
+    def _moves_are_lengths(cls, facts: dict[str, int | float | str | bool]) -> dict[str, int | float | str | bool]:
+        for name, value in facts.items():
+            if not name.startswith(ANSWERS_MOVED_BY):
+                continue
+            if isinstance(value, bool | str) or value < 0:
+                raise ValueError(f"{name} is {value!r}, and no length")
+        return facts
 
 
 class BundleManifest(Description):

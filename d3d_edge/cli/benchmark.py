@@ -127,6 +127,8 @@ def _print(report: Report, out: Path | None) -> None:
     for row in report.rows:
         if not row.latency:
             console.print(f"{row.name} was not timed: {row.note}")
+    for note in report.notes:
+        console.print(f"note: {note}")
     machine = report.environment
     console.print(f"milliseconds, {_conditions(report)}; p95 needs 20 runs, p99 100; MB: the model file")
     if any(row.samples and not row.device for row in report.rows):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from d3d_edge import runtimes
 from d3d_edge.bundle import Bundle, by_place
-from d3d_edge.errors import RecipeError
+from d3d_edge.errors import BundleError, RecipeError
 from d3d_edge.files import files_below
 from d3d_edge.harness import latency, stopwatch
 from d3d_edge.harness.stopwatch import Opener, Plan
@@ -19,7 +19,7 @@ from d3d_edge.pipeline import memory
 from d3d_edge.pipeline.devices import HERE, NO_DEVICE, THIS_MACHINE, Devices, Fleet, check, fits
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.golden import golden_of
-from d3d_edge.pipeline.rows import row_of
+from d3d_edge.pipeline.rows import fallback_notes, row_of
 from d3d_edge.progress import Progress
 from d3d_edge.report import Report, Row
 from d3d_edge.runner import Where
@@ -77,7 +77,7 @@ def benchmark(
             rows[name] = row_of(name, bundle).model_copy(update={"note": NO_DEVICE})
     if not any(row.samples for row in rows.values()):
         raise RecipeError(
-            f"nothing to time: {UNTIMED}",
+            f"nothing to time: {next(iter(rows.values())).note}",
             hint="--device names a device that runs them; d3d-edge validate checks their answers here",
         )
     first = next(iter(bundles.values())).manifest
@@ -87,6 +87,7 @@ def benchmark(
         labels=first.labels,
         environment=environment(started, {bundle.manifest.runtime for bundle in bundles.values()}),
         rows=tuple(rows.values()),
+        notes=tuple(fallback_notes(bundles.items())),
     )
 
 
@@ -102,7 +103,7 @@ def _here(
     """The rows of this machine. Those of files that an interpreter reads here have no times."""
     openers = {name: _opener(bundle, threads) for name, bundle in bundles.items()}
     rows = {name: _loaded(row_of(name, bundle), bundle, openers[name]) for name, bundle in bundles.items()}
-    untimed = {name for name, row in rows.items() if row.where == Where.REFERENCE_INTERPRETER}
+    untimed = {name for name, row in rows.items() if row.where in (Where.NOT_RUN, Where.REFERENCE_INTERPRETER)}
     bundles = {name: bundle for name, bundle in bundles.items() if name not in untimed}
     openers = {name: openers[name] for name in bundles}
     clips = {name: golden_of(bundle).clips[0] for name, bundle in bundles.items()}
@@ -123,7 +124,9 @@ def _here(
             peak = memory.peak_bytes(bundle.path, threads)
             samples[name] = samples[name].model_copy(update={"memory_peak_bytes": peak})
     return {
-        name: row.model_copy(update={"note": UNTIMED}) if name in untimed else latency.timed(row, samples[name])
+        name: row.model_copy(update={"note": row.note or UNTIMED})
+        if name in untimed
+        else latency.timed(row, samples[name])
         for name, row in rows.items()
     }
 
@@ -135,13 +138,21 @@ def _opener(bundle: Bundle, threads: int) -> Opener:
 
 
 def _loaded(row: Row, bundle: Bundle, opener: Opener) -> Row:
-    """`row` with what runs the bundle.
+    """`row` with what runs the bundle; with why it does not run, if it was exported with --allow-fallback.
 
     Its runtime is loaded then, which takes seconds and is no part of loading a model; and its files are dropped from
     the page cache, so that they are read from the disk as on a first start.
     """
-    with opener() as runner:
-        where, runtime = runner.where, runner.runtime
+    allowed = bundle.manifest.fallbacks
+    try:
+        with opener() as runner:
+            where, runtime = runner.where, runner.runtime
+            if allowed:
+                runner.run(golden_of(bundle).clips[0])
+    except BundleError as error:
+        if not allowed:
+            raise
+        return row.model_copy(update={"note": str(error)})
     for file in files_below(bundle.path):
         _drop_from_cache(file)
     return row.model_copy(update={"where": where, "runtime": runtime})

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from d3d_edge.bundle import GOLDEN_CLIPS, GOLDEN_LOGITS, Bundle, Description
+from d3d_edge.bundle import ANSWERS_MOVED_BY, GOLDEN_CLIPS, GOLDEN_LOGITS, Bundle, Description
 from d3d_edge.errors import BundleError
 from d3d_edge.target import Precision
 
@@ -52,12 +52,12 @@ def write(folder: Path, golden: Golden) -> None:
         path.write_bytes(buffer.getbuffer())
 
 
-MOVED = "answers_moved_by_noise"
+MOVED = ANSWERS_MOVED_BY + "noise"
 """The most that a logit of the graph moves by where each byte of the clips moves by one or none, in what a bundle's
 manifest says of lowering."""
-ROUNDED = "answers_moved_by_int8_weights"
+ROUNDED = ANSWERS_MOVED_BY + "int8_weights"
 """The most that a logit of the graph moves by where its weights are rounded to INT8."""
-HALVED = "answers_moved_by_float16"
+HALVED = ANSWERS_MOVED_BY + "float16"
 """The same where weights and all numbers between operators are rounded to float16."""
 _TIMES = {MOVED: 8, ROUNDED: 2, HALVED: 2}
 """One number rounded the other way goes through the layers behind it as noise does, which some students, untrained ones
@@ -74,7 +74,12 @@ _HELD_INT8 = 0.02
 
 def told_apart(difference: float, stored: NDArray[np.float32], made: Description) -> bool:
     """Whether the `stored` logits [K, classes] and those of the file of a bundle, `made` so, are further apart than any
-    rounding brings them.
+    rounding brings them."""
+    return not difference <= most_apart(stored, made)  # Not a number is above no bound and below none.
+
+
+def most_apart(stored: NDArray[np.float32], made: Description) -> float:
+    """How far rounding may bring the logits of the file of a bundle, `made` so, from the `stored` ones [K, classes].
 
     What one class lies above another for every clip alike is no measure: it hides what the clips say.
     """
@@ -82,12 +87,11 @@ def told_apart(difference: float, stored: NDArray[np.float32], made: Description
     rounding = [times * float(made.lowering[fact]) for fact, times in _TIMES.items() if fact in made.lowering]
     # Bundles of older versions do not say what rounding does.
     share = _SHARE.get(made.precision, 0.0 if rounding else _SHARE_INT8)
-    allowed = max(
+    return max(
         *rounding,
         share * float(changed),
         _HELD.get(made.precision, _HELD_INT8) * float(np.abs(stored).max()),
     )
-    return not difference <= allowed  # Not a number is above no bound and below none.
 
 
 _AGAIN = "export the bundle again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -27,6 +28,13 @@ def row_of(name: str, bundle: Bundle, **known: Any) -> Row:
         size_bytes=bundle.model_size_bytes,
         **known,
     )
+
+
+def fallback_notes(bundles: Iterable[tuple[str, Bundle]]) -> Iterator[str]:
+    """What `export` let through in `bundles`, each with the name of its row."""
+    for name, bundle in bundles:
+        for text in bundle.manifest.fallbacks:
+            yield f"{name} was exported with --allow-fallback: {text}"
 
 
 def trained_row(name: str, role: Role, precision: Precision, results: dict[str, Any]) -> Row:

@@ -164,6 +164,11 @@ class CoreMLRunner:
 
 def _by_interpreter(bundle: Bundle) -> _Loaded:
     program = MilProgram.load(bundle.model_path)
+    if (len(program.inputs), len(program.outputs)) != (1, 1):
+        raise BundleError(
+            f"{bundle.model_path} takes {len(program.inputs)} arrays and gives {len(program.outputs)}, not one each",
+            hint="export the bundle again",
+        )
     (source,), (result,) = program.inputs, program.outputs
 
     def predict(clip: NDArray[Any]) -> NDArray[Any]:

@@ -178,7 +178,14 @@ class OnnxRunner:
                 f"ONNX Runtime cannot load {path}: {first_line(error)}", hint="export the bundle again"
             ) from error
         self.runtime = f"onnxruntime {onnxruntime.__version__}"
-        (clip,), (logits,) = self._session.get_inputs(), self._session.get_outputs()
+        takes, gives = self._session.get_inputs(), self._session.get_outputs()
+        if ([each.name for each in takes], [each.name for each in gives]) != ([INPUT], [OUTPUT]):
+            names = [" and ".join(each.name for each in some) for some in (takes, gives)]
+            raise BundleError(
+                f"{path} takes {names[0]} and gives {names[1]}, where a bundle's takes {INPUT} and gives {OUTPUT}",
+                hint="export the bundle again",
+            )
+        (clip,), (logits,) = takes, gives
         self.inputs: tuple[TensorSpec, ...] = (_spec(INPUT, clip, drop=0),)
         self.outputs: tuple[TensorSpec, ...] = (_spec(OUTPUT, logits, drop=1),)
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 from filelock import FileLock
 
-from d3d_edge.bundle import Bundle
+from d3d_edge.bundle import Bundle, Description
 from d3d_edge.cli import main
 from d3d_edge.files import atomic_folder
 from d3d_edge.pipeline import golden
@@ -171,6 +171,19 @@ def bundle_copy(made: Path, tmp_path: Path) -> Path:
 def alone(bundle: Path, folder: Path) -> Path:
     """A copy of the bundle in `folder`, away from the references."""
     return Path(shutil.copytree(bundle, folder / bundle.name))
+
+
+def changed(path: Path, change: Callable[[Path], None], **fields: object) -> None:
+    """Make a bundle anew after a change to its files, and to `fields` of its manifest."""
+    bundle = Bundle.open(path)
+    before = path.rename(path.with_name("before"))
+
+    def fill(folder: Path) -> None:
+        shutil.copytree(before, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+        change(folder)
+
+    description = {key: value for key, value in dict(bundle.manifest).items() if key != "files"}
+    Bundle.write(path, Description(**{**description, **fields}), fill)
 
 
 def moved_by_noise(bundle: Path) -> float:

@@ -11,7 +11,7 @@ from d3d_edge.bundle import Bundle
 from d3d_edge.report import Report
 from d3d_edge.runner import Where
 from d3d_edge.timing import Conditions
-from tests.cli.conftest import D3DEdge, refused
+from tests.cli.conftest import D3DEdge, changed, refused
 from tests.unit.page import samples as reports
 
 
@@ -82,6 +82,34 @@ def test_what_an_interpreter_reads_has_no_times(made: Path, d3d_edge: D3DEdge) -
     assert "ios was not timed: an interpreter reads these files on this machine" in result.out
     both = Report.model_validate_json(d3d_edge("benchmark", ios, android, "--runs", 2, "--json").out)
     assert [row.latency is None for row in both.rows] == [True, False]
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_what_was_let_through_is_told_and_costs_no_other_its_times(
+    runs: bool, made: Path, bundle_copy: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    def ruin(folder: Path) -> None:
+        if not runs:
+            (folder / "model.onnx").write_bytes(b"no model")
+
+    changed(bundle_copy, ruin, fallbacks=("it has five axes",))
+    words = [
+        "benchmark",
+        bundle_copy,
+        made / "bundles" / "reference-int8",
+        "--runs",
+        2,
+        "--out",
+        tmp_path / "times.json",
+    ]
+    done = d3d_edge(*words)
+    assert done.code == 0, done.err
+    assert "note: jetson was exported with --allow-fallback: it has five axes" in done.out
+    report = Report.read(tmp_path / "times.json")
+    assert [bool(row.samples) for row in report.rows] == [runs, True]
+    if not runs:
+        assert "jetson was not timed: ONNX Runtime cannot load" in done.out
+        refused(d3d_edge("benchmark", bundle_copy, "--runs", 2), 2, "nothing to time: ONNX Runtime cannot load")
 
 
 def test_report_compare(made: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:

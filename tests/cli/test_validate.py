@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from unittest.mock import Mock
@@ -14,12 +13,12 @@ import onnx
 import pytest
 
 from d3d_edge import runtimes
-from d3d_edge.bundle import GOLDEN_LOGITS, Bundle, Description
+from d3d_edge.bundle import GOLDEN_LOGITS, Bundle
 from d3d_edge.errors import BundleError, MissingDependency
 from d3d_edge.report import Report
 from d3d_edge.runner import Where
 from d3d_edge.runtimes.tensorrt import OnnxRunner
-from tests.cli.conftest import TARGETS, D3DEdge, Result, alone, moved_by_noise, refused
+from tests.cli.conftest import TARGETS, D3DEdge, alone, changed, moved_by_noise, refused
 
 
 def test_validate_measures_every_bundle_against_the_same_references(
@@ -116,19 +115,6 @@ def test_validate_prints_the_report_as_json(bundle_copy: Path, clips: Path, d3d_
     assert json.loads(result.out) == json.loads((tmp_path / "report.json").read_text())
 
 
-def changed(path: Path, change: Callable[[Path], None], **fields: object) -> None:
-    """Make a bundle anew after a change to its files, and to `fields` of its manifest."""
-    bundle = Bundle.open(path)
-    before = path.rename(path.with_name("before"))
-
-    def fill(folder: Path) -> None:
-        shutil.copytree(before, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
-        change(folder)
-
-    description = {key: value for key, value in dict(bundle.manifest).items() if key != "files"}
-    Bundle.write(path, Description(**{**description, **fields}), fill)
-
-
 def test_bundles_of_one_target_are_told_apart(
     bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
 ) -> None:
@@ -158,14 +144,40 @@ def test_bundles_of_one_target_are_told_apart(
 def test_stored_logits_that_are_not_those_of_the_file_are_told(
     bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
 ) -> None:
-    def answers(result: Result) -> list[str]:
-        assert result.code == 0, result.err
-        return [note for note in Report.read(tmp_path / "report.json").notes if "checks itself" in note]
+    def answers(fallbacks: tuple[str, ...] = ()) -> tuple[int, list[str], list[tuple[str, str]]]:
+        """Exit code, notes and gates of it."""
+        result = d3d_edge("validate", bundle_copy, "--data", clips, "--out", tmp_path)
+        report = Report.read(tmp_path / "report.json")
+        gates = [(gate.row, gate.verdict) for gate in report.gates if gate.name == "stored_answers_differ_max"]
+        return result.code, [note for note in report.notes if "checks itself" in note], gates
 
-    assert not answers(d3d_edge("validate", bundle_copy, "--data", clips, "--out", tmp_path))
+    assert answers() == (0, [], [])
     changed(bundle_copy, lambda folder: np.save(folder / GOLDEN_LOGITS, 50 + np.load(folder / GOLDEN_LOGITS)))
-    (note,) = answers(d3d_edge("validate", bundle_copy, "--data", clips, "--out", tmp_path))
+    code, (note,), gates = answers()
     assert note.startswith("jetson: its logits of the clips stored in it differ by up to ")
+    assert (code, gates) == (4, [("jetson", "fail")])
+    shutil.rmtree(bundle_copy.with_name("before"))
+    changed(bundle_copy, lambda folder: None, fallbacks=("it was let through",))
+    assert answers() == (0, [note], [])
+
+
+@pytest.mark.parametrize("graft", ["another input", "a second output"])
+def test_a_file_of_another_form_is_refused(
+    bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path, graft: str
+) -> None:
+    def ruin(folder: Path) -> None:
+        graph = (model := onnx.load(folder / "model.onnx")).graph
+        if graft == "another input":
+            graph.node.insert(0, onnx.helper.make_node("Identity", ["frames"], [graph.input[0].name], name="renamed"))
+            graph.input[0].name = "frames"
+        else:
+            graph.node.append(onnx.helper.make_node("Identity", [graph.output[0].name], ["again"], name="doubled"))
+            graph.output.append(onnx.helper.make_tensor_value_info("again", 1, None))
+        onnx.save(model, folder / "model.onnx")
+
+    changed(bundle_copy, ruin)
+    for words in (["validate", bundle_copy, "--data", clips, "--out", tmp_path], ["benchmark", bundle_copy]):
+        refused(d3d_edge(*words), 6, "model.onnx takes ", "where a bundle's takes clip and gives logits")
 
 
 @pytest.mark.parametrize("fails", ["open", "run"])

@@ -167,6 +167,10 @@ def test_another_format_version_is_refused_before_anything_else(made: Bundle, ve
         (lambda data: data.update(later=1), "later: Extra inputs"),
         (lambda data: data.update(model="other.bin"), "the model other.bin is not among the bundle's files"),
         (lambda data: data.update(model="../other/model.bin"), "is not among the bundle's files"),
+        *(
+            (lambda data, moved=moved: data["lowering"].update(answers_moved_by_noise=moved), "and no length")
+            for moved in ("abc", True, -1.0)
+        ),
         (lambda data: data["files"].update({"../x": data["files"]["model.bin"]}), r"the file \.\./x is missing"),
     ],
 )
