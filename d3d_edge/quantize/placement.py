@@ -74,6 +74,12 @@ MOVING = REARRANGING - {
     *(_aten.swapaxes.default, _aten.swapdims.default, _aten.t.default, _aten.unflatten.int, _aten.squeeze.default),
 }
 """Operators that neither add a value nor compare two."""
+_SCALING = frozenset(
+    {
+        *(_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor),
+        *(_aten.add_.Tensor, _aten.sub_.Tensor, _aten.mul_.Tensor, _aten.div_.Tensor),
+    }
+)
 _ACTIVATION_RANGE = (-128, 127, torch.int8)
 _WEIGHT_RANGES = (_ACTIVATION_RANGE, (-127, 127, torch.int8))
 
@@ -273,7 +279,7 @@ def _parted_from_relu(node: Node) -> tuple[str, str] | None:
     """A convolution, rounded, then its ReLU or batch norm: the three cannot be one kernel any more."""
     if node.target not in _WEIGHTED:
         return None
-    for rounded in (user for user in _behind(node) if user.target in QUANTIZE):
+    for rounded in (user for scaled in _scaled(node) for user in _behind(scaled) if user.target in QUANTIZE):
         for after in _behind(rounded, MOVING | QUANTIZE | DEQUANTIZE):
             if after.target in FOLLOWERS:
                 return (
@@ -281,6 +287,15 @@ def _parted_from_relu(node: Node) -> tuple[str, str] | None:
                     "quantize what comes after the pair instead: a relu that alone reads the convolution",
                 )
     return None
+
+
+def _scaled(node: Node) -> Iterator[Node]:
+    """`node`, and what adds constants to its values or multiplies them, such as a batch norm."""
+    yield node
+    for user in _behind(node):
+        constants = [arg for arg in user.args[:2] if not isinstance(arg, Node) or arg.op in ("placeholder", "get_attr")]
+        if user.target is _aten.batch_norm.default or (user.target in _SCALING and len(constants) == 1):
+            yield from _scaled(user)
 
 
 def _behind(node: Node, through: Set[Any] = MOVING) -> Iterator[Node]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 MOVING = ("Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 """Operators that neither add a value nor compare two."""
 
+_SCALING = ("Add", "Sub", "Mul", "Div")
+
 _NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 """What a Constant may hold in the place of a tensor, and the type that ONNX gives it."""
 
@@ -70,12 +72,13 @@ class File:
         """The nodes of these operators."""
         return (node for node in self.graph.node if node.op_type in operators)
 
-    def biases(self) -> Iterator[Any]:
-        """The nodes that add a constant to a product, as exporters write the bias of a MatMul."""
-        for node in self.of("Add"):
-            makers = [self.producers.get(name) for name in node.input if name not in self.constants]
-            if len(makers) == 1 and makers[0] is not None and makers[0].op_type in ("MatMul", "Gemm"):
-                yield node
+    def scaled(self, node: Any) -> Iterator[Any]:
+        """`node`, and what adds constants to its values or multiplies them: a batch norm, or the bias of a MatMul."""
+        yield node
+        for user in self.behind(node):
+            constants = sum(name in self.constants for name in user.input)
+            if user.op_type == "BatchNormalization" or (user.op_type in _SCALING and constants == 1):
+                yield from self.scaled(user)
 
     def array(self, name: str) -> Any | None:
         """The constant of that name as an array."""

@@ -231,7 +231,7 @@ def inputs_are_quantized(file: File) -> Iterator[LoweringError]:
 
 def relu_follows_its_convolution(file: File) -> Iterator[LoweringError]:
     """No Q/DQ stands between a weighted operator and its batch norm or ReLU, which TensorRT fuses into it. [1]"""
-    for node in (*file.of(*_WEIGHTED), *file.biases()):
+    for node in (scaled for weighted in file.of(*_WEIGHTED) for scaled in file.scaled(weighted)):
         for quantize in (user for user in file.behind(node) if user.op_type == _Q):
             for after in file.behind(quantize, (*MOVING, _Q, _DQ)):
                 if after.op_type in ("Relu", "Clip", "BatchNormalization"):

@@ -48,6 +48,14 @@ def round_before_threshold(program: ExportedProgram) -> None:
     write_the_relu_as(program, aten.threshold.default, 0.0, 0.0)
 
 
+def scale_and_round_before_relu(program: ExportedProgram) -> None:
+    relu = first(program, RELU, "temporal.spatial")
+    with program.graph.inserting_before(relu):
+        scaled = program.graph.call_function(aten.mul.Tensor, (relu.args[0], 0.5))
+        relu.args = (program.graph.call_function(aten.add.Tensor, (scaled, 0.25)),)
+    round_before_relu(program)
+
+
 def round_and_move_before_relu(program: ExportedProgram) -> None:
     relu = first(program, RELU, "temporal.spatial")
     round_before_relu(program)

@@ -62,6 +62,7 @@ def program(saved: Path) -> ExportedProgram:
                 *(plants.round_before_clamp, plants.round_before_clamp_min, plants.round_before_threshold),
                 plants.write_the_relu_as_clip,
                 *(plants.round_and_move_before_relu, plants.round_twice_before_relu),
+                plants.scale_and_round_before_relu,
             )
         ),
         (

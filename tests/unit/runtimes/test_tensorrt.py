@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,6 +14,8 @@ from d3d_edge.errors import LoweringError, MissingDependency, RecipeError
 from d3d_edge.quantize import graph_files
 from d3d_edge.runtimes import tensorrt
 from tests import networks
+from tests.unit.runtimes import onnx_plants as plants
+from tests.unit.runtimes.onnx_files import constant, first
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -112,3 +115,28 @@ def test_a_batch_norm_that_makes_its_statistics_is_refused(training: int) -> Non
     said = tensorrt.check(model, allow_fallback=True)
     assert len(said) == training
     assert all("in training mode" in text and "layer stem, operator BatchNormalization" in text for text in said)
+
+
+@pytest.mark.parametrize("operator", ["Add", "Mul", "BatchNormalization"])
+def test_rounding_between_what_scales_a_convolution_and_its_relu_is_refused(
+    operator: str, model: onnx.ModelProto
+) -> None:
+    relu = first(model, "Relu", "temporal.spatial/")
+    convolution = next(node for node in model.graph.node if relu.input[0] in node.output)
+    weight = next(node for node in model.graph.node if convolution.input[1] in node.output)
+    channels = onnx.numpy_helper.to_array(constant(model, weight.input[0])).shape[0]
+    count = 4 if operator == "BatchNormalization" else 1
+    values = np.full((channels,) if count == 4 else (1, channels, 1, 1), 0.5, np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(values, "half"))
+    scaled = onnx.helper.make_node(
+        operator, [relu.input[0], *count * ["half"]], ["scaled"], name="temporal.spatial/scaled"
+    )
+    model.graph.node.insert(list(model.graph.node).index(relu), scaled)
+    relu.input[0] = "scaled"
+    assert tensorrt.check(model) == ()
+    plants.add_rounded(model, "scaled", "again", before=relu)
+    relu.input[0] = "again"
+    with pytest.raises(
+        LoweringError, match=rf"stands between {scaled.name} and {relu.name} \[.*layer temporal.spatial,"
+    ):
+        tensorrt.check(model)
