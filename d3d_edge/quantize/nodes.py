@@ -48,9 +48,16 @@ def refusal(node: Node, message: str, hint: str, *, runtime: str, stage: str = "
     return LoweringError(message, stage=stage, layer=layer_of(node), operator=operator, runtime=runtime, hint=hint)
 
 
+def _is_named(operator: str, message: str) -> bool:
+    """Whether a message names an operator: it may do so by what PyTorch calls torch.special's without that word."""
+    return any(re.search(rf"\b{re.escape(name)}", message) for name in {operator, operator.replace("special_", "")})
+
+
 def blamed(program: ExportedProgram, message: str) -> tuple[str, str]:
     """Layer and operator of the first node of `program` that a tool's error message names, or empty."""
     calls = (node for node in program.graph.nodes if node.op == "call_function")
-    named = (node for node in calls if str(node.target) in message or re.search(rf"node {node.name}\b", message))
+    named = (
+        node for node in calls if _is_named(str(node.target), message) or re.search(rf"node {node.name}\b", message)
+    )
     node = next(named, None)
     return ("", "") if node is None else (layer_of(node), str(node.target))

@@ -52,22 +52,35 @@ def of_program(spec: Any, deployment: Any, layers: Mapping[str, str]) -> Iterato
 
     `layers` are those of the graph, by the name of the operator's output.
     """
-    function = spec.mlProgram.functions["main"]
-    iOS = deployment.name
+    functions = spec.mlProgram.functions.values()
+    iOS, newer = deployment.name, f"choose {deployment.name} or newer"
     opset = f"CoreML{deployment.value - 1}"  # ct.target.iOS17 is 8, and its operators are CoreML7.
-    if function.opset != opset:
-        yield _fault(
-            f"the program is of the operator set {function.opset}, {iOS} reads {opset}", f"choose {iOS} or newer"
-        )
-    for feature in spec.description.input:
-        if feature.type.multiArrayType.WhichOneof("ShapeFlexibility"):
-            yield _fault(f"the input {feature.name} has no fixed shape", "export the network for one clip shape")
-    for block in function.block_specializations.values():
+    sets = {name for function in functions for name in (function.opset, *function.block_specializations)}
+    for name in sorted(sets - {opset}):
+        yield _fault(f"the program is of the operator set {name}, {iOS} reads {opset}", newer)
+    if spec.specificationVersion > deployment.value and sets == {opset}:
+        yield _fault(f"the package is of version {spec.specificationVersion}, {iOS} reads {deployment.value}", newer)
+    loose = [
+        *(f"input {one.name}" for one in spec.description.input if _varies(one)),
+        *(f"output {one.name}" for one in spec.description.output if _varies(one)),
+        *(f"argument {one.name}" for function in functions for one in function.inputs if _is_unknown(one)),
+    ]
+    for what in loose:
+        yield _fault(f"the {what} has no fixed shape", "export the network for one clip shape")
+    for block in (block for function in functions for block in function.block_specializations.values()):
         for op in _operators(block):
             name = op.outputs[0].name if op.outputs else ""
             layer = next((layers[one] for one in _beginnings(name) if one in layers), "")
             for message, hint in _of_operator(op, name, deployment):
                 yield _fault(message, hint, layer, op.type)
+
+
+def _varies(feature: Any) -> bool:
+    return bool(feature.type.multiArrayType.WhichOneof("ShapeFlexibility"))
+
+
+def _is_unknown(value: Any) -> bool:
+    return any(axis.WhichOneof("dimension") == "unknown" for axis in _axes(value))
 
 
 def _of_operator(op: Any, name: str, deployment: Any) -> Iterator[tuple[str, str]]:
@@ -76,7 +89,7 @@ def _of_operator(op: Any, name: str, deployment: Any) -> Iterator[tuple[str, str
         needed = "no version of iOS" if since is None else since.name
         remedy = f"--set minimum_deployment_target={needed}" if since else "write the layer otherwise"
         yield f"{deployment.name} does not have the operator {name}; {needed} has", remedy
-    if any(axis.WhichOneof("dimension") == "unknown" for out in op.outputs for axis in _axes(out)):
+    if any(map(_is_unknown, op.outputs)):
         message = f"the tensor {name} has no static shape, which leaves the Neural Engine"
         yield message, "export the network for one clip shape"
     rank = max((len(_axes(out)) for out in op.outputs), default=0)
@@ -93,8 +106,8 @@ def _operators(block: Any) -> Iterator[Any]:
             yield from _operators(inner)
 
 
-def _axes(output: Any) -> Any:
-    return output.type.tensorType.dimensions
+def _axes(value: Any) -> Any:
+    return value.type.tensorType.dimensions
 
 
 def _beginnings(name: str) -> Iterator[str]:

@@ -254,7 +254,7 @@ def _not_lowered(program: ExportedProgram, error: Exception) -> LoweringError:
         layer=layer,
         operator=operator,
         runtime=_version(),
-        hint=executorch_checks.RANK_4,
+        hint=executorch_checks.RANK_4 if "3d" in operator else "write the layer with operators of Core ATen",
     )
 
 

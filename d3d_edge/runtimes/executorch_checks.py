@@ -32,6 +32,7 @@ _REMEDIES = {
     r"conv": "XNNPACK takes 2D convolutions with constant weights, as the layers of d3d_edge.models.layers are",
     r"avg_pool": "XNNPACK takes count_include_pad=False and ceil_mode=False only, over more than one element",
     r"pool": "XNNPACK takes 2D max pools of one output, with a stride no larger than the kernel",
+    r"amax|amin": "XNNPACK has no such operator: a 2D max pool over the whole map gives the largest",
     r"linear|bmm|\bmm\b|addmm|matmul": "write it as a 1x1 convolution, layers.conv2d",
     r"quantize_per|dequantize_per": "let every neighbour of the pair be one that XNNPACK has in INT8, or quantize none",
 }

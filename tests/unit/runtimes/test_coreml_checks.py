@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,37 @@ def test_shapes_that_vary_are_refused(tmp_path: Path) -> None:
     assert "the input x has no fixed shape" in first
     assert "the tensor relu_3 has no static shape" in second
     assert "layer stem, operator relu" in second
+
+
+def test_every_function_and_both_ends_of_each_are_looked_at(tmp_path: Path) -> None:
+    spec = specification(tmp_path)
+    main = spec.mlProgram.functions["main"]
+    spec.mlProgram.functions["second"].CopyFrom(main)
+    (block,) = spec.mlProgram.functions["second"].block_specializations.values()
+    next(op for op in block.operations if op.type == "conv").type = "scaled_dot_product_attention"
+    spec.description.output[0].type.multiArrayType.shapeRange.sizeRanges.add(lowerBound=1, upperBound=8)
+    main.inputs[0].type.tensorType.dimensions[0].unknown.variadic = False
+    said = [
+        r"the output \S+ has no fixed shape",
+        "the argument x has no fixed shape",
+        "iOS17 does not have the operator",
+    ]
+    for message, expected in zip(faults(spec), said, strict=True):
+        assert re.search(expected, message)
+
+
+@pytest.mark.parametrize("what", ["the package", "a block"])
+def test_what_is_of_a_newer_version_is_refused(what: str, tmp_path: Path) -> None:
+    spec = specification(tmp_path)
+    if what == "the package":
+        spec.specificationVersion += 1
+    else:
+        blocks = spec.mlProgram.functions["main"].block_specializations
+        blocks["CoreML8"].CopyFrom(blocks["CoreML7"])
+    (message,) = faults(spec)
+    assert {"the package": "of version 9, iOS17 reads 8", "a block": "set CoreML8, iOS17 reads CoreML7"}[
+        what
+    ] in message
 
 
 def test_a_tensor_of_five_axes_that_coremltools_made_is_refused(tmp_path: Path) -> None:

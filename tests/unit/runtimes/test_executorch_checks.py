@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from d3d_edge import target
 from d3d_edge.errors import BundleError, LoweringError
-from d3d_edge.quantize import pt2e
+from d3d_edge.quantize import nodes, pt2e
 from d3d_edge.runtimes import Lowered, executorch, executorch_checks
 from tests import networks
 from tests.unit.quantize import plants
@@ -96,6 +96,10 @@ def takes_a_bessel_function(x: Tensor, kernel: Tensor) -> Tensor:
     return torch.special.bessel_j0(x)
 
 
+def takes_the_largest(x: Tensor, kernel: Tensor) -> Tensor:
+    return x.amax((2, 3), keepdim=True)
+
+
 def convolves_in_3d(x: Tensor, kernel: Tensor) -> Tensor:
     return F.conv3d(x[None], kernel.new_ones(2, 2, 1, 1, 1))
 
@@ -114,7 +118,8 @@ def rounds_to_uint8(x: Tensor, kernel: Tensor) -> Tensor:
         (convolves_with_itself, "XNNPACK does not take", "delegate", "aten.convolution", "constant weights"),
         (multiplies_doubles, "XNNPACK does not take", "delegate", r"aten.(add)?mm", "1x1 convolution"),
         (sorts, "has no kernel for aten::sort", "kernels", "aten.sort", "other operators"),
-        (takes_a_bessel_function, "cannot lower", "to ExecuTorch", "aten.special_bessel_j0", "rank-4 layers"),
+        (takes_a_bessel_function, "cannot lower", "to ExecuTorch", "aten.special_bessel_j0", "Core ATen"),
+        (takes_the_largest, "XNNPACK does not take", "delegate", "aten.amax", "max pool"),
         (convolves_in_3d, "has 5 axes", "check", "aten.unsqueeze", "rank-4 layers"),
         (shuffles, "has 5 axes", "check", "aten.view_copy", "rank-4 layers"),
     ],
@@ -128,6 +133,13 @@ def test_what_would_be_slow_or_missing_on_the_phone_is_refused(
         lower(function, tmp_path)
     assert caught.value.exit_code == 5
     assert "\n" not in str(caught.value)
+
+
+def test_an_operator_is_found_by_what_else_pytorch_calls_it() -> None:
+    program = pt2e.export_float(Network(lambda x, kernel: torch.special.i0(x)).eval(), CLIP)
+    found = nodes.blamed(program, "Operator torch._ops.aten.i0.default is not in Core ATen opset")
+    assert found == ("Mixed_3b.Branch_1.Conv2d_0b_3x3", "aten.special_i0.default")
+    assert nodes.blamed(program, "Operator torch._ops.aten.i1.default is not in Core ATen opset") == ("", "")
 
 
 def test_a_file_that_loads_and_does_not_run_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
