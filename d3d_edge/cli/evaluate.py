@@ -9,7 +9,7 @@ import click
 
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress, json_of, plain
-from d3d_edge.cli.tables import columns
+from d3d_edge.cli.tables import columns, gmac
 from d3d_edge.evaluation import FILE_NAME, Evaluation, Fusion
 from d3d_edge.manifest import Split
 from d3d_edge.runs import Run
@@ -77,7 +77,7 @@ def _print(evaluation: Evaluation, path: Path) -> None:
             f"{system.top5:.1%}",
             f"{system.mean_class:.1%}",
             f"{system.parameters / 1e6:.2f}M",
-            f"{system.gmac:.2f}",
+            gmac(system.gmac),
         )
     console.print(
         f"{evaluation.title}: {evaluation.classes} classes, {evaluation.videos} {evaluation.split} videos, "

@@ -15,7 +15,7 @@ from d3d_edge import recipe as recipes
 from d3d_edge.bundle import check_output
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress, json_of, plain
-from d3d_edge.cli.tables import columns
+from d3d_edge.cli.tables import columns, gmac
 from d3d_edge.files import write_text
 from d3d_edge.presets import PRESETS
 
@@ -197,7 +197,7 @@ def _table(rows: Sequence[Timed]) -> Table:
             shape.stem.removeprefix("conv3d_"),
             row.name,
             *(f"{time:.2f}" for time in (row.latency_ms_p50, row.latency_ms_p90)),
-            f"{row.gmac:.2f}",
+            gmac(row.gmac),
             f"{row.size_bytes / 1e6:.2f}",
         )
     return table
@@ -236,7 +236,7 @@ def print_models(rows: Sequence[Model], classes: int) -> None:
             row.name,
             f"{row.input} {row.frames}x{row.height}x{row.width}",
             f"{row.parameters / 1e6:.2f}",
-            f"{row.gmac:.2f}",
+            gmac(row.gmac),
             *(f"{size / 1e6:.2f}" for size in sizes),
         )
     console = plain(soft_wrap=True)

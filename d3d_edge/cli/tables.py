@@ -108,6 +108,11 @@ def _finding(gate: Gate) -> str:
     return f"{found}: {needed}"
 
 
+def gmac(number: float) -> str:
+    """A count of multiplications and additions, in thousand millions."""
+    return f"{number:.2f}" if number >= 0.1 else f"{number:.2g}"
+
+
 def columns(words: Sequence[str], figures: Sequence[str], *, tight: bool = False) -> Table:
     """An empty table, in the look of all of them: columns of words, folded where a row is too long, then of figures."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0 if tight else 1, 0, 0))

@@ -17,7 +17,7 @@ from d3d_edge.manifest import Clip, Manifest, Split
 from d3d_edge.pipeline.notes import NAMED, note_skipped
 from d3d_edge.progress import Progress
 from d3d_edge.recipe import Recipe, TrainSpec
-from d3d_edge.runs import Run
+from d3d_edge.runs import Run, fingerprint
 from d3d_edge.schema import Schema
 from d3d_edge.video import cache
 from d3d_edge.video.cache import CachedClip
@@ -51,6 +51,10 @@ class RunData:
     def content(self) -> list[list[str]]:
         """What decides training: content, label and split of each clip, in order."""
         return [[cached.content, cached.clip.label, cached.clip.split] for cached in self.clips]
+
+    def hash_of(self, split: Split) -> str:
+        """Hash of what decides the figures of one split."""
+        return fingerprint([[cached.content, cached.clip.label] for cached in self.of(split)])
 
     def dataset(self, split: Split, *, training: bool = False, still: bool = False) -> ClipDataset:
         """A split: augmented for training, else centre-cropped; `still` gives single frames."""

@@ -311,6 +311,7 @@ def _finish(run: Run, stage: Stage, job: Job, data: RunData, mark: str, began: f
         "top1": accuracy.topk(logits, labels, 1),
         "top5": accuracy.topk(logits, labels, 5),
         "clips": len(labels),
+        "tested": data.hash_of("test"),
         "seconds": round(time.monotonic() - began, 1),
     }
     if stage == "student":

@@ -212,3 +212,15 @@ def refused(result: Result, code: int, *words: str) -> None:
 def own_clips(clips: Path, tmp_path: Path) -> Path:
     """The clips, to be damaged."""
     return Path(shutil.copytree(clips, tmp_path / "own"))
+
+
+def copied_run(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / "run", tmp_path / "run"))
+
+
+def run_on(own_clips: Path, clips: Path, made: Path, tmp_path: Path) -> Path:
+    """A copy of the run whose clips, those in `own_clips`, may be damaged."""
+    run = copied_run(made, tmp_path)
+    listed = run / "data.csv"
+    listed.write_text(listed.read_text().replace(str(clips), str(own_clips)))
+    return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import re
@@ -15,7 +16,7 @@ import pytest
 from d3d_edge.bundle import Bundle
 from d3d_edge.evaluation import Evaluation
 from d3d_edge.report import Report
-from tests.cli.conftest import TARGETS, D3DEdge, Result, refused, with_references
+from tests.cli.conftest import TARGETS, D3DEdge, Result, refused, run_on, with_references
 
 NO_BASELINE = "baselines.spatial=null"
 
@@ -145,6 +146,19 @@ def test_one_clip_evaluates_as_training_did(made: Path, cache: Path, d3d_edge: D
     measured = {system.streams: system.top1 for system in systems}
     for stage in ("teacher", "spatial", "student"):
         assert measured[(stage,)] == json.loads((made / "run" / stage / "done.json").read_text())["top1"]
+
+
+def test_other_test_clips_than_were_measured_in_training_are_told(
+    own_clips: Path, clips: Path, made: Path, cache: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    run = run_on(own_clips, clips, made, tmp_path)
+    words = ("evaluate", run, "--cache", cache, "--workers", 0, "--json")
+    assert not [note for note in json.loads(d3d_edge(*words).out)["notes"] if "test clips" in note]
+    tested = [
+        row["path"] for row in csv.DictReader((run / "data.csv").read_text().splitlines()) if row["split"] == "test"
+    ]
+    shutil.copyfile(tested[0], tested[-1])
+    assert "the test clips are not those that d3d-edge distill measured" in d3d_edge(*words).out
 
 
 def test_a_split_without_clips_cannot_be_evaluated(made: Path, cache: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:

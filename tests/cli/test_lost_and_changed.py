@@ -17,19 +17,7 @@ from d3d_edge.distill.checkpoint import Checkpoint
 from d3d_edge.distill.loop import Job
 from d3d_edge.quantize import graph_files, pt2e
 from d3d_edge.runs import held
-from tests.cli.conftest import D3DEdge, refused
-
-
-def copied_run(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made / "run", tmp_path / "run"))
-
-
-def run_on(own_clips: Path, clips: Path, made: Path, tmp_path: Path) -> Path:
-    """A copy of the run whose clips, those in `own_clips`, may be damaged."""
-    run = copied_run(made, tmp_path)
-    listed = run / "data.csv"
-    listed.write_text(listed.read_text().replace(str(clips), str(own_clips)))
-    return run
+from tests.cli.conftest import D3DEdge, copied_run, refused, run_on
 
 
 def train_student_to(run: Path, name: str, value: float) -> None:
