@@ -121,7 +121,7 @@ def _print(report: Report, out: Path | None) -> None:
             *(found.latency_ms_p95, found.latency_ms_p99, found.latency_ms_min),
         )
         table.add_row(row.name, measured_by(row), *map(_ms, times), f"{(row.size_bytes or 0) / 1e6:.2f}")
-    console.print(table)
+    console.print(table, crop=False)
     for line in (line for row, found in timed for line in _lines(row, found)):
         console.print(line)
     for row in report.rows:

@@ -84,7 +84,7 @@ def _print(evaluation: Evaluation, path: Path) -> None:
         f"{evaluation.clips_per_video} clip(s) each, chance {evaluation.chance:.1%}",
         style="bold",
     )
-    console.print(table)
+    console.print(table, crop=False)
     for note in evaluation.notes:
         console.print(f"note: {note}")
     console.print(

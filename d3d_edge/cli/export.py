@@ -99,7 +99,7 @@ def _show(bundles: Sequence[Bundle]) -> None:
             bundle.path.name, made.precision, f"{bundle.model_size_bytes / 1e6:.2f}", str(len(made.fallbacks))
         )
     console = plain(soft_wrap=True)
-    console.print(table)
+    console.print(table, crop=False)
     for bundle in bundles:
         for text in bundle.manifest.fallbacks:
             console.print(f"fallback in {bundle.path.name}: {text}")

@@ -240,7 +240,7 @@ def print_models(rows: Sequence[Model], classes: int) -> None:
             *(f"{size / 1e6:.2f}" for size in sizes),
         )
     console = plain(soft_wrap=True)
-    console.print(table)
+    console.print(table, crop=False)
     for row in rows:
         network = row.network
         widths = " ".join(filter(None, (f"{network.width:g}", str(network.stage_widths))))

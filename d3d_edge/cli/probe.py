@@ -78,7 +78,7 @@ def _print(report: ProbeReport, console: Console) -> None:
     for row in report.rows:
         shares = (f"{share:.1%}" for share in (row.top1, row.top1_reversed, row.top1_shuffled))
         table.add_row(row.name, row.sees, *errors(row.epe_px), *shares)
-    console.print(table)
+    console.print(table, crop=False)
     height, width = report.flow_size
     frames = report.flow_frames
     notes = [

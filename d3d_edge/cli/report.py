@@ -142,7 +142,7 @@ def _print(found: Comparison) -> None:
         figures = ("-" if value is None else format(factor * value, form) for value in (change.before, change.after))
         interval = "-" if change.low is None else f"{change.low:+.1f} to {change.high:+.1f}"
         table.add_row(change.row, name, *figures, _change(change), interval, change.verdict)
-    console.print(table)
+    console.print(table, crop=False)
     notes: dict[str, list[str]] = {}
     for change in found.changes:
         if change.note:

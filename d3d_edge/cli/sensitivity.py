@@ -66,7 +66,7 @@ def _print(report: SensitivityReport, rows: int, console: Console) -> None:
     table.add_section()
     for cost in report.groups[:rows]:
         table.add_row(*_cells(cost.name, cost))
-    console.print(table)
+    console.print(table, crop=False)
     if len(report.groups) > rows:
         console.print(f"{len(report.groups) - rows} groups cost less; all are in the JSON")
     console.print(

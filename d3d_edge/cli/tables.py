@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
-from rich.table import Table
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.table import Column, Table
 from rich.text import Text
 
 from d3d_edge.cli.console import plain
@@ -110,12 +111,33 @@ def _finding(gate: Gate) -> str:
 
 def gmac(number: float) -> str:
     """A count of multiplications and additions, in thousand millions."""
-    return f"{number:.2f}" if number >= 0.1 else f"{number:.2g}"
+    return f"{number:.2f}" if number >= 0.05 else f"{number:.2g}"
+
+
+class _Whole(Table):
+    """As wide as it needs to be: where a terminal is narrower, its lines go on below, and nothing is cut off.
+
+    Is to be printed with crop=False.
+    """
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        least = sum(map(_least, self.columns)) + len(self.columns) + 1 + (len(self.columns) - 1) * self.padding[1]
+        if least > options.max_width:
+            options = options.update_width(least)
+            for column in self.columns:
+                column.min_width = _least(column)
+        yield from super().__rich_console__(console, options)
+
+
+def _least(column: Column) -> int:
+    """Letters of the longest word of a column, or of all words of a cell where they stay in one line."""
+    cells = [str(cell) for cell in (column.header, *column.cells)]
+    return max((cell_len(part) for cell in cells for part in ([cell] if column.no_wrap else cell.split())), default=0)
 
 
 def columns(words: Sequence[str], figures: Sequence[str], *, tight: bool = False) -> Table:
     """An empty table, in the look of all of them: columns of words, folded where a row is too long, then of figures."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0 if tight else 1, 0, 0))
+    table = _Whole(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0 if tight else 1, 0, 0))
     for name in words:
         table.add_column(name, overflow="fold")
     for name in figures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 
 from d3d_edge import page
 from d3d_edge.cli.benchmark import _conditions, _ms, _print
-from d3d_edge.cli.tables import print_report, text_of
+from d3d_edge.cli.console import plain
+from d3d_edge.cli.tables import columns, gmac, print_report, text_of
 from d3d_edge.cli.validate import show
 from d3d_edge.errors import GateFailed
 from d3d_edge.page.material import Material
@@ -104,3 +106,21 @@ def test_a_long_name_takes_lines_of_its_own_and_no_figure() -> None:
     (line,) = (line for line in figures.splitlines() if line.startswith(" jetson "))
     assert "…" not in told
     assert set(line.split()) <= set(told.split())
+
+
+@pytest.mark.parametrize("width", [10, 40, 60])
+def test_a_narrow_terminal_cuts_nothing_off(width: int) -> None:
+    table = columns(("system", "needs"), ("params M", "act int8 MB", "95 %"))
+    table.add_row("D3D + spatial", "16x112x112", "0.63", "1234.5", "10 to 70")
+    console = plain(width=width, file=io.StringIO(), record=True)
+    console.print(table, crop=False)
+    text = console.export_text()
+    for part in ("system", "D3D", "spatial", "16x112x112", "params M", "0.63", "act int8 MB", "1234.5", "10 to 70"):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(0.00208, "0.0021"), (0.034, "0.034"), (0.068, "0.07"), (64.183, "64.18")]
+)
+def test_a_small_network_has_some_gmac(number: float, told: str) -> None:
+    assert gmac(number) == told
