@@ -59,13 +59,25 @@ def opened(path: Path) -> Iterator[cv2.VideoCapture]:
     try:
         if not capture.isOpened():
             raise DataError(_why_not_opened(path))
-        declared_bytes = _asf_bytes(path) or _matroska_bytes(path)
-        if declared_bytes > (size_bytes := os.path.getsize(path)):
-            raise DataError(f"{path} is truncated: {size_bytes} of {declared_bytes} bytes are there")
+        _refuse_fewer(path, _asf_bytes(path))
         capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
         yield capture
     finally:
         capture.release()
+
+
+def refuse_cut(path: Path) -> None:
+    """Refuse a Matroska or WebM file that ends before what it says, and so somewhere in what it shows.
+
+    Raises:
+        DataError: it does.
+    """
+    _refuse_fewer(path, _matroska_bytes(path))
+
+
+def _refuse_fewer(path: Path, declared_bytes: int) -> None:
+    if declared_bytes > (size_bytes := os.path.getsize(path)):
+        raise DataError(f"{path} is truncated: {size_bytes} of {declared_bytes} bytes are there")
 
 
 def address_of(path: Path) -> str:

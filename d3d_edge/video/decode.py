@@ -18,7 +18,15 @@ import numpy.typing as npt
 
 from d3d_edge.errors import DataError
 from d3d_edge.video import interlaced, seek
-from d3d_edge.video.container import address_of, declared_of, first_time_s, opened, promise_of, rate_hz_of
+from d3d_edge.video.container import (
+    address_of,
+    declared_of,
+    first_time_s,
+    opened,
+    promise_of,
+    rate_hz_of,
+    refuse_cut,
+)
 from d3d_edge.video.seek import Frame as Frame
 from d3d_edge.video.seek import time_s_of
 
@@ -75,6 +83,8 @@ def read_frames(
             `convert` raise.
     """
     with opened(path) as capture:
+        if span == WHOLE:
+            refuse_cut(path)
         declared = declared_of(capture)
         indices = _chosen(choose, range(declared)) if span == WHOLE else None
         if indices and not seek.may_pay(indices, declared):
@@ -211,6 +221,7 @@ def _check_complete(capture: cv2.VideoCapture, path: Path, times_s: Sequence[flo
 
     Frames and time must both be missing: a variable frame rate spoils the one, sound after the pictures the other.
     """
+    refuse_cut(path)
     if not times_s:
         raise _nothing_decodes(capture, path)
     promise = promise_of(capture, path, first_s)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from d3d_edge.errors import DataError
 from d3d_edge.video import container
-from d3d_edge.video.decode import count_frames
+from d3d_edge.video.decode import count_frames, read_frames
 from tests.unit.video.samples import VideoWriter, textured
 
 
@@ -24,8 +24,9 @@ def test_a_matroska_file_says_how_long_it_is(write_video: VideoWriter, frames: i
     data = path.read_bytes()
     for size in (len(data) - 1, 9 * len(data) // 10, 2 * len(data) // 3):
         path.write_bytes(data[:size])
-        with pytest.raises(DataError, match=rf"{name} is truncated: {size} of {len(data)} bytes are there"):
-            count_frames(path)
+        for read in (count_frames, lambda path: read_frames(path, lambda count: [0], lambda frame: frame)):
+            with pytest.raises(DataError, match=rf"{name} is truncated: {size} of {len(data)} bytes are there"):
+                read(path)
     path.write_bytes(data + b"more")
     assert count_frames(path) == frames
     segment = data.index(b"\x18\x53\x80\x67") + 4
