@@ -96,7 +96,7 @@ def test_what_was_let_through_is_told_and_costs_no_other_its_times(
     words = [
         "benchmark",
         bundle_copy,
-        made / "bundles" / "reference-int8",
+        made / "bundles" / "android",
         "--runs",
         2,
         "--out",
