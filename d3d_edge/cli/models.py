@@ -171,7 +171,7 @@ def print_latencies(found: Latencies, fitting: Sequence[Timed], budget_ms: float
         console.print(f"none takes {budget_ms:g} ms; the fastest is {fastest.shape}, {fastest.latency_ms_p50:.2f} ms")
     else:
         shown = fitting if budget_ms is None else fitting[:_ROWS]
-        console.print(_table(shown))
+        console.print(_table(shown), crop=False)
         if len(shown) < len(fitting):
             console.print(f"and {len(fitting) - len(shown)} smaller ones")
         if slower := len(found.rows) - len(fitting):

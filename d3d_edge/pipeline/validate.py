@@ -137,28 +137,28 @@ def validate(
     return report
 
 
-def _other_answers(models: Sequence[_Model], rows: Sequence[Row]) -> Iterator[str]:
-    """Bundles whose stored logits are not those of their file: no rounding makes that much of a difference."""
+def _answers_otherwise(models: Sequence[_Model], rows: Sequence[Row]) -> Iterator[tuple[Bundle, Row, float]]:
+    """Bundles whose stored logits are not those of their file, since no rounding makes that much of a difference, with
+    their rows and differences."""
     for model, row in zip(models, rows, strict=True):
-        if row.golden_difference_max is None:
-            continue
-        stored = golden_of(model.bundle).logits
-        if told_apart(row.golden_difference_max, stored, model.bundle.manifest):
-            yield (
-                f"{row.name}: its logits of the clips stored in it differ by up to {row.golden_difference_max:.3g} "
-                "from those stored beside them, so an app that checks itself by these fails"
-            )
+        difference = row.golden_difference_max
+        if difference is not None and told_apart(difference, golden_of(model.bundle).logits, model.bundle.manifest):
+            yield model.bundle, row, difference
+
+
+def _other_answers(models: Sequence[_Model], rows: Sequence[Row]) -> Iterator[str]:
+    for _, row, difference in _answers_otherwise(models, rows):
+        yield (
+            f"{row.name}: its logits of the clips stored in it differ by up to {difference:.3g} "
+            "from those stored beside them, so an app that checks itself by these fails"
+        )
 
 
 def _missed_answers(models: Sequence[_Model], rows: Sequence[Row]) -> Iterator[Gate]:
-    """The same as gates, which are there where they fail: of what runs here, where `export` refuses them too."""
-    for model, row in zip(models, rows, strict=True):
-        made, difference = model.bundle.manifest, row.golden_difference_max
-        if difference is None or row.device or made.fallbacks:
-            continue
-        stored = golden_of(model.bundle).logits
-        if told_apart(difference, stored, made):
-            bound = most_apart(stored, made)
+    """Gates, which are there where they fail: of what runs here, where `export` refuses such files too."""
+    for bundle, row, difference in _answers_otherwise(models, rows):
+        if not row.device and not bundle.manifest.fallbacks:
+            bound = most_apart(golden_of(bundle).logits, bundle.manifest)
             yield Gate(name="stored_answers_differ_max", row=row.name, bound=bound, value=difference, verdict="fail")
 
 

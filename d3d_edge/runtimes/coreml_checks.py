@@ -56,6 +56,7 @@ def of_program(spec: Any, deployment: Any, layers: Mapping[str, str]) -> Iterato
     iOS, newer = deployment.name, f"choose {deployment.name} or newer"
     opset = f"CoreML{deployment.value - 1}"  # ct.target.iOS17 is 8, and its operators are CoreML7.
     sets = {name for function in functions for name in (function.opset, *function.block_specializations)}
+    sets = sets or {"none"}
     for name in sorted(sets - {opset}):
         yield _fault(f"the program is of the operator set {name}, {iOS} reads {opset}", newer)
     if spec.specificationVersion > deployment.value and sets == {opset}:

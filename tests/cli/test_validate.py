@@ -144,7 +144,7 @@ def test_bundles_of_one_target_are_told_apart(
 def test_stored_logits_that_are_not_those_of_the_file_are_told(
     bundle_copy: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path
 ) -> None:
-    def answers(fallbacks: tuple[str, ...] = ()) -> tuple[int, list[str], list[tuple[str, str]]]:
+    def answers() -> tuple[int, list[str], list[tuple[str, str]]]:
         """Exit code, notes and gates of it."""
         result = d3d_edge("validate", bundle_copy, "--data", clips, "--out", tmp_path)
         report = Report.read(tmp_path / "report.json")

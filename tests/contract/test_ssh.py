@@ -40,6 +40,13 @@ def test_a_server_whose_key_is_not_known(
         transports.get(name).__enter__()
 
 
+def configure(request: pytest.FixtureRequest, folder: Path, patch: pytest.MonkeyPatch, *lines: str) -> None:
+    """Let the user's own configuration of ssh say more of the device."""
+    config = folder / "config"
+    config.write_text("\n    ".join([request.getfixturevalue("ssh_config").read_text().rstrip(), *lines]) + "\n")
+    patch.setenv("D3D_EDGE_SSH_CONFIG", str(config))
+
+
 def test_a_folder_that_may_not_be_written_to(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Make
 ) -> None:
@@ -89,10 +96,8 @@ def test_what_a_person_runs_there_is_not_run(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Make
 ) -> None:
     name, folder = reach("ssh", request, tmp_path / "device", monkeypatch)
-    config = tmp_path / "config"
-    given = request.getfixturevalue("ssh_config").read_text()
-    config.write_text(f"{given}    RemoteCommand touch {tmp_path}/run && sleep 60\n    RequestTTY yes\n")
-    monkeypatch.setenv("D3D_EDGE_SSH_CONFIG", str(config))
+    command = f"RemoteCommand touch {tmp_path}/run && sleep 60"
+    configure(request, tmp_path, monkeypatch, command, "RequestTTY yes")
     with transports.get(name) as transport:
         assert transport.push([make("blobs/a", b"a")]) == 1
     assert (folder / "blobs/a").read_bytes() == b"a"
@@ -120,10 +125,8 @@ def test_a_connection_that_the_user_wants_to_keep_ends_with_the_run(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Make
 ) -> None:
     name, _ = reach("ssh", request, tmp_path / "device", monkeypatch)
-    given = request.getfixturevalue("ssh_config").read_text()
-    config = tmp_path / "config"
-    config.write_text(f"{given}    ControlMaster auto\n    ControlPersist 600\n    ControlPath {tmp_path}/own\n")
-    monkeypatch.setenv("D3D_EDGE_SSH_CONFIG", str(config))
+    kept = ("ControlMaster auto", "ControlPersist 600", f"ControlPath {tmp_path}/own")
+    configure(request, tmp_path, monkeypatch, *kept)
 
     def connections(socket: str) -> list[bytes]:
         found = []

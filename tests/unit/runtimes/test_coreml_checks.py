@@ -87,6 +87,13 @@ def test_every_function_and_both_ends_of_each_are_looked_at(tmp_path: Path) -> N
         assert re.search(expected, message)
 
 
+def test_a_program_without_a_function_is_refused(tmp_path: Path) -> None:
+    spec = specification(tmp_path)
+    del spec.mlProgram.functions["main"]
+    (fault,) = faults(spec)
+    assert "of the operator set none, iOS17 reads CoreML7" in fault
+
+
 @pytest.mark.parametrize("what", ["the package", "a block"])
 def test_what_is_of_a_newer_version_is_refused(what: str, tmp_path: Path) -> None:
     spec = specification(tmp_path)
