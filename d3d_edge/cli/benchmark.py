@@ -78,7 +78,7 @@ def command(
         raise click.BadParameter(f"{out} is a folder.", param_hint="--out")
     if out:
         _check_out(out)
-    report = benchmark(
+    report, failed = benchmark(
         bundles,
         plan=Plan(runs=runs, rounds=rounds, warmup_runs=warm_up),
         threads=threads,
@@ -94,6 +94,8 @@ def command(
         click.echo(json_of(report))
     else:
         _print(report, out)
+    if failed:
+        raise failed[0]
 
 
 def _check_out(out: Path) -> None:

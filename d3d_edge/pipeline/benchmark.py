@@ -11,7 +11,7 @@ from pathlib import Path
 
 from d3d_edge import runtimes
 from d3d_edge.bundle import Bundle, by_place
-from d3d_edge.errors import BundleError, RecipeError
+from d3d_edge.errors import BundleError, DeviceError, RecipeError
 from d3d_edge.files import files_below
 from d3d_edge.harness import latency, stopwatch
 from d3d_edge.harness.stopwatch import Opener, Plan
@@ -39,9 +39,10 @@ def benchmark(
     with_memory: bool = False,
     progress: Progress,
     devices: Devices = THIS_MACHINE,
-) -> Report:
+) -> tuple[Report, list[DeviceError]]:
     """Time each bundle at `paths` on a clip stored in it, on every one of `devices` that can run it.
 
+    A device that fails in the middle costs its own rows alone: what failed is given beside the report of the others.
     On this machine all in turn (`stopwatch.take`); with `video`, whole runs from that file too; and `with_memory`, the
     memory that each takes, after all times. With `sustained_minutes`, everywhere, each without a pause for so long.
 
@@ -50,7 +51,7 @@ def benchmark(
         MissingDependency: a runtime's package is not installed.
         RecipeError: a device is none, or can run none of the bundles; a `video` is for a device; or nothing runs any
             of the bundles but an interpreter.
-        DeviceError: a device failed.
+        DeviceError: a device failed before anything was timed, or nothing could be timed anywhere for that.
         DataError: `video` cannot be read, or is too short for a bundle.
     """
     started = datetime.now(UTC)
@@ -62,6 +63,7 @@ def benchmark(
         for bundle in bundles.values():  # Before minutes of timing, not after.
             load_clip(video, bundle.manifest.clip)
     rows: dict[str, Row] = {}
+    failed: list[DeviceError] = []
     with Fleet(devices, threads) as fleet:
         fleet.try_out(bundles.values(), progress)
         if HERE in devices.names:
@@ -70,18 +72,24 @@ def benchmark(
             for name, bundle in bundles.items():
                 if fits(bundle, device):
                     row = row_of(name + devices.suffix(device), bundle)
-                    fields = fleet.run(device, bundle, plan, progress, sustained_s=60 * sustained_minutes)[0]
+                    try:
+                        fields = fleet.run(device, bundle, plan, progress, sustained_s=60 * sustained_minutes)[0]
+                    except DeviceError as error:
+                        failed.append(error)
+                        fields = {"device": device, "note": str(error)}
                     rows[row.name] = row.model_copy(update=fields)
     for name, bundle in bundles.items():
         if not any(fits(bundle, device) for device in devices.names):
             rows[name] = row_of(name, bundle).model_copy(update={"note": NO_DEVICE})
     if not any(row.samples for row in rows.values()):
+        if failed:
+            raise failed[0]
         raise RecipeError(
             f"nothing to time: {next(iter(rows.values())).note}",
             hint="--device names a device that runs them; d3d-edge validate checks their answers here",
         )
     first = next(iter(bundles.values())).manifest
-    return Report(
+    report = Report(
         title=f"benchmark of {first.name}",
         classes=len(first.labels),
         labels=first.labels,
@@ -89,6 +97,7 @@ def benchmark(
         rows=tuple(rows.values()),
         notes=tuple(fallback_notes(bundles.items())),
     )
+    return report, failed
 
 
 def _here(

@@ -129,7 +129,9 @@ def measure(
         def timed(some: Sequence[Shape]) -> tuple[dict[Shape, Timed], Row]:
             made = students.bundles(some, target, path.parent, workers=workers, progress=progress)
             paths = [bundle.path for bundle in made.values()]
-            report = benchmark(paths, plan=PLAN, threads=threads, progress=progress, devices=_devices(on))
+            report, failed = benchmark(paths, plan=PLAN, threads=threads, progress=progress, devices=_devices(on))
+            if failed:
+                raise failed[0]
             rows = {row.bundle: row for row in report.rows}
             return {shape: _timed(shape, rows[bundle.path.name]) for shape, bundle in made.items()}, report.rows[0]
 

@@ -10,10 +10,12 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from d3d_edge.harness import accuracy, stopwatch
+from d3d_edge.pipeline.devices import Fleet
 from d3d_edge.report import Report
 from tests.cli.conftest import D3DEdge, Result, alone, ended, refused
 from tests.contract.conftest import gone
@@ -58,6 +60,33 @@ def test_benchmark_over_ssh(made: Path, ssh: str, d3d_edge: D3DEdge) -> None:
     assert done.code == 0, done.err
     (row,) = json.loads(done.out)["rows"]
     assert (row["name"], row["device"], row["latency"]["runs"]) == ("jetson on device", ssh, 12)
+
+
+@pytest.mark.slow
+def test_a_device_that_fails_in_the_middle_loses_none_of_the_other_times(
+    made: Path, request: pytest.FixtureRequest, tmp_path: Path, d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = (reach("local", request, tmp_path / name, monkeypatch)[0] for name in ("bad", "good"))
+    tried_out = Fleet.try_out
+
+    def fails_from_then_on(*args: Any) -> None:
+        tried_out(*args)
+        (tmp_path / "bad" / "venv").unlink()
+        python = tmp_path / "bad" / "venv" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text("#!/bin/sh\necho worn out >&2; exit 1\n")
+        python.chmod(0o755)
+
+    monkeypatch.setattr(Fleet, "try_out", fails_from_then_on)
+    words = ["benchmark", made / "bundles" / "jetson", "--runs", 2, "--device", bad, "--device", good]
+    done = d3d_edge(*words, "--out", tmp_path / "times.json")
+    assert done.code == 7
+    (line,) = (line for line in done.err.splitlines() if line.startswith("error: "))
+    failed, timed = Report.read(tmp_path / "times.json").rows
+    assert (failed.device, failed.samples, timed.device, timed.latency.runs) == (bad, None, good, 2)
+    assert failed.note.endswith("its runner did not start: worn out (docs/devices.md)")
+    assert failed.note in line
+    assert f"{failed.name} was not timed: {failed.note}" in done.out
 
 
 @pytest.mark.slow

@@ -95,11 +95,11 @@ def test_another_board_of_the_same_name_gets_none_of_the_kept_times(
     asked(tmp_path, TINY, OTHER)
     benchmark, timed = latencies.benchmark, []
 
-    def by_another(paths: list[Path], **options: Any) -> Report:
+    def by_another(paths: list[Path], **options: Any) -> tuple[Report, list[DeviceError]]:
         timed.append(len(paths))
-        report = benchmark(paths, **options)
+        report, failed = benchmark(paths, **options)
         rows = tuple(row.model_copy(update={"runtime": "another"}) for row in report.rows)
-        return report.model_copy(update={"rows": rows})
+        return report.model_copy(update={"rows": rows}), failed
 
     monkeypatch.setattr(latencies, "benchmark", by_another)
     third = Shape.of(6, 16, 0.25)
