@@ -10,7 +10,7 @@ import yaml
 
 from d3d_edge import runtimes, target
 from d3d_edge.target import Target
-from tests.cli.conftest import D3DEdge
+from tests.cli.conftest import D3DEdge, with_references
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
@@ -35,8 +35,9 @@ def test_the_target_in_the_docs_is_one_with_every_field(watch: Path) -> None:
 def test_it_is_exported_as_the_docs_say(made: Path, d3d_edge: D3DEdge, watch: Path, tmp_path: Path) -> None:
     pytest.importorskip("coremltools")
     (words,) = re.findall(r"^d3d-edge (export run --target targets/watch .*)$", TEXT, flags=re.MULTILINE)
-    found = {"run": made / "run", "targets/watch": watch, "bundles": tmp_path / "bundles"}
-    done = d3d_edge(*(found.get(word, word) for word in words.split()))
+    bundles = with_references(made, tmp_path / "bundles")
+    found = {"run": made / "run", "targets/watch": watch, "bundles": bundles}
+    done = d3d_edge(*(found.get(word, word) for word in words.split()), "--workers", 0)
     assert done.code == 0, done.err
     assert (tmp_path / "bundles" / "watch" / "manifest.json").is_file()
 

@@ -13,6 +13,7 @@ import pytest
 
 from d3d_edge import runtimes, target, transports
 from d3d_edge.errors import DeviceError, RecipeError
+from d3d_edge.harness.stopwatch import Plan
 from d3d_edge.pipeline import latencies, students
 from d3d_edge.pipeline.latencies import Latencies, Timed, grid, measure
 from d3d_edge.presets import Shape
@@ -28,8 +29,9 @@ RECOGNISER = students.recogniser
 
 @pytest.fixture(autouse=True, scope="module")
 def small_networks() -> Iterator[None]:
-    """A smaller network than S3D-G for every shape."""
+    """A smaller network than S3D-G for every shape, timed in fewer rounds."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latencies, "PLAN", Plan(runs=4, rounds=2, warmup_runs=1, budget_s=0.2))
         patch.setattr(students, "recogniser", lambda _: networks.small())
         patch.setattr(students, "CLASSES", networks.CLASSES)
         yield
@@ -46,6 +48,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     asked(folder, TINY)
     return folder
+
+
+@pytest.fixture
+def own_cache(cache: Path, tmp_path: Path) -> Path:
+    """A copy of that cache, to be added to."""
+    return Path(shutil.copytree(cache, tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -79,20 +87,20 @@ def test_what_was_not_is_measured(cache: Path, change: dict[str, Any]) -> None:
         asked(cache, *shapes, **change)
 
 
-def test_measuring_a_shape_again_leaves_the_others(tmp_path: Path) -> None:
-    asked(tmp_path, TINY, OTHER)
-    first = asked(tmp_path, OTHER)
-    again = asked(tmp_path, TINY, again=True)
-    assert asked(tmp_path, OTHER) == first
-    assert asked(tmp_path, TINY) == again
+def test_measuring_a_shape_again_leaves_the_others(own_cache: Path) -> None:
+    asked(own_cache, TINY, OTHER)
+    first = asked(own_cache, OTHER)
+    again = asked(own_cache, TINY, again=True)
+    assert asked(own_cache, OTHER) == first
+    assert asked(own_cache, TINY) == again
     assert again.environment.started == first.environment.started
-    assert asked(tmp_path, TINY, OTHER, again=True).environment.started > first.environment.started
+    assert asked(own_cache, TINY, OTHER, again=True).environment.started > first.environment.started
 
 
 def test_another_board_of_the_same_name_gets_none_of_the_kept_times(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked(tmp_path, TINY, OTHER)
+    asked(own_cache, TINY, OTHER)
     benchmark, timed = latencies.benchmark, []
 
     def by_another(paths: list[Path], **options: Any) -> tuple[Report, list[DeviceError]]:
@@ -103,10 +111,10 @@ def test_another_board_of_the_same_name_gets_none_of_the_kept_times(
 
     monkeypatch.setattr(latencies, "benchmark", by_another)
     third = Shape.of(6, 16, 0.25)
-    found = asked(tmp_path, TINY, third)
+    found = asked(own_cache, TINY, third)
     assert (found.runtime, [row.shape for row in found.rows]) == ("another", [TINY, third])
     assert timed == [1, 1]
-    asked(tmp_path, OTHER)
+    asked(own_cache, OTHER)
     assert timed == [1, 1, 1]
 
 
