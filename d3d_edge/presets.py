@@ -89,9 +89,9 @@ class Shape(Schema):
     @property
     def network(self) -> dict[str, Any]:
         """The settings of a recipe's network."""
-        network = {"width": self.width, "stem": self.stem, "temporal_from": self.temporal_from}
+        network = {"width": self.width, "stem": self.stem, "temporal_from": self.temporal_from, "gating": self.gating}
         stages = self.stage_widths.given()
-        return network | ({"stage_widths": stages} if stages else {}) | ({} if self.gating else {"gating": False})
+        return network | ({"stage_widths": stages} if stages else {})
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -206,19 +208,21 @@ def _table(rows: Sequence[Timed]) -> Table:
 def _print_proposal(row: Timed, budget_ms: float, console: Console) -> None:
     from d3d_edge.pipeline import latencies
 
-    shape = row.shape
+    shape, name = row.shape, f" ({row.name})" if row.name else ""
     console.print(
-        f"proposed for {budget_ms:g} ms: {shape.frames}x{shape.side}x{shape.side}, width {shape.width:g}, "
+        f"proposed for {budget_ms:g} ms: {shape.frames}x{shape.side}x{shape.side}, width {shape.width:g}{name}, "
         f"{row.latency_ms_p50:.2f} ms: of those with {latencies.FRAMES_ENOUGH} frames or more, "
-        "or else of all, what computes most. In a recipe:"
+        "or else of all, what computes most. A recipe of it, which keeps all else that the one it extends says:"
     )
-    if row.name:
-        console.print(f"  preset: {row.name}")
-    else:
-        console.print(f"  clip: {{{', '.join(f'{key}: {value}' for key, value in shape.settings['clip'].items())}}}")
-        network = ", ".join(f"{key}: {value}" for key, value in shape.network.items())
-        console.print(f"  teacher: {{network: &network {{{network}}}}}\n  student: {{network: *network}}")
+    # No `preset`, which the sizes of the extended recipe would win over.
+    console.print("  extends: compact  # or the file of your own, where that extends none\n  name: mine")
+    console.print(f"  clip: {_in_yaml(shape.settings['clip'])}")
+    console.print(f"  teacher: {{network: &network {_in_yaml(shape.network)}}}\n  student: {{network: *network}}")
     console.print("what is most accurate depends on your clips too: docs/models.md has what was tried on one set")
+
+
+def _in_yaml(settings: Mapping[str, object]) -> str:
+    return yaml.safe_dump(settings, default_flow_style=True, sort_keys=False, width=math.inf).strip()
 
 
 def _place(found: Latencies) -> str:

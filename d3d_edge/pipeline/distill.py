@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import statistics
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +27,7 @@ from d3d_edge.pipeline import checks, marks, weights
 from d3d_edge.pipeline.alone import alone
 from d3d_edge.pipeline.data import RunData, batch_size, epochs, prepare
 from d3d_edge.pipeline.environment import environment
-from d3d_edge.pipeline.notes import note_left_aside
+from d3d_edge.pipeline.notes import note_copies, note_drawn, note_left_aside, note_unsettled, note_waiting
 from d3d_edge.pipeline.rows import trained_row
 from d3d_edge.pipeline.streams import (
     Stream,
@@ -50,8 +48,6 @@ from d3d_edge.runs import Run, Stage
 from d3d_edge.video.datasets import Batch
 
 GRAPH_NAME = "graph.pt2"
-WAITING_SHARE = 0.25
-"""Of the time of training: more is worth a line."""
 
 
 def distill(
@@ -86,6 +82,7 @@ def distill(
     found = manifest.load(data)
     clips = manifest.with_split(found, val_share=split.val_share, test_share=split.test_share, seed=split.seed)
     note_left_aside(data, found, progress)
+    note_drawn(found, clips, progress)
     with alone(out):
         run = distributed.from_main(lambda: Run.start(out, recipe, clips))
         distributed.from_main(lambda: weights.record(run, hashes))
@@ -93,6 +90,7 @@ def distill(
         run_data = distributed.from_main(
             lambda: prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
         )
+        note_copies(run_data, progress)
         checks.check_batches(recipe, len(run_data.of("train")) // distributed.processes())
         if source:
             distributed.from_main(lambda: _copy_teacher(source, run, run_data))
@@ -255,15 +253,6 @@ def _job(
     )
 
 
-def note_waiting(title: str, history: Sequence[dict[str, float]], data: RunData, progress: Progress) -> None:
-    """Say so where the device had little to do for want of clips."""
-    shares = [row["waiting_for_data"] for row in history if "waiting_for_data" in row]
-    if shares and (waited := statistics.fmean(shares)) > WAITING_SHARE:
-        compressed = any(cached.form == "compressed" for cached in data.clips)
-        raw = ", and so does a cache made without --compress" if compressed else ""
-        progress.note(f"{title}: {waited:.0%} of the training was waiting for clips; more cores read faster{raw}")
-
-
 def _stage(
     run: Run, stage: Stage, name: str, role: Role, job: Job, data: RunData, mark: str, progress: Progress
 ) -> Row:
@@ -275,6 +264,7 @@ def _stage(
     done = distributed.from_main(lambda: _finished(run, stage, job, mark, progress))
     if done is None:
         began = time.monotonic()
+        note_unsettled(job, progress)
         note_waiting(job.title, loop.run(job, run.folder(stage), mark, progress), data, progress)
         done = distributed.from_main(lambda: _finish(run, stage, job, data, mark, began))
         progress.note(f"{job.title}: top-1 {done['top1']:.3f} on {done['clips']} test clips -> {run.folder(stage)}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from d3d_edge import resources
 from d3d_edge.recipe import load
 from tests import networks
 from tests.cli.conftest import D3DEdge, refused
@@ -91,12 +92,17 @@ def test_a_student_for_a_budget(measured: D3DEdge, tmp_path: Path) -> None:
     assert "proposed for 100000 ms: 4x16x16, width 0.25" in result.out
     assert "measured on this host" in result.out
     assert plot.read_text().startswith("<?xml")
-    # What is printed can be written into a recipe.
-    own = result.out.partition("In a recipe:\n")[2].partition("what is most")[0]
-    recipe = tmp_path / "mine.yaml"
-    recipe.write_text("extends: compact\nname: mine\n" + textwrap.dedent(own))
-    loaded = load(str(recipe))
-    assert (loaded.clip.shape, loaded.student.network.width) == ((4, 16, 16, 3), 0.25)
+    # What is printed is a recipe, of the network that was timed; all else is that of the one it extends.
+    own = textwrap.dedent(result.out.partition("extends says:\n")[2].partition("what is most")[0])
+    compact = resources.find("recipes", "compact").read_text()
+    (tmp_path / "own.yaml").write_text(compact.replace("clip:\n", "clip:\n  frames: 32\n  height: 64\n"))
+    for extended in ("compact", "own.yaml"):
+        recipe = tmp_path / "mine.yaml"
+        recipe.write_text(own.replace("extends: compact", f"extends: {extended}"))
+        loaded = load(str(recipe))
+        assert (loaded.name, loaded.clip.shape) == ("mine", (4, 16, 16, 3))
+        for network in (loaded.teacher.network, loaded.student.network):
+            assert (network.width, network.gating, network.bn_scale, network.bn_momentum) == (0.25, True, True, 0.1)
     # The same in JSON, without measuring again; and a budget that nothing fits.
     data = json.loads(measured("--budget-ms", 100_000, "--json").out)
     assert data["proposed"] == data["rows"][0]

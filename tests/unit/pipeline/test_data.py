@@ -11,7 +11,7 @@ from d3d_edge import recipe
 from d3d_edge.errors import DataError
 from d3d_edge.manifest import Clip, Manifest
 from d3d_edge.pipeline.data import RunData, note_doubtful, prepare
-from d3d_edge.pipeline.distill import note_waiting
+from d3d_edge.pipeline.notes import note_waiting
 from d3d_edge.progress import Silent
 from d3d_edge.report import SkippedClip
 from d3d_edge.runs import Run
