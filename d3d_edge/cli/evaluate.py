@@ -81,7 +81,7 @@ def _print(evaluation: Evaluation, path: Path) -> None:
         )
     console.print(
         f"{evaluation.title}: {evaluation.classes} classes, {evaluation.videos} {evaluation.split} videos, "
-        f"{evaluation.clips_per_video} clip(s) each, chance {evaluation.chance:.1%}",
+        f"{evaluation.clips_per_video} clip(s) each, mean of {evaluation.fusion}, chance {evaluation.chance:.1%}",
         style="bold",
     )
     console.print(table, crop=False)

@@ -43,7 +43,7 @@ def samples(**changes: Any) -> Samples:
     return Samples(**(fields | changes))
 
 
-def latency(p50: float = 4.0) -> Latency:
+def latency(p50: float = 4.0, *, busy: str = "busy") -> Latency:
     spread: dict[str, Any] = {
         "runs": 6,
         "latency_ms_p50": p50,
@@ -61,7 +61,7 @@ def latency(p50: float = 4.0) -> Latency:
         memory_peak_bytes=9_000_000,
         end_to_end=Spread(**spread),
         drift=drift,
-        busy="busy",
+        busy=busy,
     )
 
 

@@ -50,6 +50,14 @@ def test_the_legend_says_what_a_place_of_measurement_means(where: Where) -> None
     assert row.runtime in found.words  # "the row names it"
 
 
+@pytest.mark.parametrize("busy", ["", "others were at work"])
+def test_times_that_are_not_to_be_trusted_say_so_wherever_they_stand(busy: str) -> None:
+    rows = (row.model_copy(update={"latency": samples.latency(5.0, busy=busy)}) for row in samples.report().rows)
+    text = drawn(samples.report(rows=tuple(rows))).text
+    assert ("not to be trusted, the machine was busy" in text) is bool(busy)
+    assert ("not to be trusted: others were at work" in text) is bool(busy)
+
+
 def test_the_legend_does_not_take_the_host_for_the_target() -> None:
     # A Jetson's file is run here by ONNX Runtime, which is not the Jetson's.
     for words in ("on this machine, not on a device", "or, for TensorRT, by ONNX Runtime"):
