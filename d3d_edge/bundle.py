@@ -68,6 +68,8 @@ class Description(Schema):
     clip_hash: str
     video_length_s: float | None = Field(default=None, gt=0)
     """Median length of the videos it was trained on: with uniform sampling, how long a window of a stream should be."""
+    video_rate_hz: float | None = Field(default=None, gt=0)
+    """Median of their frames a second: with dense sampling, at which rate `clip.stride` takes every so many-th."""
     labels: tuple[str, ...]
     input: TensorSpec
     output: TensorSpec

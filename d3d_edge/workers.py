@@ -57,28 +57,54 @@ def mapper(
     if workers < 2:
         yield map
         return
-    # spawn: a forked copy of a process in which torch or OpenCV has threads can lock up.
+    hint = "is /dev/shm full? --workers 1 does without"
+    with _pool(workers, _start, prepare, died=died, hint=hint) as pool:
+
+        def handed_out(work: Callable[..., Any], *items: Any) -> Any:
+            with without_interrupts():  # All work is handed out here, which starts the processes.
+                try:
+                    handed = deque(pool.submit(_do, work, *item) for item in zip(*items, strict=True))
+                except BrokenPipeError as error:  # of one that was gone before it was told what to do
+                    raise died from error
+            # Not `pool.map`, which takes work back where it is left by an exception: of work that was taken back,
+            # Python 3.11 prints where it was when processes end.
+            return (handed.popleft().result() for _ in range(len(handed)))
+
+        yield handed_out
+
+
+@contextmanager
+def apart(*, died: D3DEdgeError) -> Iterator[Callable[..., Any]]:
+    """Yield a function that calls another, with what it is given beside, in one young process that ends with this one.
+
+    Raises:
+        D3DEdgeError: `died`, when the process was killed.
+        StorageError: it cannot be started.
+    """
+    with _pool(1, _end_with_parent, died=died, hint="is /dev/shm full?") as pool:
+
+        def call(work: Callable[..., Any], *items: Any) -> Any:
+            with without_interrupts():  # this starts the process
+                found = pool.submit(work, *items)
+            return found.result()
+
+        yield call
+
+
+@contextmanager
+def _pool(
+    workers: int, start: Callable[..., None], *given: Any, died: D3DEdgeError, hint: str
+) -> Iterator[ProcessPoolExecutor]:
+    # spawn: a forked copy of a process in which torch or OpenCV has threads can lock up, and has its memory.
     context = multiprocessing.get_context("spawn")
     try:
         with without_interrupts():  # This may start the process that tracks what the others share.
-            pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(prepare,))
+            pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start, initargs=given)
     except OSError as error:  # its locks are files in /dev/shm
-        hint = "is /dev/shm full? --workers 1 does without"
         raise StorageError(f"cannot start processes: {error.strerror}", hint=hint) from error
-
-    def handed_out(work: Callable[..., Any], *items: Any) -> Any:
-        with without_interrupts():  # All work is handed out here, which starts the processes.
-            try:
-                handed = deque(pool.submit(_do, work, *item) for item in zip(*items, strict=True))
-            except BrokenPipeError as error:  # of one that was gone before it was told what to do
-                raise died from error
-        # Not `pool.map`, which takes work back where it is left by an exception: of work that was taken back, Python
-        # 3.11 prints where it was when processes end.
-        return (handed.popleft().result() for _ in range(len(handed)))
-
     try:
         with ended_with_the_block():
-            yield handed_out
+            yield pool
     except BrokenProcessPool as error:
         raise died from error
     finally:
@@ -128,7 +154,7 @@ def collect_seldom() -> None:
 
 def _start(prepare: Callable[[], None]) -> None:
     collect_seldom()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _end_with_parent()
     prepare()
     signal.signal(signal.SIGTERM, _tidy_up)
 
@@ -148,6 +174,10 @@ def _do(work: Callable[..., Any], *items: Any) -> Any:
 
 def _end_with_parent() -> None:
     """A pool's worker whose parent was killed would wait for work for ever."""
-    if parent := multiprocessing.parent_process():
-        parent.join()
-        os._exit(1)
+
+    def end() -> None:
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()

@@ -156,6 +156,8 @@ def _lines(row: Row, found: Latency) -> list[str]:
         lines.append(f"  {found.drift.minutes:.1f} minutes without a pause: {found.drift.verdict}{change}")
     if found.memory_peak_bytes is not None:
         lines.append(f"  memory that the model adds: {found.memory_peak_bytes / 1e6:.1f} MB")
+    if row.note:
+        lines.append(f"  {row.note}")
     if found.busy:
         lines.append(f"  not to be trusted: {found.busy}")
     if row.samples and row.samples.hot:

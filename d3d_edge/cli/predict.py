@@ -109,6 +109,8 @@ def _once(bundle: Path, video: Path, *, top: int, threads: int, as_json: bool) -
     click.echo(
         f"{times}: {found.end_to_end_fps:.0f} frames/s of {found.frames} frames ({found.where}: {found.runtime})"
     )
+    for note in found.notes:
+        click.echo(f"note: {note}")
 
 
 def _over_time(bundle: Path, wanted: Wanted, *, as_json: bool) -> None:
@@ -148,4 +150,5 @@ def _summary(found: Watched, wanted: Wanted) -> list[str]:
         lines.append("waiting for the next frame counts as decoding")
     if found.left_out:
         lines.append(f"{found.left_out} windows left out, to keep up or for want of frames")
+    lines += [f"note: {note}" for note in found.notes]
     return lines + [f"wrote {path}" for path in (wanted.overlay, wanted.timeline) if path]

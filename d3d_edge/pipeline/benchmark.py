@@ -11,7 +11,7 @@ from pathlib import Path
 
 from d3d_edge import runtimes
 from d3d_edge.bundle import Bundle, by_place
-from d3d_edge.errors import BundleError, DeviceError, RecipeError
+from d3d_edge.errors import BundleError, DeviceError, RecipeError, StorageError
 from d3d_edge.files import files_below
 from d3d_edge.harness import latency, stopwatch
 from d3d_edge.harness.stopwatch import Opener, Plan
@@ -53,6 +53,7 @@ def benchmark(
             of the bundles but an interpreter.
         DeviceError: a device failed before anything was timed, or nothing could be timed anywhere for that.
         DataError: `video` cannot be read, or is too short for a bundle.
+        StorageError: no process can be started to measure memory in.
     """
     started = datetime.now(UTC)
     bundles = by_place(map(Bundle.open, paths))
@@ -62,6 +63,8 @@ def benchmark(
             raise RecipeError("--video is timed on this machine only", hint="leave out --video, or --device")
         for bundle in bundles.values():  # Before minutes of timing, not after.
             load_clip(video, bundle.manifest.clip)
+    if with_memory:
+        memory.check()
     rows: dict[str, Row] = {}
     failed: list[DeviceError] = []
     with Fleet(devices, threads) as fleet:
@@ -130,8 +133,12 @@ def _here(
         samples[name] = samples[name].model_copy(update=more)
     if with_memory:
         for name, bundle in bundles.items():
-            peak = memory.peak_bytes(bundle.path, threads)
-            samples[name] = samples[name].model_copy(update={"memory_peak_bytes": peak})
+            try:
+                peak = memory.peak_bytes(bundle.path, threads)
+            except (BundleError, StorageError) as error:  # the times are there
+                rows[name] = rows[name].model_copy(update={"note": f"memory was not measured: {error}"})
+            else:
+                samples[name] = samples[name].model_copy(update={"memory_peak_bytes": peak})
     return {
         name: row.model_copy(update={"note": row.note or UNTIMED})
         if name in untimed

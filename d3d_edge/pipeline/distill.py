@@ -23,7 +23,7 @@ from d3d_edge.manifest import Source
 from d3d_edge.models.build import network
 from d3d_edge.models.recogniser import Recogniser
 from d3d_edge.models.s3dg import S3DG
-from d3d_edge.pipeline import checks, marks, weights
+from d3d_edge.pipeline import checks, marks, videos, weights
 from d3d_edge.pipeline.alone import alone
 from d3d_edge.pipeline.data import RunData, batch_size, epochs, prepare
 from d3d_edge.pipeline.environment import environment
@@ -297,7 +297,7 @@ def _finish(run: Run, stage: Stage, job: Job, data: RunData, mark: str, began: f
     """Measure a trained stage on the test split, record that, and write what comes after it needs."""
     still = stage in run.recipe.baselines and run.recipe.baselines[stage].frames == "one"
     logits, labels = evaluate(job.forward, data.dataset("test", still=still), stage)
-    done = {
+    done: dict[str, Any] = {
         "top1": accuracy.topk(logits, labels, 1),
         "top5": accuracy.topk(logits, labels, 5),
         "clips": len(labels),
@@ -306,5 +306,6 @@ def _finish(run: Run, stage: Stage, job: Job, data: RunData, mark: str, began: f
     }
     if stage == "student":
         _write_graph(run)
+        done[videos.NAME] = videos.looked_at(run).model_dump()
     marks.finish(run, stage, mark, **done)
     return done

@@ -23,6 +23,7 @@ from d3d_edge.harness.accuracy import Scores
 from d3d_edge.manifest import Split
 from d3d_edge.models.build import network
 from d3d_edge.models.count import mac_count, parameter_count
+from d3d_edge.pipeline import marks
 from d3d_edge.pipeline.data import RunData, prepare
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.streams import (
@@ -106,7 +107,7 @@ def evaluate(
             for name, stages in systems.items()
         ),
         skipped=tuple(clip for clip in run.skipped() if clip.path in of_split),
-        notes=_other_clips(run, data, split)
+        notes=(marks.notes_on_tests(run, "teacher", data) if split == "test" else ())
         + tuple(
             f"{name} is left out: the run has no {' and no '.join(sorted(set(stages) - networks.keys()))}"
             for name, stages in PAPER.items()
@@ -115,13 +116,6 @@ def evaluate(
     )
     evaluation.write(run.path / FILE_NAME)
     return evaluation
-
-
-def _other_clips(run: Run, data: RunData, split: Split) -> tuple[str, ...]:
-    before = run.need("teacher").get("tested")  # runs of older versions do not say
-    if split != "test" or before in (None, data.hash_of("test")):
-        return ()
-    return ("the test clips are not those that d3d-edge distill measured: what it reports is of others",)
 
 
 def _networks(run: Run) -> dict[str, _Network]:

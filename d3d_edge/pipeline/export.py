@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +19,7 @@ from d3d_edge.calibset import CalibrationSet, load_plan
 from d3d_edge.errors import DataError, LoweringError, RecipeError
 from d3d_edge.files import check_writable, is_whole_archive, sha256_of_file, sweep, write_text
 from d3d_edge.manifest import Clip
-from d3d_edge.pipeline import lowering, marks
+from d3d_edge.pipeline import lowering, marks, videos
 from d3d_edge.pipeline.distill import GRAPH_NAME
 from d3d_edge.pipeline.environment import tools
 from d3d_edge.pipeline.references import REFERENCES
@@ -31,11 +29,8 @@ from d3d_edge.runner import TensorSpec
 from d3d_edge.runs import Run
 from d3d_edge.runtimes import Lowered
 from d3d_edge.target import QUANTIZED, Precision, Target
-from d3d_edge.video.container import declared_length_s
 from d3d_edge.video.preprocess import load_clip
 from d3d_edge.workers import mapper
-
-_HEADERS_READ = 64
 
 
 class Wanted(NamedTuple):
@@ -200,22 +195,10 @@ def _plan_was_changed(run: Run) -> bool:
         return False
 
 
-def video_length_s(run: Run) -> float | None:
-    """Median length of the training videos, from the headers of some of them; None where none is readable."""
-    clips = run.data.of("train")
-    lengths_s = []
-    for clip in clips[:: max(1, -(-len(clips) // _HEADERS_READ))]:
-        with suppress(DataError):
-            ends_s = (declared_length_s(Path(clip.path)) or None, clip.end_s)  # a list may end behind the video
-            lengths_s.append(min((end_s for end_s in ends_s if end_s), default=0.0) - (clip.start_s or 0.0))
-    lengths_s = [length_s for length_s in lengths_s if length_s > 0]
-    return round(median(lengths_s), 3) if lengths_s else None
-
-
 def describe(run: Run, wanted: Wanted, source: Source, program: ExportedProgram, lowered: Lowered) -> Description:
     """All that is known of the bundle of a lowered graph before it is written."""
     found, quantized = wanted.target, wanted.precision in QUANTIZED
-    clip = run.recipe.clip
+    clip, trained = run.recipe.clip, videos.trained_on(run)
     labels = run.data.labels
     return Description(
         name=run.recipe.name,
@@ -226,7 +209,8 @@ def describe(run: Run, wanted: Wanted, source: Source, program: ExportedProgram,
         model=lowered.model,
         clip=clip,
         clip_hash=clip.hash(),
-        video_length_s=video_length_s(run),
+        video_length_s=trained.length_s,
+        video_rate_hz=trained.rate_hz,
         labels=labels,
         input=TensorSpec(name="clip", dtype="uint8", shape=clip.shape),
         output=TensorSpec(name="logits", dtype="float32", shape=(len(labels),)),

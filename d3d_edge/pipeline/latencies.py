@@ -141,6 +141,8 @@ def measure(
             known = {}
             if others := [shape for shape in wanted if shape not in times]:
                 times |= timed(others)[0]
+        if (now := _read(path)) and (now.where, now.runtime) == (first.where, first.runtime):
+            known |= {row.shape: row for row in now.rows}  # another command may have added to it meanwhile
         known |= times
         kept = Latencies(
             device=on,

@@ -61,7 +61,8 @@ def refuse_others(run: Run, stage: Stage, found: Checkpoint) -> None:
 
 
 def refuse_changed(run: Run, stage: Stage) -> None:
-    """Raises DataError if a stage was finished with another network, or other frames, than the recipe says now.
+    """Raises DataError if a stage was finished with another network, or other frames, than the recipe says now, or with
+    other classes than the run has.
 
     Needs no clip, as `hold` does: it keeps a network from being shown what it was not trained on.
     """
@@ -71,6 +72,13 @@ def refuse_changed(run: Run, stage: Stage) -> None:
         raise DataError(
             f"{run.folder(stage)} was finished before the recipe's clip, flow or network was changed",
             hint=f"undo that in {run.path / 'recipe.yaml'}, or train a run of its own by the changed recipe",
+        )
+    labels = list(run.data.labels)
+    if (trained_on := done.get("labels", labels)) != labels:
+        others = sorted({*trained_on} ^ {*labels})
+        raise DataError(
+            f"{run.folder(stage)} was trained on other classes than {run.path / 'data.csv'} has: {', '.join(others)}",
+            hint="give the classes their names back there",
         )
 
 
@@ -82,6 +90,13 @@ def _seen(run: Run, stage: Stage) -> str:
         parts = [recipe.clip, recipe.flow, recipe.teacher.network]
     frames = recipe.baselines[stage].frames if stage in recipe.baselines else ""
     return fingerprint([part.model_dump(mode="json") for part in parts], frames)
+
+
+def notes_on_tests(run: Run, stage: Stage, data: RunData) -> tuple[str, ...]:
+    """Whether the test clips are those that a finished stage was measured on; stages of older versions do not say."""
+    if (run.results(stage) or {}).get("tested") in (None, data.hash_of("test")):
+        return ()
+    return ("the test clips are not those that d3d-edge distill measured: what it reports is of others",)
 
 
 def begin(run: Run, stage: Stage) -> None:
@@ -121,7 +136,8 @@ def finish(run: Run, stage: Stage, mark: str, **results: Any) -> None:
     assert kept is not None
     for path in _measured(run, stage):
         delete(path)
-    run.finish(stage, mark, weights_hash=kept.weights_hash(), seen=_seen(run, stage), **results)
+    known = {"weights_hash": kept.weights_hash(), "seen": _seen(run, stage), "labels": list(run.data.labels)}
+    run.finish(stage, mark, **known, **results)
 
 
 def _teachers(run: Run, stage: Stage) -> tuple[Stage, ...]:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import multiprocessing
 import resource
 import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -20,12 +17,18 @@ from numpy.typing import NDArray
 
 from d3d_edge import runtimes, workers
 from d3d_edge.bundle import Bundle
-from d3d_edge.errors import BundleError
+from d3d_edge.errors import BundleError, StorageError
 from d3d_edge.pipeline.golden import golden_of
 from d3d_edge.runner import Runner
 
 RUNS = 3
 """The second run of some runtimes still allocates."""
+
+
+def check() -> None:
+    """Raises StorageError where no process can be started to measure in."""
+    with workers.apart(died=StorageError("the process that measures memory was killed")):
+        pass
 
 
 def peak_bytes(bundle: Path, threads: int) -> int:
@@ -36,20 +39,11 @@ def peak_bytes(bundle: Path, threads: int) -> int:
 
     Raises:
         BundleError: the process was killed.
+        StorageError: it cannot be started.
     """
-    # spawn: a forked copy would start with the memory of this process.
-    context = multiprocessing.get_context("spawn")
-    with workers.without_interrupts():
-        pool = ProcessPoolExecutor(1, mp_context=context)
-    with pool, workers.ended_with_the_block():
-        try:
-            with workers.without_interrupts():  # this starts the process
-                found = pool.submit(_peak_bytes, bundle, threads)
-            return found.result()
-        except BrokenProcessPool as error:
-            raise BundleError(
-                f"{bundle}: the process that measures its memory was killed", hint="the machine may lack memory"
-            ) from error
+    died = BundleError(f"{bundle}: the process that measures its memory was killed", hint="the machine may lack memory")
+    with workers.apart(died=died) as call:
+        return int(call(_peak_bytes, bundle, threads))
 
 
 def _peak_bytes(path: Path, threads: int) -> int:

@@ -11,12 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from d3d_edge import runtimes
-from d3d_edge.bundle import Bundle
+from d3d_edge.bundle import Bundle, Description
 from d3d_edge.errors import LoweringError
 from d3d_edge.harness import accuracy
 from d3d_edge.runner import Where
 from d3d_edge.schema import Schema
+from d3d_edge.video.container import frame_rate_hz
 from d3d_edge.video.preprocess import centre_crop, read_clip
+
+RATES_APART = 1.25
+"""Rates whose ratio is more are worth a line; 24, 25 and 30 frames a second pass for alike."""
 
 
 class Answer(Schema):
@@ -44,6 +48,8 @@ class Prediction(Schema):
     """Frames that were decoded."""
     end_to_end_fps: float
     """Frames a second through decoding, resizing and one run of the network."""
+    notes: tuple[str, ...] = ()
+    """What the answers suffer from."""
 
 
 def predict(bundle_path: Path, video: Path, *, top: int, threads: int) -> Prediction:
@@ -79,6 +85,18 @@ def predict(bundle_path: Path, video: Path, *, top: int, threads: int) -> Predic
         network_ms=1e3 * (ended - warm),
         frames=frames,
         end_to_end_fps=frames / (decoded - opened + ended - warm),
+        notes=notes_on_rate(made, frame_rate_hz(video)),
+    )
+
+
+def notes_on_rate(made: Description, rate_hz: float) -> tuple[str, ...]:
+    """What to know of a source of another rate than the videos of training: dense sampling counts frames."""
+    trained_hz = made.video_rate_hz if made.clip.stride else None
+    if not trained_hz or not rate_hz or 1 / RATES_APART <= rate_hz / trained_hz <= RATES_APART:
+        return ()
+    return (
+        f"{rate_hz:g} frames a second here, and {trained_hz:g} in the videos of training: to the network, motion is "
+        f"{trained_hz / rate_hz:.2g} times as fast",
     )
 
 

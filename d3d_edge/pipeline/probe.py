@@ -23,7 +23,7 @@ from d3d_edge.files import check_writable, read_json, write_json
 from d3d_edge.harness import accuracy
 from d3d_edge.models.count import parameter_count
 from d3d_edge.models.decoder import DECODER_WIDTH
-from d3d_edge.pipeline import decoding
+from d3d_edge.pipeline import decoding, marks
 from d3d_edge.pipeline.alone import at_work_alone
 from d3d_edge.pipeline.data import RunData, prepare
 from d3d_edge.pipeline.decoding import READ, Fields, Network, Probed
@@ -93,6 +93,7 @@ class ProbeReport(Schema):
     rows: tuple[ProbeRow, ...]
     missing: tuple[Probed, ...]
     """Stages that the run does not have, or has not finished."""
+    notes: tuple[str, ...] = ()
     environment: Environment
 
 
@@ -124,6 +125,9 @@ def probe(
     distributed.device()  # a wrong one is told before any clip is decoded
     check_writable(place / FILE_NAME)
     data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
+    notes = {note: None for network in networks for note in marks.notes_on_tests(run, network.source, data)}
+    for note in notes:
+        progress.note(note)
     fields = Fields.of(run, networks[0])
     guesses = _guesses(run, data, fields)
     spec = decoding.train_spec(epochs)
@@ -141,6 +145,7 @@ def probe(
         mean_epe_px=guesses["mean_epe_px"],
         rows=tuple(_row(run, data, network, fields, spec, progress) for network in networks),
         missing=missing,
+        notes=tuple(notes),
         environment=environment(started, ()),
     )
     figure = _figure(run, data, networks, fields, report)

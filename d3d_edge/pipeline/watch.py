@@ -17,7 +17,7 @@ from d3d_edge import runtimes
 from d3d_edge.bundle import Bundle, check_output
 from d3d_edge.errors import DataError, DeviceError, RecipeError
 from d3d_edge.pipeline.film import Film, named, of_file
-from d3d_edge.pipeline.predict import best, probabilities
+from d3d_edge.pipeline.predict import best, notes_on_rate, probabilities
 from d3d_edge.pipeline.watched import Ended, Moment, Watched
 from d3d_edge.runner import Runner
 from d3d_edge.video import encode, timeline
@@ -145,6 +145,7 @@ class _Watcher:
         self._stride_s = wanted.stride_s or STRIDE_S
         self._window_s = wanted.window_s or made.video_length_s or WINDOW_S
         self._windows = Windows(made.clip, window_s=self._window_s, stride_s=self._stride_s, rate_hz=stream.rate_hz)
+        self._notes = notes_on_rate(made, stream.rate_hz)
         self._clock = _Clock()
         self._moments: deque[Moment] = deque(maxlen=_KEPT)
         self._scores: deque[npt.NDArray[np.float64]] = deque(maxlen=_KEPT)
@@ -262,6 +263,7 @@ class _Watcher:
             preprocess_ms=1e3 * clock.preprocess_s / frames,
             network_ms=1e3 * float(np.median(clock.network_s)),
             end_to_end_fps=self._frames / clock.total_s if clock.total_s > 0 else 0.0,
+            notes=self._notes,
         )
 
     def draw(self, found: Watched) -> None:

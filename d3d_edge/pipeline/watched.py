@@ -51,3 +51,5 @@ class Watched(Schema):
     end_to_end_fps: float
     """Frames a second through decoding, preprocessing and the network, with windows at this stride. Drawing and
     writing are not in it."""
+    notes: tuple[str, ...] = ()
+    """What the answers suffer from."""

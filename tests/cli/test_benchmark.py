@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from d3d_edge import workers
 from d3d_edge.bundle import Bundle
+from d3d_edge.errors import BundleError
+from d3d_edge.pipeline import memory
 from d3d_edge.report import Report
 from d3d_edge.runner import Where
 from d3d_edge.timing import Conditions
@@ -31,6 +36,30 @@ def test_benchmark(made: Path, clips: Path, d3d_edge: D3DEdge, tmp_path: Path) -
     assert row.latency.end_to_end is not None
     assert row.latency.end_to_end.latency_ms_p50 > row.latency.latency_ms_min
     assert 0 < (row.latency.memory_peak_bytes or 0) < 1e9
+
+
+def test_times_are_kept_where_memory_cannot_be_measured(
+    made: Path, d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> int:
+        raise BundleError("the process that measures its memory was killed")
+
+    monkeypatch.setattr(memory, "peak_bytes", killed)
+    result = d3d_edge("benchmark", made / "bundles" / "jetson", "--runs", 2, "--rounds", 1, "--memory")
+    assert result.code == 0, result.err
+    assert "jetson by onnxruntime" in result.out
+    assert "  memory was not measured: the process that measures its memory was killed" in result.out
+
+
+def test_memory_that_can_never_be_measured_is_refused_before_any_time(
+    made: Path, d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("d3d_edge.harness.stopwatch.take", None)
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", full)
+    refused(d3d_edge("benchmark", made / "bundles" / "jetson", "--memory"), 9, "cannot start processes: No space left")
 
 
 @pytest.mark.parametrize(

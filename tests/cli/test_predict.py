@@ -18,11 +18,12 @@ import cv2
 import numpy as np
 import pytest
 
-from d3d_edge.pipeline import export, watch
+from d3d_edge.bundle import Bundle
+from d3d_edge.pipeline import videos, watch
 from d3d_edge.runs import Run
 from d3d_edge.video import decode, stream
 from d3d_edge.video.stream import Source, Stream
-from tests.cli.conftest import D3DEdge
+from tests.cli.conftest import D3DEdge, changed
 
 BUNDLE = "jetson"  # the one that opens fastest
 
@@ -131,7 +132,30 @@ def test_the_length_of_a_video_is_not_that_of_a_list_that_ends_behind_it(made: P
     run = Run.open(made / "run")
     clips = tuple(clip.model_copy(update={"start_s": 0.08, "end_s": 1000.0}) for clip in run.data.clips)
     listed = Run(run.path, run.recipe, run.data.model_copy(update={"clips": clips}))
-    assert export.video_length_s(listed) == pytest.approx(0.4)
+    found = videos.looked_at(listed)
+    assert (found.length_s, found.rate_hz) == (pytest.approx(0.4), 25)
+
+
+def test_what_the_videos_were_like_is_known_when_they_are_away(made: Path, tmp_path: Path) -> None:
+    run = Run.open(made / "run")
+    clips = tuple(clip.model_copy(update={"path": str(tmp_path / "away.mp4")}) for clip in run.data.clips)
+    away = Run(run.path, run.recipe, run.data.model_copy(update={"clips": clips}))
+    assert videos.trained_on(away) == videos.looked_at(run)
+    assert videos.looked_at(away).length_s is None
+
+
+@pytest.mark.parametrize("words", [(), ("--stride", 0.1)], ids=["whole", "windows"])
+@pytest.mark.parametrize(("trained_hz", "said"), [(50.0, True), (24.0, False)])
+def test_a_source_of_another_rate_than_counted_frames_had_in_training_is_told(
+    trained_hz: float, said: bool, words: tuple[object, ...], bundle_copy: Path, video: Path, d3d_edge: D3DEdge
+) -> None:
+    clip = Bundle.open(bundle_copy).manifest.clip.model_copy(update={"sampling": "dense", "stride": 2})
+    changed(bundle_copy, lambda _: None, clip=clip, clip_hash=clip.hash(), video_rate_hz=trained_hz)
+    result = d3d_edge("predict", bundle_copy, video, *words)
+    assert result.code == 0, result.err
+    note = "note: 25 frames a second here, and 50 in the videos of training: to the network, motion is 2 times as fast"
+    assert (note in result.out) is said
+    assert ("note:" in result.out) is said
 
 
 def test_a_window_may_end_where_seconds_do(made: Path, video: Path, d3d_edge: D3DEdge) -> None:

@@ -105,6 +105,16 @@ def test_the_stream_without_a_teacher_is_probed_where_it_is_trained(run: Path, c
     # The same weights, probed with the same seed, give the same figures.
     figures = [{key: value for key, value in row.items() if key not in ("name", "stage")} for row in report["rows"]]
     assert figures[0] == figures[1]
+    assert report["notes"] == []
+
+
+def test_other_test_clips_than_were_measured_in_training_are_told(run: Path, cache: Path, d3d_edge: D3DEdge) -> None:
+    done = run / "teacher" / "done.json"
+    done.write_text(json.dumps(json.loads(done.read_text()) | {"tested": "as they were then"}))
+    result = d3d_edge("probe", run, "--epochs", 1, "--cache", cache, "--workers", 0, "--json")
+    (note,) = json.loads(result.out)["notes"]
+    assert "the test clips are not those that d3d-edge distill measured" in note
+    assert note in result.err
 
 
 def test_somebodys_picture_is_not_replaced(run: Path, cache: Path, d3d_edge: D3DEdge, tmp_path: Path) -> None:

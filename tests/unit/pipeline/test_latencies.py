@@ -118,6 +118,20 @@ def test_another_board_of_the_same_name_gets_none_of_the_kept_times(
     assert timed == [1, 1, 1]
 
 
+def test_what_another_command_measures_meanwhile_is_kept(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark, third = latencies.benchmark, Shape.of(6, 16, 0.25)
+
+    def beside(paths: list[Path], **options: Any) -> tuple[Report, list[DeviceError]]:
+        monkeypatch.setattr(latencies, "benchmark", benchmark)
+        asked(own_cache, third)
+        return benchmark(paths, **options)
+
+    monkeypatch.setattr(latencies, "benchmark", beside)
+    asked(own_cache, OTHER)
+    monkeypatch.setattr(students, "bundles", lambda *_, **__: pytest.fail("a network is lowered"))
+    assert [row.shape for row in asked(own_cache, OTHER, TINY, third).rows] == [OTHER, TINY, third]
+
+
 def test_a_student_is_the_network_of_its_shape() -> None:
     plain, later = (Shape.of(2, 16, 0.1, first) for first in ("Conv2d_2c_3x3", "Mixed_5c"))
     sizes = [sum(p.numel() for p in RECOGNISER(shape).parameters()) for shape in (plain, later)]

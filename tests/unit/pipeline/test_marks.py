@@ -115,6 +115,20 @@ def test_no_network_is_shown_what_the_recipe_says_since(
             Source.of(changed, "float32")
 
 
+def test_no_network_names_its_classes_by_names_it_was_not_trained_on(make: Make) -> None:
+    """Their order is that of the names, so one that is renamed in data.csv would be the answer for another."""
+    run = finished(make)
+    first, *others = run.data.labels
+    clips = (c.model_copy(update={"label": f"z{first}"}) if c.label == first else c for c in run.data.clips)
+    renamed = Run(run.path, run.recipe, run.data.model_copy(update={"clips": tuple(clips)}))
+    assert renamed.data.labels == (*others, f"z{first}")
+    said = rf"teacher was trained on other classes than .*data.csv has: {first}, z{first}"
+    with pytest.raises(DataError, match=said):
+        streams.load_teacher(renamed)
+    with pytest.raises(DataError, match="student was trained on other classes"):
+        Source.of(renamed, "float32")
+
+
 def changed_by(recipe: Recipe, change: dict[str, Any]) -> Recipe:
     """`recipe` with some of its values changed, as by hand in its file."""
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from d3d_edge import workers
+from d3d_edge.errors import StorageError
 from d3d_edge.pipeline import memory
+from tests.contract.conftest import gone
 
 pytestmark = pytest.mark.usefixtures("terminal")
 
@@ -21,7 +27,7 @@ def hears_interrupts(_: Path, __: int) -> int:
 
 
 def measure_for_long(folder: Path, _: int) -> None:
-    (folder / "began").touch()
+    (folder / "began").write_text(str(os.getpid()))
     time.sleep(60)
     (folder / "finished").touch()
 
@@ -44,3 +50,37 @@ def test_ctrl_c_ends_it_in_the_midst_of_its_work(tmp_path: Path, monkeypatch: py
         memory.peak_bytes(tmp_path, 0)
     assert not multiprocessing.active_children()
     assert not (tmp_path / "finished").exists()
+
+
+MEASURED = """
+import sys
+from pathlib import Path
+from d3d_edge import workers
+from d3d_edge.errors import StorageError
+from d3d_edge.pipeline import memory
+from tests.contract.conftest import gone
+from tests.unit.pipeline.test_memory import measure_for_long
+
+memory._peak_bytes = measure_for_long
+memory.peak_bytes(Path(sys.argv[1]), 0)
+"""
+
+
+def test_it_ends_with_its_parent(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[3]
+    began = tmp_path / "began"
+    with subprocess.Popen([sys.executable, "-c", MEASURED, tmp_path], cwd=root) as parent:
+        while not (began.exists() and began.read_text()):
+            assert parent.poll() is None
+            time.sleep(0.05)
+        parent.kill()
+    assert gone(int(began.read_text()))
+
+
+def test_where_no_process_can_be_started_it_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", full)
+    with pytest.raises(StorageError, match=r"cannot start processes: Read-only file system .*/dev/shm"):
+        memory.check()
