@@ -67,8 +67,9 @@ class Run:
                     hint=f"{again}; what comes after training is changed in {path / 'recipe.yaml'}",
                 )
             if run.data != data:
+                other = first_difference(run.data, data)
                 raise RecipeError(
-                    f"{path} was begun with other data, or with the same at another place: {_other(run.data, data)}",
+                    f"{path} was begun with other data, or with the same at another place: {other}",
                     hint=f"{again}; where the clips were moved, change their paths in {path / 'data.csv'}",
                 )
             return cls(path, wanted, data)
@@ -212,7 +213,7 @@ def _lock(folder: int, path: Path) -> None:
         pass
 
 
-def _other(begun: Manifest, now: Manifest) -> str:
+def first_difference(begun: Manifest, now: Manifest) -> str:
     """The first clip that stands in one of two lists alone, or otherwise."""
     theirs, ours = set(begun.clips), set(now.clips)
     if added := next((clip for clip in now.clips if clip not in theirs), None):

@@ -145,8 +145,9 @@ class Manifest(Schema):
         dropped = set(keys)
         return Manifest(clips=tuple(clip for clip in self.clips if clip.key not in dropped))
 
-    def data_hash(self) -> str:
+    def data_hash(self, *, in_order: bool = False) -> str:
         """SHA-256 over the clips' paths below their common folder, times, labels and splits: the same wherever they
-        lie."""
+        lie, and in whatever order they are listed, unless `in_order`, as in bundles of older versions."""
         root = os.path.commonpath([clip.path for clip in self.clips])
-        return sha256_of_value([[os.path.relpath(c.path, root) + c.span, c.label, c.split] for c in self.clips])
+        clips = [[os.path.relpath(c.path, root) + c.span, c.label, c.split] for c in self.clips]
+        return sha256_of_value(clips if in_order else sorted(clips))

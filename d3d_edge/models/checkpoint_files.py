@@ -55,7 +55,7 @@ def read(path: Path) -> dict[str, Tensor]:
         if part := damaged_part(path):
             raise zipfile.BadZipFile(part)
     except DAMAGED as error:
-        if foreign := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
+        if foreign := re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", str(error)):
             raise DataError(
                 f"{path} holds a {foreign[1]} beside its tensors, which is code and not read",
                 hint="if you trust it, torch.load it with weights_only=False and torch.save its tensors alone",

@@ -44,7 +44,7 @@ from d3d_edge.progress import Progress
 from d3d_edge.quantize import graph_files, pt2e
 from d3d_edge.recipe import Recipe, TrainSpec
 from d3d_edge.report import FILE_NAME, Report, Role, Row
-from d3d_edge.runs import Run, Stage
+from d3d_edge.runs import Run, Stage, first_difference
 from d3d_edge.video.datasets import Batch
 
 GRAPH_NAME = "graph.pt2"
@@ -126,8 +126,9 @@ def _copy_teacher(source: Run, run: Run, data: RunData) -> None:
         return
     source.need("teacher")
     if source.results("teacher", mark) is None:
+        other = f": {first_difference(source.data, run.data)}" if source.data != run.data else ""
         raise RecipeError(
-            f"the teacher of {source.path} was trained by another recipe, or on other data or another seed",
+            f"the teacher of {source.path} was trained by another recipe, or on other data or another seed{other}",
             hint="leave out --teacher to train one",
         )
     theirs = source.folder("teacher")

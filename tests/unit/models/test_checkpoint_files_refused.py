@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -92,14 +93,18 @@ def test_a_file_whose_header_tells_of_more_numbers_than_fit_into_memory(numbers:
 
 
 class Code:
+    def __init__(self, call: Callable[[str], object] = pytest.fail) -> None:
+        self._call = call
+
     def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
-        return pytest.fail, ("code in a checkpoint was run",)
+        return self._call, ("false: code in a checkpoint was run",)
 
 
 @pytest.mark.parametrize(
     ("held", "message"),
     [
         ({"weights": Code()}, r"holds a \S+ beside its tensors, which is code.*torch.save its tensors alone"),
+        ({"weights": Code(os.system)}, r"holds a posix\.system beside its tensors, which is code"),
         ([torch.zeros(1)], "holds no state dict"),
         ({"epoch": 3}, "holds no state dict"),
         ({"net": {"a": torch.zeros(1)}, "ema": {"a": torch.zeros(1)}}, "more than one network: ema, net"),
@@ -107,7 +112,16 @@ class Code:
         ({"layer1.weight": torch.zeros(1)}, r"no known format; it holds layer1\.weight"),
         ({}, "holds no state dict"),
     ],
-    ids=["code", "a list", "no tensors", "two networks", "with its average", "other tensors", "nothing"],
+    ids=[
+        "code",
+        "code that PyTorch blocks",
+        "a list",
+        "no tensors",
+        "two networks",
+        "with its average",
+        "other tensors",
+        "nothing",
+    ],
 )
 def test_a_file_of_something_else(held: object, message: str, tmp_path: Path) -> None:
     torch.save(held, tmp_path / "weights.pt")

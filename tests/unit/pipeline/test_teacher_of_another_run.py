@@ -11,7 +11,8 @@ import pytest
 
 from d3d_edge import files
 from d3d_edge.distill.checkpoint import Checkpoint
-from d3d_edge.errors import DataError
+from d3d_edge.errors import DataError, RecipeError
+from d3d_edge.manifest import Manifest
 from d3d_edge.pipeline import distill, marks
 from d3d_edge.pipeline.data import RunData
 from d3d_edge.runs import Run
@@ -56,6 +57,15 @@ def test_a_teacher_without_weights_is_refused_and_nothing_is_copied(both: Both) 
     with pytest.raises(DataError, match=rf"{both.theirs} has no weights .*d3d-edge distill .*without --teacher"):
         both.copy()
     assert not both.own.exists()
+
+
+def test_a_teacher_of_the_same_clips_in_another_order_is_refused_for_that(make: Make, tmp_path: Path) -> None:
+    made = make()
+    made.run.finish("teacher", "another mark", top1=0.0)
+    turned = Manifest(clips=made.run.data.clips[::-1])
+    both = Both(made.run, Run.start(tmp_path / "new", made.run.recipe, turned), made.data)
+    with pytest.raises(RecipeError, match="or on other data or another seed: the order is another"):
+        both.copy()
 
 
 def test_what_a_killed_process_left_beside_a_teacher_is_not_copied(both: Both) -> None:
