@@ -205,6 +205,11 @@ class SkippedClip(Schema):
     path: str
     reason: str
 
+    @property
+    def why(self) -> str:
+        """The reason without the path, with which that of a video begins."""
+        return self.reason.removeprefix(self.path).lstrip(": ")
+
 
 class Report(Schema):
     """report.json; its JSON Schema is in docs/report.schema.json."""

@@ -59,7 +59,7 @@ def _report(report: Report, strict_gates: bool) -> Group:
         parts.append(Text(f"skipped {len(report.skipped)} clip(s):"))
         # In one line each, however long: a path that is broken cannot be copied.
         for clip in report.skipped[:10]:
-            parts.append(Text(f"  {clip.path}: {clip.reason}", no_wrap=True, overflow="ignore"))
+            parts.append(Text(f"  {clip.path}: {clip.why}", no_wrap=True, overflow="ignore"))
         if len(report.skipped) > 10:
             parts.append(Text(f"  and {len(report.skipped) - 10} more, all in the JSON report"))
     parts += [Text(line) for line in gate_lines(report.gates, strict=strict_gates)]

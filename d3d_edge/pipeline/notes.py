@@ -35,7 +35,7 @@ def note_left_aside(data: Path | Source, found: Manifest, progress: Progress) ->
 def note_skipped(skipped: Sequence[SkippedClip], progress: Progress) -> None:
     """Name the first clips that were skipped, and count the others: a big set lacks thousands."""
     for clip in skipped[:NAMED]:
-        progress.note(f"skipped {clip.path}: {clip.reason}")
+        progress.note(f"skipped {clip.path}: {clip.why}")
     if len(skipped) > NAMED:
         progress.note(f"skipped {len(skipped) - NAMED} more clips")
 

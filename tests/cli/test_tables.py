@@ -64,11 +64,11 @@ def test_what_to_know_of_a_rows_figures_stands_below_the_table() -> None:
 def test_paths_are_never_broken(capsys: pytest.CaptureFixture[str]) -> None:
     """A note is, where the terminal ends; a path could not be copied then."""
     path = "/clips of/" + 9 * "a long folder/" + "a clip.mp4"
-    skipped = (SkippedClip(path=path, reason="it has no frames"),)
+    skipped = (SkippedClip(path=path, reason=f"{path} has no frames"),)
     report = samples.report(skipped=skipped, notes=("a note " * 20,))
     print_report(report, Path(path))
     for printed in (capsys.readouterr().out + "\n", text_of(report) + f"wrote {path}\n"):
-        assert f"\n  {path}: it has no frames\n" in printed
+        assert f"\n  {path}: has no frames\n" in printed
         assert f"\nwrote {path}\n" in printed
         assert max(len(line) for line in printed.splitlines() if path not in line) <= 100
 
