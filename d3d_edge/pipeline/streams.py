@@ -37,6 +37,7 @@ def load_network(run: Run, stage: Stage, spec: NetworkSpec, *, in_channels: int)
         DataError: the stage has no checkpoint, one of another network, or other weights than its own; or the recipe was
             changed since.
     """
+    marks.refuse_changed(run, stage)
     net = network(spec, len(run.data.labels), in_channels=in_channels)
     checkpoint = Checkpoint.kept(run.folder(stage))
     if checkpoint is None:
@@ -52,7 +53,6 @@ def load_network(run: Run, stage: Stage, spec: NetworkSpec, *, in_channels: int)
             hint="delete the folder, and d3d-edge distill trains it again",
         ) from error
     marks.refuse_others(run, stage, checkpoint)
-    marks.refuse_changed(run, stage)
     return net.eval().requires_grad_(False)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,17 +23,37 @@ from tests.unit.pipeline.conftest import Make
 STAGES = ("teacher", "spatial", "student")
 
 
-def finished(make: Make, *settings: str) -> Run:
-    """A run whose stages were finished one after the other."""
-    run = make(*settings).run
-    for stage in STAGES:
-        checkpoint = Checkpoint.kept(run.folder(stage))
-        assert checkpoint is not None
-        discard(run.folder(stage))
-        marks.begin(run, stage)
-        checkpoint.write(run.folder(stage))
-        marks.finish(run, stage, stage)
-    return run
+Finished = Callable[..., Run]
+
+
+@pytest.fixture(scope="module")
+def originals() -> dict[tuple[str, ...], Run]:
+    """Runs that are finished already, by their settings: they are copied."""
+    return {}
+
+
+@pytest.fixture
+def finished(
+    make: Make, originals: dict[tuple[str, ...], Run], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Finished:
+    """Makes a run whose stages were finished one after the other."""
+
+    def finished(*settings: str) -> Run:
+        if settings not in originals:
+            run = make(*settings).run
+            for stage in STAGES:
+                checkpoint = Checkpoint.kept(run.folder(stage))
+                assert checkpoint is not None
+                discard(run.folder(stage))
+                marks.begin(run, stage)
+                checkpoint.write(run.folder(stage))
+                marks.finish(run, stage, stage)
+            folder = shutil.copytree(run.path, tmp_path_factory.mktemp("finished") / "run")
+            originals[settings] = Run(folder, run.recipe, run.data)
+        known = originals[settings]
+        return Run(Path(shutil.copytree(known.path, tmp_path / "own")), known.recipe, known.data)
+
+    return finished
 
 
 def train_again(run: Run, stage: str) -> None:
@@ -58,9 +80,9 @@ def train_again(run: Run, stage: str) -> None:
     ],
 )
 def test_a_stage_that_learnt_from_weights_that_are_gone_is_not_gone_on_with(
-    settings: tuple[str, ...], stage: str, again: str, refused: bool, make: Make
+    settings: tuple[str, ...], stage: str, again: str, refused: bool, finished: Finished
 ) -> None:
-    run = finished(make, *settings)
+    run = finished(*settings)
     marks.hold(run, stage, stage)
     train_again(run, again)
     if not refused:
@@ -72,8 +94,8 @@ def test_a_stage_that_learnt_from_weights_that_are_gone_is_not_gone_on_with(
     marks.hold(run, stage, stage)
 
 
-def test_neither_is_one_that_was_begun(make: Make) -> None:
-    run = finished(make)
+def test_neither_is_one_that_was_begun(finished: Finished) -> None:
+    run = finished()
     run.begin("student")
     marks.hold(run, "student", "student")
     marks.begin(run, "student")  # goes on
@@ -94,10 +116,10 @@ def test_neither_is_one_that_was_begun(make: Make) -> None:
     ],
 )
 def test_no_network_is_shown_what_the_recipe_says_since(
-    change: dict[str, Any], stages: tuple[str, ...], make: Make
+    change: dict[str, Any], stages: tuple[str, ...], finished: Finished
 ) -> None:
     """Whoever changes the quantization in RUN/recipe.yaml may change more there."""
-    run = finished(make)
+    run = finished()
     load = {stage: partial(streams.load_rgb, stage=stage) for stage in STAGES} | {"teacher": streams.load_teacher}
     for stage in STAGES:
         load[stage](run)
@@ -115,9 +137,9 @@ def test_no_network_is_shown_what_the_recipe_says_since(
             Source.of(changed, "float32")
 
 
-def test_no_network_names_its_classes_by_names_it_was_not_trained_on(make: Make) -> None:
+def test_no_network_names_its_classes_by_names_it_was_not_trained_on(finished: Finished) -> None:
     """Their order is that of the names, so one that is renamed in data.csv would be the answer for another."""
-    run = finished(make)
+    run = finished()
     first, *others = run.data.labels
     clips = (c.model_copy(update={"label": f"z{first}"}) if c.label == first else c for c in run.data.clips)
     renamed = Run(run.path, run.recipe, run.data.model_copy(update={"clips": tuple(clips)}))
@@ -127,6 +149,9 @@ def test_no_network_names_its_classes_by_names_it_was_not_trained_on(make: Make)
         streams.load_teacher(renamed)
     with pytest.raises(DataError, match="student was trained on other classes"):
         Source.of(renamed, "float32")
+    fewer = tuple(clip for clip in run.data.clips if clip.label != first)
+    with pytest.raises(DataError, match=rf"teacher was trained on other classes than .*data.csv has: {first} "):
+        streams.load_teacher(Run(run.path, run.recipe, run.data.model_copy(update={"clips": fewer})))
 
 
 def changed_by(recipe: Recipe, change: dict[str, Any]) -> Recipe:
@@ -142,16 +167,16 @@ def changed_by(recipe: Recipe, change: dict[str, Any]) -> Recipe:
     return Recipe.model_validate(merged(recipe.model_dump(by_alias=True), change))
 
 
-def test_a_stage_of_an_older_version_does_not_say_whose_weights_it_learnt_from(make: Make) -> None:
-    run = finished(make)
+def test_a_stage_of_an_older_version_does_not_say_whose_weights_it_learnt_from(finished: Finished) -> None:
+    run = finished()
     (run.folder("student") / "taught_by.json").unlink()
     train_again(run, "teacher")
     marks.hold(run, "student", "student")
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_weights_are_part_of_what_is_made_from_them(stage: str, make: Make) -> None:
-    run = finished(make)
+def test_weights_are_part_of_what_is_made_from_them(stage: str, finished: Finished) -> None:
+    run = finished()
     before = marks.trained(run, stage)
     marks.finish(run, stage, stage)
     assert marks.trained(run, stage) == before
@@ -160,8 +185,8 @@ def test_weights_are_part_of_what_is_made_from_them(stage: str, make: Make) -> N
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_weights_that_a_stage_was_not_finished_with_are_not_taken_for_its_own(stage: str, make: Make) -> None:
-    run = finished(make)
+def test_weights_that_a_stage_was_not_finished_with_are_not_taken_for_its_own(stage: str, finished: Finished) -> None:
+    run = finished()
     checkpoint = Checkpoint.kept(run.folder(stage))
     assert checkpoint is not None
     marks.refuse_others(run, stage, checkpoint)
@@ -185,16 +210,16 @@ def evaluate(run: Run, *stages: str) -> Path:
 
 
 @pytest.mark.parametrize(("stage", "kept"), [("teacher", False), ("student", False), ("spatial", True)])
-def test_an_evaluation_of_weights_that_are_gone_goes_with_them(stage: str, kept: bool, make: Make) -> None:
-    run = finished(make)
+def test_an_evaluation_of_weights_that_are_gone_goes_with_them(stage: str, kept: bool, finished: Finished) -> None:
+    run = finished()
     path = evaluate(run, "student", "teacher")
     marks.finish(run, stage, stage)
     assert path.is_file() == kept
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_so_does_the_sensitivity_of_a_student(stage: str, make: Make) -> None:
-    run = finished(make)
+def test_so_does_the_sensitivity_of_a_student(stage: str, finished: Finished) -> None:
+    run = finished()
     paths = [run.path / name for name in ("sensitivity.json", "sensitivity.png")]
     for path in paths:
         path.touch()
@@ -202,15 +227,15 @@ def test_so_does_the_sensitivity_of_a_student(stage: str, make: Make) -> None:
     assert [path.is_file() for path in paths] == 2 * [stage != "student"]
 
 
-def test_so_does_the_report_of_the_training(make: Make) -> None:
-    run = finished(make)
+def test_so_does_the_report_of_the_training(finished: Finished) -> None:
+    run = finished()
     (run.path / "report.json").touch()
     marks.finish(run, "teacher", "teacher")
     assert not (run.path / "report.json").exists()
 
 
-def test_what_is_no_evaluation_stays(make: Make) -> None:
-    run = finished(make)
+def test_what_is_no_evaluation_stays(finished: Finished) -> None:
+    run = finished()
     (run.path / FILE_NAME).write_text("mine")
     marks.finish(run, "student", "student")
     assert (run.path / FILE_NAME).read_text() == "mine"
