@@ -37,7 +37,8 @@ class Material:
         """The bundles, those together that want the same of an app: input, clip, answers and classes."""
         found: dict[str, dict[str, BundleManifest]] = {}
         for name, made in self.bundles.items():
-            key = made.model_dump_json(include={"input", "clip", "output", "labels", "video_length_s"})
+            windows = "video_rate_hz" if made.clip.stride else "video_length_s"
+            key = made.model_dump_json(include={"input", "clip", "output", "labels", windows})
             found.setdefault(key, {})[name] = made
         return list(found.values())
 

@@ -107,7 +107,7 @@ def evaluate(
             for name, stages in systems.items()
         ),
         skipped=tuple(clip for clip in run.skipped() if clip.path in of_split),
-        notes=(marks.notes_on_tests(run, "teacher", data) if split == "test" else ())
+        notes=(marks.notes_on_tests(run, ["teacher"], data) if split == "test" else ())
         + tuple(
             f"{name} is left out: the run has no {' and no '.join(sorted(set(stages) - networks.keys()))}"
             for name, stages in PAPER.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +92,10 @@ def _seen(run: Run, stage: Stage) -> str:
     return fingerprint([part.model_dump(mode="json") for part in parts], frames)
 
 
-def notes_on_tests(run: Run, stage: Stage, data: RunData) -> tuple[str, ...]:
-    """Whether the test clips are those that a finished stage was measured on; stages of older versions do not say."""
-    if (run.results(stage) or {}).get("tested") in (None, data.hash_of("test")):
+def notes_on_tests(run: Run, stages: Iterable[Stage], data: RunData) -> tuple[str, ...]:
+    """Whether the test clips are those that finished stages were measured on; stages of older versions do not say."""
+    now = data.hash_of("test")
+    if all((run.results(stage) or {}).get("tested", now) == now for stage in stages):
         return ()
     return ("the test clips are not those that d3d-edge distill measured: what it reports is of others",)
 

@@ -125,7 +125,7 @@ def probe(
     distributed.device()  # a wrong one is told before any clip is decoded
     check_writable(place / FILE_NAME)
     data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
-    notes = {note: None for network in networks for note in marks.notes_on_tests(run, network.source, data)}
+    notes = marks.notes_on_tests(run, [network.source for network in networks], data)
     for note in notes:
         progress.note(note)
     fields = Fields.of(run, networks[0])
@@ -145,7 +145,7 @@ def probe(
         mean_epe_px=guesses["mean_epe_px"],
         rows=tuple(_row(run, data, network, fields, spec, progress) for network in networks),
         missing=missing,
-        notes=tuple(notes),
+        notes=notes,
         environment=environment(started, ()),
     )
     figure = _figure(run, data, networks, fields, report)

@@ -34,8 +34,8 @@ def load_network(run: Run, stage: Stage, spec: NetworkSpec, *, in_channels: int)
     """The trained network of a finished stage, frozen and in evaluation mode.
 
     Raises:
-        DataError: the stage has no checkpoint, one of another network, or other weights than its own; or the recipe was
-            changed since.
+        DataError: the stage has no checkpoint, one of another network, or other weights than its own; or the recipe or
+            the classes were changed since.
     """
     marks.refuse_changed(run, stage)
     net = network(spec, len(run.data.labels), in_channels=in_channels)

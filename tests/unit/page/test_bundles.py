@@ -29,6 +29,7 @@ def described(changes: dict[str, Any], runtime: Any = "executorch") -> Descripti
         clip=clip,
         clip_hash=clip.hash(),
         video_length_s=None if changes else 1.5,
+        video_rate_hz=30.0 if changes else None,
         labels=samples.LABELS,
         input=TensorSpec(name="clip", dtype="uint8", shape=clip.shape),
         output=TensorSpec(name="logits", dtype="float32", shape=(4,)),
@@ -53,7 +54,7 @@ def test_what_to_feed_a_bundle_is_told_of_each_that_differs(tmp_path: Path) -> N
     text = Reader(page.render(gather([tmp_path]))).text
     assert "What an app must feed one, same" in text
     assert "What an app must feed other" in text
-    assert text.count("every 2. from the middle") == 1
+    assert text.count("every 2. from the middle (of 30 frames a second in training)") == 1
 
 
 def test_a_bundle_that_is_named_twice_is_shown_once(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from d3d_edge import workers
-from d3d_edge.errors import StorageError
+from d3d_edge.errors import BundleError, StorageError
 from d3d_edge.pipeline import memory
 from tests.contract.conftest import gone
 
@@ -30,6 +30,10 @@ def measure_for_long(folder: Path, _: int) -> None:
     (folder / "began").write_text(str(os.getpid()))
     time.sleep(60)
     (folder / "finished").touch()
+
+
+def kill_itself(_: Path, __: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_it_hears_no_ctrl_c_and_its_parent_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,13 +56,16 @@ def test_ctrl_c_ends_it_in_the_midst_of_its_work(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "finished").exists()
 
 
+def test_a_process_that_is_killed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_peak_bytes", kill_itself)
+    with pytest.raises(BundleError, match="the process that measures its memory was killed"):
+        memory.peak_bytes(Path("a"), 0)
+
+
 MEASURED = """
 import sys
 from pathlib import Path
-from d3d_edge import workers
-from d3d_edge.errors import StorageError
 from d3d_edge.pipeline import memory
-from tests.contract.conftest import gone
 from tests.unit.pipeline.test_memory import measure_for_long
 
 memory._peak_bytes = measure_for_long
