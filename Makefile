@@ -7,6 +7,8 @@ STUBS := .venv/stubs
 JETSON := targets/jetson/runner/d3d_edge_runner/tensorrt_model.py
 
 .DEFAULT_GOAL := help
+# Python keeps what it compiles, whatever the environment says: the install leaves that to the first import.
+export PYTHONDONTWRITEBYTECODE :=
 .PHONY: help .venv demo test lint types arch check clean
 
 help:  ## list the targets
@@ -14,13 +16,16 @@ help:  ## list the targets
 
 .venv: $(READY)  ## install d3d-edge with all extras, at the tested versions
 
-# The stamp goes first and comes back last: an install that was cut short begins again from nothing.
+# The stamp goes first and comes back last: an install that was cut short begins again from nothing. The pip that comes
+# with Python 3.11 takes longer to choose versions than a newer one to be fetched and to choose them, and compiling all
+# that is installed takes as long again, most of it never imported.
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "d3d-edge needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
 	@test -f $@ || $(PYTHON) -m venv --clear .venv
 	@rm -f $@
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,dev]'
+	@$(BIN)/python -m pip install --quiet -c constraints.txt --upgrade pip
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
 demo: $(READY)  ## the whole way on rendered clips: train, distil, quantize, export, validate
