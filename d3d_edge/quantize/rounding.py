@@ -20,8 +20,9 @@ from d3d_edge.quantize.groups import REARRANGING
 _aten = torch.ops.aten
 _SKIPPED = "skipped_rounding"
 """Where a node that stands for a fake quantizer has the name of that, and the one it is called by elsewhere."""
-_KEEPING = (REARRANGING - {_aten.dropout.default}) | {_aten.cat.default}
-"""Operators that keep values on the grid of their inputs. Dropout scales what it leaves."""
+_KEEPING = REARRANGING | {_aten.cat.default}
+"""Operators that keep values on the grid of their inputs. Dropout scales what it leaves, but what is deployed has none:
+no range may follow what it scaled, nor cut it."""
 
 
 def rounded(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None, quant_min: int, quant_max: int) -> Tensor:

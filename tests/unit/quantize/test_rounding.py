@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Interpreter, Node
 
 from d3d_edge.calibset import Observer
 from d3d_edge.quantize import pt2e, rounding
@@ -64,11 +66,38 @@ def test_what_is_deployed_rounds_as_often_as_a_calibrated_graph(observer: Observ
     assert one == other
 
 
-def test_rounding_after_dropout_is_no_repetition() -> None:
-    """Dropout scales what it leaves, so that lies on no grid."""
+@pytest.mark.parametrize("observer", ["minmax", "moving_average"])
+def test_no_range_follows_what_dropout_scales(observer: Observer) -> None:
+    """What is deployed has no dropout."""
+    ranges = []
+    for dropout in (False, True):
+        graph = networks.prepared(observer=observer, qat=True)
+        pt2e.set_training(graph, dropout)
+        for seed in range(3):
+            graph(networks.clip(seed))
+        ranges.append({name: value for name, value in graph.state_dict().items() if name.endswith(".scale")})
+    without, others = ranges
+    assert without.keys() == others.keys()
+    assert [name for name, scale in without.items() if not torch.equal(scale, others[name])] == []
+
+
+def test_what_dropout_scales_is_not_cut_at_a_range() -> None:
     graph = networks.prepared(qat=True)
+    pt2e.freeze_observers(graph)
+    pt2e.set_training(graph, True)
+    values: dict[Node, Tensor] = {}
+
+    class Watched(Interpreter):
+        def run_node(self, n: Node) -> Any:
+            values[n] = super().run_node(n)
+            return values[n]
+
+    with torch.no_grad():
+        Watched(graph).run(networks.clip())
     (dropout,) = graph.graph.find_nodes(op="call_function", target=torch.ops.aten.dropout.default)
-    assert {user.op for user in dropout.users} == {"call_module"}
+    *_, classifier = graph.graph.find_nodes(op="call_function", target=torch.ops.aten.conv2d.default)
+    assert float(values[dropout].max()) > float(values[dropout.args[0]].max())
+    assert torch.equal(values[classifier.args[0]], values[dropout])
 
 
 @pytest.mark.parametrize("observes", [True, False])
