@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import secrets
+import shlex
 import shutil
 import stat
 import struct
@@ -252,6 +253,11 @@ def is_text(name: Path | str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def in_shell(path: Path | str) -> str:
+    """A path as a word of a command line, which no command takes for an option."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 
 def files_below(folder: Path) -> list[Path]:

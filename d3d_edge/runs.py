@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +26,7 @@ from typing import Any
 
 from d3d_edge import manifest, recipe
 from d3d_edge.errors import DataError, RecipeError, StorageError
-from d3d_edge.files import delete, read_json, sha256_of_value, sweep, write_json, write_text
+from d3d_edge.files import delete, in_shell, read_json, sha256_of_value, sweep, write_json, write_text
 from d3d_edge.manifest import Manifest
 from d3d_edge.recipe import Recipe
 from d3d_edge.report import SkippedClip
@@ -157,7 +156,7 @@ class Run:
 
     def command(self, stage: Stage) -> str:
         """The command that makes a stage of training, or the quantized one."""
-        path = shlex.quote(str(self.path))
+        path = in_shell(self.path)
         return f"d3d-edge quantize {path}" if stage == "quantized" else f"d3d-edge distill ... --out {path}"
 
     def record_skipped(self, skipped: tuple[SkippedClip, ...]) -> None:

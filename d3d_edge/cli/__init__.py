@@ -41,7 +41,9 @@ _COMMANDS = {
 _ON = "run the same command again to go on"
 _ON_AGAIN = {
     "validate": "run the same command again; with --resume it keeps the clips that a device has done",
+    "evaluate": "run the same command again",
     "benchmark": "run the same command again",
+    "models": "run the same command again",
     "predict": "run the same command again",
 }
 """What to do where a command was interrupted and begins anew by itself."""
@@ -92,6 +94,9 @@ def group() -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit. Every expected error ends in one line on standard error and its exit code."""
+    if argv is None and sys.getfilesystemencoding() != "utf-8":
+        # Manifests, bundles and the libraries that open videos name files in UTF-8, whatever the locale says.
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     _prepare_process()
     words = sys.argv[1:] if argv is None else argv
     again = _ON_AGAIN.get(words[0] if words else "", _ON)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import click
@@ -10,6 +9,7 @@ import click
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress
 from d3d_edge.cli.validate import show
+from d3d_edge.files import in_shell
 from d3d_edge.processors import cpus
 from d3d_edge.report import FILE_NAME
 
@@ -32,6 +32,6 @@ def command(out: Path, as_json: bool) -> None:
     show(report, out / FILE_NAME, as_json=as_json)
     if not as_json:
         names = ("run", "bundles", "bundles/android", FILE_NAME, "clips", "report.html")
-        run, bundles, android, measured, clips, page = (shlex.quote(f"{out}/{name}") for name in names)
+        run, bundles, android, measured, clips, page = (in_shell(f"{out}/{name}") for name in names)
         click.echo(f"try: d3d-edge report {run} {bundles} {measured} --data {clips} --html {page}")
         click.echo(f"try: d3d-edge predict {android} VIDEO, with a video below {clips}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import click
@@ -11,6 +10,7 @@ from d3d_edge import recipe as recipes
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress
 from d3d_edge.cli.tables import print_report
+from d3d_edge.files import in_shell
 from d3d_edge.manifest import Source
 from d3d_edge.progress import Silent
 from d3d_edge.report import FILE_NAME
@@ -81,4 +81,4 @@ def command(
         )
     if main:
         print_report(report, out / FILE_NAME)
-        click.echo(f"next: d3d-edge quantize {shlex.quote(str(out))}")
+        click.echo(f"next: d3d-edge quantize {in_shell(out)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -14,6 +13,7 @@ from d3d_edge.bundle import Bundle
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress, plain
 from d3d_edge.cli.tables import columns
+from d3d_edge.files import in_shell
 from d3d_edge.runs import Run
 
 
@@ -87,7 +87,7 @@ def command(
         allow_fallback=allow_fallback,
     )
     _show(bundles)
-    shipped = shlex.join(str(bundle.path) for bundle in bundles if bundle.path.name not in REFERENCES.values())
+    shipped = " ".join(in_shell(bundle.path) for bundle in bundles if bundle.path.name not in REFERENCES.values())
     click.echo(f"next: d3d-edge validate {shipped} --data DIR")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import click
@@ -11,6 +10,7 @@ from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress, json_of
 from d3d_edge.cli.tables import print_report
 from d3d_edge.errors import RecipeError
+from d3d_edge.files import in_shell
 from d3d_edge.report import FILE_NAME
 from d3d_edge.runs import Run
 
@@ -34,13 +34,11 @@ def command(run: Path, cache_dir: Path, workers: int, strict: bool, as_json: boo
     from d3d_edge.pipeline.quantize import quantize
 
     if distributed.launched():
-        raise RecipeError(
-            "quantize runs in one process", hint=f"without torchrun: d3d-edge quantize {shlex.quote(str(run))}"
-        )
+        raise RecipeError("quantize runs in one process", hint=f"without torchrun: d3d-edge quantize {in_shell(run)}")
 
     report = quantize(Run.open(run), cache_dir=cache_dir, workers=workers, strict=strict, progress=TerminalProgress())
     if as_json:
         click.echo(json_of(report))
         return
     print_report(report, run / "quantized" / FILE_NAME)
-    click.echo(f"next: d3d-edge export {shlex.quote(str(run))} --target all --out bundles")
+    click.echo(f"next: d3d-edge export {in_shell(run)} --target all --out bundles")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -45,6 +48,7 @@ def test_in_progress(
     [
         (("distill", "compact", "--data", "clips", "--out", "my run"), "next: d3d-edge quantize 'my run'\n"),
         (("quantize", "my run"), "next: d3d-edge export 'my run' --target all"),
+        (("quantize", "--", "-run"), "next: d3d-edge export ./-run --target all"),
         (("demo", "--out", "my demo"), "try: d3d-edge report 'my demo/run' 'my demo/bundles' 'my demo/report.json' "),
         (("demo", "--out", "my demo"), "--data 'my demo/clips' --html 'my demo/report.html'\n"),
         (("demo", "--out", "my demo"), "try: d3d-edge predict 'my demo/bundles/android' VIDEO, with"),
@@ -72,3 +76,16 @@ def test_a_name_that_is_too_long_is_one_that_cannot_be_written(
         "report": (made / "run", "--html", long),
     }
     refused(d3d_edge(command, *words[command]), 9, "cannot write", "File name too long")
+
+
+def test_names_are_utf_8_in_a_locale_of_another_encoding(tmp_path: Path) -> None:
+    """As libraries that open videos take them. C.UTF-8 is what Python makes of C, where it is not told otherwise."""
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "d3d_edge", "recipes", "cp", "demo", "café.yaml"],
+        cwd=tmp_path,
+        env={**os.environ, **locale, "PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.stdout.decode(), done.stderr.decode()) == ("wrote café.yaml\n", "")

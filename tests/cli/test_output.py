@@ -90,7 +90,9 @@ def test_a_folder_that_is_gone_under_the_command() -> None:
     [
         ("distill", "again to go on"),
         ("validate", "again; with --resume it keeps the clips that a device has done"),
+        ("evaluate", "again"),
         ("benchmark", "again"),
+        ("models", "again"),
         ("predict", "again"),
     ],
 )
