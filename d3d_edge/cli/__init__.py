@@ -94,7 +94,7 @@ def group() -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit. Every expected error ends in one line on standard error and its exit code."""
-    if argv is None and sys.getfilesystemencoding() != "utf-8":
+    if argv is None and sys.getfilesystemencoding() != "utf-8" and "utf8" not in sys._xoptions:
         # Manifests, bundles and the libraries that open videos name files in UTF-8, whatever the locale says.
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     _prepare_process()
