@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import unicodedata
 from collections import Counter, defaultdict
 
 from d3d_edge.errors import DataError
@@ -16,12 +17,19 @@ def with_split(manifest: Manifest, *, val_share: float, test_share: float, seed:
     """`manifest` with a split to train and test on, drawn where it has none (`drawn`).
 
     Raises:
-        DataError: there is nothing to train on or nothing to test on, or a class is never trained on.
+        DataError: there is nothing to train on or nothing to test on, a class is never trained on, or the names of two
+            classes look the same.
     """
     manifest = drawn(manifest, val_share=val_share, test_share=test_share, seed=seed)
     trained = {clip.label for clip in manifest.of("train")}
     if not trained or not manifest.of("test"):
         raise DataError(f"the split has no {'train' if not trained else 'test'} clips", hint="add clips or a split")
+    alike = Counter(unicodedata.normalize("NFC", label) for label in manifest.labels)
+    if doubled := [name for name, classes in alike.items() if classes > 1]:
+        raise DataError(
+            f"two classes are called {doubled[0]}, with its letters encoded in two ways (Unicode's NFC and NFD)",
+            hint="give the folders, or the labels, one name",
+        )
     # Of val too: there it would lower the accuracy by which weights are chosen, and be an answer that is never right.
     if untrained := sorted(set(manifest.labels) - trained):
         raise DataError(f"no training clip for the class {untrained[0]}", hint="add clips, or groups, of that class")

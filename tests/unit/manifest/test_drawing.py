@@ -122,6 +122,7 @@ class TestSplit:
             ([("a", "train"), ("b", "test")], "no training clip for the class b"),
             ([("a", "train"), ("a", "test"), ("b", "val")], "no training clip for the class b"),
             ([("a", ""), ("b", "")], "has no test clips"),
+            ([("\u00e9", "train"), ("e\u0301", "test")], "two classes are called \u00e9, with"),
         ],
     )
     def test_a_split_that_proves_nothing_is_refused(self, rows: list[tuple[str, Split]], message: str) -> None:
