@@ -92,12 +92,16 @@ def test_what_dropout_scales_is_not_cut_at_a_range() -> None:
             values[n] = super().run_node(n)
             return values[n]
 
-    with torch.no_grad():
-        Watched(graph).run(networks.clip())
     (dropout,) = graph.graph.find_nodes(op="call_function", target=torch.ops.aten.dropout.default)
     *_, classifier = graph.graph.find_nodes(op="call_function", target=torch.ops.aten.conv2d.default)
-    assert float(values[dropout].max()) > float(values[dropout.args[0]].max())
-    assert torch.equal(values[classifier.args[0]], values[dropout])
+    torch.manual_seed(0)
+    beyond = 0
+    for _ in range(16):  # one mask may drop all that is large
+        with torch.no_grad():
+            Watched(graph).run(networks.clip())
+        beyond += bool(values[dropout].max() > values[dropout.args[0]].max())
+        assert torch.equal(values[classifier.args[0]], values[dropout])
+    assert beyond
 
 
 @pytest.mark.parametrize("observes", [True, False])
