@@ -18,7 +18,8 @@ help:  ## list the targets
 
 # The stamp goes first and comes back last: an install that was cut short begins again from nothing. The pip that comes
 # with Python 3.11 takes longer to choose versions than a newer one to be fetched and to choose them, and compiling all
-# that is installed takes as long again, most of it never imported.
+# that is installed takes as long again, most of it never imported. Two packages are compiled at once, since Python
+# warns of escape sequences in them when it compiles, which is an error in tests.
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "d3d-edge needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
@@ -26,6 +27,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	@rm -f $@
 	@$(BIN)/python -m pip install --quiet -c constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[all,dev]'
+	@cd .venv/lib/python3*/site-packages && ../../../bin/python -W ignore -m compileall -q -j 0 coremltools torchao
 	@touch $@
 
 demo: $(READY)  ## the whole way on rendered clips: train, distil, quantize, export, validate
