@@ -159,8 +159,8 @@ Beside = Literal["partial", "replaced", "lowering"]
 """What is hidden beside a file or folder: one half-written, one on its way out, or what its model is lowered in."""
 
 
-_HIDDEN = re.compile(rf"\..+\.[0-9a-f]{{8}}\.({'|'.join(get_args(Beside))})")
-"""What `beside` gives. Others have hidden files as well."""
+_HIDDEN = re.compile(rf"\..+\.[0-9a-f]{{8}}\.({'|'.join(get_args(Beside))})(\.[a-z0-9]+)?")
+"""What `beside` gives, for videos with the suffix that says their format. Others have hidden files as well."""
 
 
 def beside(path: Path, what: Beside) -> Path:

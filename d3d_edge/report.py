@@ -272,8 +272,15 @@ class Report(Schema):
             DataError: there is none, or it is of another format.
         """
         try:
-            return cls.model_validate(read_json(path))
+            found = read_json(path)
+            return cls.model_validate(found)
         except ValidationError as error:
+            kind = str(found.get("format")) if isinstance(found, dict) else ""
+            if kind.startswith("d3d-edge ") and kind != cls.model_fields["format"].default:
+                raise DataError(
+                    f"{path} is not a readable report: it is a {kind}",
+                    hint="give the report.json of distill, quantize, validate or benchmark",
+                ) from error
             first = error.errors()[0]
             where = "".join(f"{part}: " for part in [".".join(map(str, first["loc"]))] if part)
             raise DataError(

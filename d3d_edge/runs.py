@@ -26,7 +26,7 @@ from typing import Any
 
 from d3d_edge import manifest, recipe
 from d3d_edge.errors import DataError, RecipeError, StorageError
-from d3d_edge.files import delete, in_shell, read_json, sha256_of_value, sweep, write_json, write_text
+from d3d_edge.files import check_writable, delete, in_shell, read_json, sha256_of_value, sweep, write_json, write_text
 from d3d_edge.manifest import Manifest
 from d3d_edge.recipe import Recipe
 from d3d_edge.report import SkippedClip
@@ -34,6 +34,7 @@ from d3d_edge.report import SkippedClip
 Stage = str
 """A stage's folder below the run: one of `recipe.reading.STAGES`, a baseline's name, or probe/ and one of these."""
 _DONE = "done.json"
+_SKIPPED = "skipped.json"
 
 
 class Run:
@@ -159,9 +160,17 @@ class Run:
         path = in_shell(self.path)
         return f"d3d-edge quantize {path}" if stage == "quantized" else f"d3d-edge distill ... --out {path}"
 
+    def check_writable(self) -> None:
+        """Try now what `record_skipped` will do, after all clips are decoded.
+
+        Raises:
+            StorageError: the run cannot be written.
+        """
+        check_writable(self.path / _SKIPPED)
+
     def record_skipped(self, skipped: tuple[SkippedClip, ...]) -> None:
         """Write the clips that could not be read."""
-        write_json(self.path / "skipped.json", [clip.model_dump() for clip in skipped])
+        write_json(self.path / _SKIPPED, [clip.model_dump() for clip in skipped])
 
     def skipped(self) -> tuple[SkippedClip, ...]:
         """The clips that could not be read.
@@ -169,7 +178,7 @@ class Run:
         Raises:
             DataError: the list is damaged.
         """
-        path = self.path / "skipped.json"
+        path = self.path / _SKIPPED
         if not path.is_file():
             return ()
         try:

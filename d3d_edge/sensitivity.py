@@ -29,7 +29,7 @@ class Cost(Schema):
     top1_drop_points: float = Field(ge=-100, le=100)
     """Percentage points of top-1 lost on these clips."""
     weights: Count
-    """Weights of its convolutions: in float, each takes up to 3 bytes more."""
+    """Weights of its convolutions, with the zeros of a stem of blocks: in float, each takes up to 3 bytes more."""
 
 
 class SensitivityReport(Schema):

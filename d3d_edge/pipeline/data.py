@@ -79,9 +79,10 @@ def prepare(
     Raises:
         RecipeError: a stage keeps its best weights, and there is no val split.
         DataError: a clip cannot be read and `strict` is given, or too few clips are left.
-        StorageError: the cache cannot be written.
+        StorageError: the cache or the run cannot be written.
     """
     _check_keep(run)
+    run.check_writable()
     run.sweep()
     clips = run.data.of(only) if only else run.data.clips
     prepared = cache.prepare(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from d3d_edge import recipe, target
+from d3d_edge.errors import DataError
 from d3d_edge.pipeline.distill import distill
 from d3d_edge.pipeline.export import export
 from d3d_edge.pipeline.quantize import quantize
@@ -27,10 +29,15 @@ def demo(out: Path, *, workers: int, progress: Progress) -> Report:
     The report has the rows of training (teacher, baselines) before those of the bundles.
 
     Raises:
+        DataError: something else than a demo lies in one of these places.
         MissingDependency: a runtime's package is not installed.
         StorageError: something cannot be written.
     """
     clips, run, bundles, cache = (out / name for name in ("clips", "run", "bundles", "cache"))
+    if not rendered.is_set(clips):  # Clips of others would be trained on, and their report replaced.
+        for place in (clips, run, bundles, cache, out / FILE_NAME):
+            if place.is_file() or (place.is_dir() and any(not name.startswith(".") for name in os.listdir(place))):
+                raise DataError(f"{place} is there, and is no demo's", hint="choose another --out")
     rendered.render_set(
         clips,
         clips_per_class=CLIPS_PER_CLASS,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from d3d_edge import runtimes
+from d3d_edge import runtimes, signals
 from d3d_edge.bundle import Bundle, check_output
 from d3d_edge.errors import DataError, DeviceError, RecipeError
 from d3d_edge.pipeline.film import Film, named, of_file
@@ -75,7 +75,8 @@ def watch(
     """Answer for each window of a source, and `tell` each answer as it comes; `end` is given all of it.
 
     A live source is read until it ends, for `seconds`, or until it is interrupted, which is not an error then. Where it
-    fails after some answers, what was found is drawn and given to `end` before the error is raised.
+    fails after some answers, or a signal asks this process to end, what was found is drawn and given to `end` before
+    that is raised.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -154,7 +155,7 @@ class _Watcher:
         self._frames = 0
         self._last_s = 0.0
         self._film = film
-        self.failure: DataError | DeviceError | None = None
+        self.failure: DataError | DeviceError | signals.Ended | None = None
         """Why a live source was not read to its end, when it was answered for until then."""
 
     def run(self) -> Ended:
@@ -166,11 +167,11 @@ class _Watcher:
                     self._answer_all(self._windows.until(self._wanted.seconds))
                     return "seconds"
                 self._take(frame, late_s=time.monotonic() - began_s - frame.time_s)
-        except (KeyboardInterrupt, DataError, DeviceError) as error:
+        except (KeyboardInterrupt, signals.Ended, DataError, DeviceError) as error:
             if not (self._wanted.source.live and self._moments):
                 raise
             self.failure = None if isinstance(error, KeyboardInterrupt) else error
-            return "interrupted" if self.failure is None else "failed"
+            return "interrupted" if isinstance(error, (KeyboardInterrupt, signals.Ended)) else "failed"
         self._clock.lap()
         self._answer_all(self._windows.flush())
         return "end of source"

@@ -10,7 +10,7 @@ import cv2
 
 from d3d_edge import native
 from d3d_edge.errors import DataError, RecipeError, StorageError
-from d3d_edge.files import atomic_file
+from d3d_edge.files import atomic_file, sweep
 from d3d_edge.video import seek
 from d3d_edge.video.container import address_of
 from d3d_edge.video.decode import Frame, first_frame
@@ -41,6 +41,7 @@ def fitting(rate_hz: float) -> float:
 @contextmanager
 def writer(path: Path, rate_hz: float, width: int, height: int) -> Iterator[Callable[[Frame], None]]:
     """Yield a function that adds one frame [height, width, 3]; the video appears at `path` when the block ends well.
+    What killed processes left half-written in its folder is deleted.
 
     `rate_hz` is a `fitting` one.
 
@@ -50,6 +51,7 @@ def writer(path: Path, rate_hz: float, width: int, height: int) -> Iterator[Call
     """
     check_name(path)
     with atomic_file(path) as partial:
+        sweep(partial.parent)
         # OpenCV picks the container by the suffix, which the partial file has not.
         scratch = partial.with_name(partial.name + path.suffix.lower())
         fourcc = cv2.VideoWriter.fourcc(*_CODEC_OF[path.suffix.lower()])

@@ -27,6 +27,8 @@ FRAME_RATE_HZ = 25.0
 _RADIUS = (0.1, 0.48)
 """Smallest and largest radius of the object, in sides of the frame. Below 0.5, or it would meet itself on the torus."""
 _SPRITE_PX = 128
+_NOTE = "rendered.json"
+"""The settings, beside the clips."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -105,6 +107,11 @@ def render_set(
     with bar as task, ThreadPoolExecutor(max(workers, 1)) as pool:
         for _ in pool.map(write, missing):
             task.advance()
+
+
+def is_set(folder: Path) -> bool:
+    """Whether `folder` is one that `render_set` writes to, or wrote to."""
+    return (folder / _NOTE).exists()
 
 
 def render_clip(name: str, number: int, *, seed: int, size_px: int, frames: int) -> list[Frame]:
@@ -190,7 +197,7 @@ def _file(folder: Path, name: str, number: int) -> Path:
 
 def _claim(folder: Path, settings: dict[str, int]) -> None:
     """Note the settings beside the clips; refuse a folder that was rendered with others."""
-    note = folder / "rendered.json"
+    note = folder / _NOTE
     try:
         found = read_json(note)
     except FileNotFoundError:

@@ -25,5 +25,17 @@ def test_the_demo_says_what_to_try_next(report: Report, d3d_edge: D3DEdge, tmp_p
     assert f"try: d3d-edge report {tmp_path}/run {tmp_path}/bundles {tmp_path}/report.json" in printed
 
 
+@pytest.mark.parametrize(
+    "theirs", ["clips/wave/0000.mp4", "run/recipe.yaml", "bundles/android/model.pte", "report.json"]
+)
+def test_what_is_not_of_a_demo_is_left_alone(theirs: str, d3d_edge: D3DEdge, tmp_path: Path) -> None:
+    (tmp_path / theirs).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / theirs).write_text("theirs")
+    result = d3d_edge("demo", "--out", tmp_path)
+    place = tmp_path / theirs.partition("/")[0]
+    assert (result.code, result.err) == (8, f"error: {place} is there, and is no demo's (choose another --out)\n")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / theirs]
+
+
 def test_as_json_the_report_alone_is_printed(report: Report, d3d_edge: D3DEdge, tmp_path: Path) -> None:
     assert Report.model_validate(json.loads(d3d_edge("demo", "--out", tmp_path, "--json").out)) == report

@@ -209,26 +209,37 @@ def test_a_stream_that_stalls_is_given_up_and_what_was_answered_is_kept(
     assert ("windows of" in result.out, overlay.exists()) == (answered, answered)
 
 
-def test_ctrl_c_ends_a_stream_well_and_keeps_the_overlay(
-    made: Path, tmp_path: Path, d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize(
+    ("number", "code", "error"),
+    [
+        (signal.SIGINT, 0, ""),
+        (signal.SIGTERM, 143, "error: ended by SIGTERM; run the same command again\n"),
+        (signal.SIGHUP, 129, "error: ended by SIGHUP; run the same command again\n"),
+    ],
+    ids=["ctrl-c", "asked to end", "terminal closed"],
+)
+def test_a_stream_that_is_interrupted_ends_well_and_keeps_the_overlay(
+    number: signal.Signals,
+    code: int,
+    error: str,
+    made: Path,
+    tmp_path: Path,
+    d3d_edge: D3DEdge,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     echo, said = click.echo, count(1)
 
     def echo_and_interrupt(*words: object, **more: object) -> None:
         echo(*words, **more)  # type: ignore[arg-type]
         if next(said) == 3:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     monkeypatch.setattr(click, "echo", echo_and_interrupt)
-    # A script that starts this in the background has Ctrl-C ignored, and the stream would never end.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with endless() as address:
-            words = (address, "--window", 0.1, "--stride", 0.1, "--overlay", tmp_path / "out.mp4")
-            result = d3d_edge("predict", made / "bundles" / BUNDLE, *words)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert result.code == 0, result.err
+    with endless() as address:
+        words = (address, "--window", 0.1, "--stride", 0.1, "--overlay", tmp_path / "out.mp4")
+        result = d3d_edge("predict", made / "bundles" / BUNDLE, *words)
+    assert (result.code, result.err) == (code, error)
     assert "3 windows" in result.out
     assert ", stopped" in result.out
     assert decode.count_frames(tmp_path / "out.mp4") > 0

@@ -118,6 +118,12 @@ def test_what_is_not_a_report_is_refused(tmp_path: Path, content: bytes, said: s
         Report.read(tmp_path / "report.json")
 
 
+def test_another_file_of_this_version_is_called_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text('{"format": "d3d-edge probe", "format_version": 1}')
+    with pytest.raises(DataError, match=r"is not a readable report: it is a d3d-edge probe \(give the report\.json of"):
+        Report.read(tmp_path / "report.json")
+
+
 @pytest.mark.parametrize("name", ["report.json", "."])
 def test_a_report_that_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="is not a readable report"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from d3d_edge import recipe
-from d3d_edge.errors import DataError
+from d3d_edge.errors import DataError, StorageError
 from d3d_edge.manifest import Clip, Manifest
 from d3d_edge.pipeline.data import RunData, note_doubtful, prepare
 from d3d_edge.pipeline.notes import note_waiting
@@ -113,6 +113,17 @@ def test_what_a_killed_process_left_in_a_finished_stage_is_deleted_by_whatever_u
     os.utime(left, (0, 0))
     prepare(run, tmp_path, workers=0, strict=False, progress=Silent(), only="test")
     assert not left.exists()
+
+
+def test_a_run_that_cannot_be_written_is_told_of_before_any_clip_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = Clip.model_validate({"path": "/0", "label": "a", "split": "test", "group": "0"})
+    run = Run.start(tmp_path / "run", recipe.load("demo"), Manifest(clips=(clip,)))
+    (run.path / "skipped.json").mkdir()
+    monkeypatch.setattr(cache, "prepare", lambda *args, **options: pytest.fail("clips were decoded"))
+    with pytest.raises(StorageError, match=r"cannot write .*skipped\.json"):
+        prepare(run, tmp_path, workers=0, strict=False, progress=Silent())
 
 
 @pytest.mark.parametrize(("shares", "said"), [((0.9, 0.1, 0.0), True), ((0.3, 0.1, 0.2), False), ((), False)])

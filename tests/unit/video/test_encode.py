@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,16 @@ def little_room() -> Iterator[None]:
 def test_every_frame_is_in_the_file(suffix: str, tmp_path: Path) -> None:
     write(tmp_path / f"a{suffix}")
     assert count_frames(tmp_path / f"a{suffix}") == 24
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_a_killed_process_left_is_deleted_once_it_is_old(suffix: str, tmp_path: Path) -> None:
+    left = tmp_path / f".a{suffix}.1a013e1a.partial{suffix}"
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    (tmp_path / f".own{suffix}").write_bytes(b"whole")
+    write(tmp_path / f"a{suffix}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f".own{suffix}", f"a{suffix}"])
 
 
 @pytest.mark.usefixtures("little_room")
