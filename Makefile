@@ -6,6 +6,8 @@ READY := .venv/.ready
 STUBS := .venv/stubs
 JETSON := targets/jetson/runner/d3d_edge_runner/tensorrt_model.py
 
+PROCESSES = $$($(BIN)/python -c 'from d3d_edge.processors import cpus; print(min(cpus() + 1, 4))')
+
 .DEFAULT_GOAL := help
 # Python keeps what it compiles, whatever the environment says: the install leaves that to the first import.
 export PYTHONDONTWRITEBYTECODE :=
@@ -33,10 +35,11 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 demo: $(READY)  ## the whole way on rendered clips: train, distil, quantize, export, validate
 	$(BIN)/d3d-edge demo $(ARGS)
 
-# One thread a process, since several share the processors; whole files, since their fixtures are expensive; and in the
-# order of tests/conftest.py, the files that take longest first.
+# One thread a process, since several share the processors, and one process more than there are, since tests wait as
+# well, for servers and for commands that end; whole files, since their fixtures are expensive; and in the order of
+# tests/conftest.py, the files that take longest first.
 test: $(READY)  ## all tests; ARGS goes to pytest
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(READY)  ## ruff: rules and format
 	$(BIN)/ruff check .
