@@ -37,11 +37,16 @@ def check(recipe: Recipe, run: Run | None = None) -> dict[weights.Stage, str]:
                 f"{stage.name}.train.batch_size is 1, which leaves {_one_number(stage)}",
                 hint="a batch_size of 2 or more, or a larger clip",
             )
+    check_keep_float(recipe)
+    return weights.check(recipe, run)
+
+
+def check_keep_float(recipe: Recipe) -> None:
+    """Raises RecipeError where quantize.keep_float names what the student does not have, or all it has."""
     names = recipe.quantize.keep_float
     if not isinstance(names, str) and names:
         student = build.network(recipe.student.network, 2, in_channels=3)
         pt2e.check_names(Recogniser(student), torch.zeros(recipe.clip.shape, dtype=torch.uint8), names)
-    return weights.check(recipe, run)
 
 
 def check_batches(recipe: Recipe, clips: int) -> None:

@@ -14,7 +14,7 @@ from d3d_edge.calibset import CalibrationPlan, CalibrationSet
 from d3d_edge.distill import distributed, log
 from d3d_edge.files import is_whole_archive, sha256_of_file, write_json
 from d3d_edge.harness import accuracy
-from d3d_edge.pipeline import calibration, marks, mixed, motion, qat
+from d3d_edge.pipeline import calibration, checks, marks, mixed, motion, qat
 from d3d_edge.pipeline.alone import at_work_alone
 from d3d_edge.pipeline.calibration import Student
 from d3d_edge.pipeline.data import RunData, prepare
@@ -40,17 +40,23 @@ def quantize(run: Run, *, cache_dir: Path, workers: int, strict: bool, progress:
     RUN/quantized/report.json compares it with the float student on the test clips, also reversed and shuffled.
 
     Raises:
-        RecipeError: there is no such calibration plan, or no such device as $D3D_EDGE_DEVICE names.
-        DataError: the student is not trained, or each training video is also in the test split.
+        RecipeError: there is no such calibration plan, no such part of the student as keep_float names, or no such
+            device as $D3D_EDGE_DEVICE names.
+        DataError: the student is not trained, or not by the recipe's clip, flow and networks; or each training video
+            is also in the test split.
         StorageError: the graph cannot be written.
     """
     started = datetime.now(UTC)
     student = run.need("student")
     run.need("teacher")
-    log.note_what_is_missing(progress)
-    distributed.device()  # a wrong one is told before any clip is decoded
-    data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
+    # What is wrong with the recipe is told before any clip is decoded, and before a finished graph is given up.
+    marks.refuse_changed(run, "student")
+    marks.refuse_changed(run, "teacher")
     plan = calibset.load_plan(run.recipe.quantize.calibration)
+    checks.check_keep_float(run.recipe)
+    log.note_what_is_missing(progress)
+    distributed.device()
+    data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
     # What it learns from may be gone for the moment only, and with it would go a finished graph.
     marks.hold(run, "student", marks.student(run, data))
     mark = fingerprint(

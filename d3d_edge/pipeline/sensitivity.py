@@ -46,15 +46,18 @@ def sensitivity(
 
     Raises:
         RecipeError: there is no such calibration plan.
-        DataError: the student is not trained, or the data cannot be used.
+        DataError: the student is not trained, or not by the recipe's clip, flow and networks; or the data cannot be
+            used.
         StorageError: something cannot be written.
     """
     started = datetime.now(UTC)
     run.need("student")
+    marks.refuse_changed(run, "student")
+    marks.refuse_changed(run, "teacher")
+    plan = calibset.load_plan(run.recipe.quantize.calibration)
     check_writable(run.path / FILE_NAME)
     data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
     marks.hold(run, "student", marks.student(run, data))
-    plan = calibset.load_plan(run.recipe.quantize.calibration)
     drawn = calibration.drawn_clips(data, plan, progress)
     used = calibration.some(drawn, clips, plan)
     parts = [plan.model_dump(mode="json"), run.recipe.quantize.scheme, len(used)]

@@ -15,7 +15,7 @@ from d3d_edge.pipeline import mixed
 from d3d_edge.pipeline.mixed import HeldOut
 from d3d_edge.quantize import graph_files, pt2e
 from d3d_edge.quantize.sensitivity import Switched
-from tests.cli.conftest import D3DEdge, refused
+from tests.cli.conftest import D3DEdge, copied_run, refused
 
 
 @pytest.fixture
@@ -128,9 +128,22 @@ def test_a_gate_that_int8_misses_is_met_with_some_groups_in_float(
     assert "shuffled" in result.out
 
 
-def test_a_part_that_the_network_does_not_have_is_refused(run: Path, cache: Path, d3d_edge: D3DEdge) -> None:
-    recipe = (run / "recipe.yaml").read_text()
-    (run / "recipe.yaml").write_text(recipe.replace("keep_float: none", "keep_float: [Mixed_5d]"))
-    result = d3d_edge("quantize", run, "--cache", cache, "--workers", 0)
-    assert result.code == 2
-    assert "no part 'Mixed_5d'; did you mean 'Mixed_5c'?" in result.err
+@pytest.mark.parametrize(
+    ("was", "now", "code", "message"),
+    [
+        ("keep_float: none", "keep_float: [Mixed_5d]", 2, "no part 'Mixed_5d'; did you mean 'Mixed_5c'?"),
+        ("calibration: balanced", "calibration: balance", 2, "did you mean 'balanced'?"),
+        ("frames: 4", "frames: 6", 8, "student was finished before the recipe's clip, flow or network was changed"),
+        ("preset: ultrafast", "preset: medium", 8, "teacher was finished before the recipe's clip, flow or network"),
+    ],
+)
+def test_a_mistake_in_the_recipe_of_a_run_costs_no_decoding_and_no_graph(
+    was: str, now: str, code: int, message: str, d3d_edge: D3DEdge, made: Path, tmp_path: Path
+) -> None:
+    run = copied_run(made, tmp_path)
+    recipe, done = run / "recipe.yaml", (run / "quantized" / "done.json").read_text()
+    recipe.write_text(recipe.read_text().replace(was, now))
+    for command in ("quantize", "sensitivity") if "keep_float" not in was else ("quantize",):
+        refused(d3d_edge(command, run, "--cache", tmp_path / "cache"), code, message)
+    assert not (tmp_path / "cache").exists()
+    assert (run / "quantized" / "done.json").read_text() == done
