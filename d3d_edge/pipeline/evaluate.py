@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from d3d_edge.clip import ClipSpec
-from d3d_edge.distill import distributed
 from d3d_edge.errors import DataError
 from d3d_edge.evaluation import FILE_NAME, Evaluation, Fusion, System
 from d3d_edge.files import check_writable
@@ -77,17 +76,16 @@ def evaluate(
 
     Raises:
         RecipeError: $D3D_EDGE_DEVICE names no device of this machine.
-        DataError: the teacher of the run is not trained, or the split has no clips.
+        DataError: the teacher of the run is not trained, a network is of another recipe, or the split has no clips.
         StorageError: the evaluation or the cache cannot be written.
     """
     started = datetime.now(UTC)
     run.need("teacher")
     if not run.data.of(split):
         raise DataError(f"{run.path} has no clips in the split {split}", hint="choose another --split")
-    distributed.device()  # a wrong one is told before any clip is decoded
+    networks = _networks(run)  # what is wrong with them, or with the device, is told before any clip is decoded
     check_writable(run.path / FILE_NAME)
     data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress, only=split)
-    networks = _networks(run)
     of_split = {clip.path for clip in run.data.of(split)}
     batches = _cached(data, split) if clips == 1 else _sampled(data, split, clips, workers, progress)
     logits, labels = _answers(networks, batches, data, split, clips, fusion)

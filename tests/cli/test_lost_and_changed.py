@@ -111,10 +111,11 @@ def test_evaluate_needs_no_training_clips(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["evaluate", "probe"])
-def test_weights_of_another_network(command: str, d3d_edge: D3DEdge, made: Path, cache: Path, tmp_path: Path) -> None:
+def test_weights_of_another_network(command: str, d3d_edge: D3DEdge, made: Path, tmp_path: Path) -> None:
     run = copied_run(made, tmp_path)
     shutil.copyfile(run / "teacher" / "last.pt", run / "student" / "last.pt")
-    refused(d3d_edge(command, run, "--cache", cache), 8, "student is of another network")
+    refused(d3d_edge(command, run, "--cache", tmp_path / "cache"), 8, "student is of another network")
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("command", ["evaluate", "quantize"])
