@@ -110,6 +110,11 @@ def evaluate(
             f"{name} is left out: the run has no {' and no '.join(sorted(set(stages) - networks.keys()))}"
             for name, stages in PAPER.items()
             if name not in systems
+        )
+        + tuple(
+            f"{name} is left out: it sees single frames"
+            for name, spec in run.recipe.baselines.items()
+            if spec.frames != "clip" and run.results(name) is not None
         ),
     )
     evaluation.write(run.path / FILE_NAME)

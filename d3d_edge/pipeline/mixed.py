@@ -21,7 +21,7 @@ from torch.fx import GraphModule
 from d3d_edge import runtimes, target
 from d3d_edge.bundle import Bundle
 from d3d_edge.calibset import CalibrationPlan
-from d3d_edge.errors import GateFailed, LoweringError, MissingDependency, RecipeError
+from d3d_edge.errors import DataError, GateFailed, LoweringError, MissingDependency, RecipeError
 from d3d_edge.harness import accuracy
 from d3d_edge.harness.stopwatch import Opener, Plan, kept_open, take
 from d3d_edge.manifest import Split
@@ -142,6 +142,13 @@ def automatic(
         if drop <= bound:
             return Mixed(program, whole, names, {**facts, "drop_points": drop})
         count += 1
+    trained = held_out.drop_points(switched.logits((), held_out.clips()))
+    if trained > bound:
+        raise GateFailed(
+            f"no mix of INT8 and float loses at most {bound} points of top-1 on {len(held_out.labels)} "
+            f"{held_out.split} clips: the weights that were trained for INT8 lose {trained:.2f} in float already",
+            hint="a lower learning_rate in quantize.qat.train, or qat: null",
+        )
     raise GateFailed(
         f"no mix of INT8 and float loses at most {bound} points of top-1 on {len(held_out.labels)} "
         f"{held_out.split} clips",
@@ -178,7 +185,9 @@ def cost(run: Run, mixed: ExportedProgram, whole: ExportedProgram, progress: Pro
 
 
 def _weights_bytes(program: ExportedProgram) -> int:
-    return sum(value.numel() * value.element_size() for value in program.state_dict.values())
+    """Of weights, biases and scales; not of zero points, int64 in a calibrated graph and int32 in a trained one."""
+    values = [value for value in program.state_dict.values() if value.dtype not in (torch.int32, torch.int64)]
+    return sum(value.numel() * value.element_size() for value in values)
 
 
 def _latency(run: Run, programs: dict[str, ExportedProgram], progress: Progress) -> dict[str, Any]:
@@ -215,7 +224,10 @@ def _latency(run: Run, programs: dict[str, ExportedProgram], progress: Progress)
                 # Mostly all of it in INT8: that it cannot be lowered may be why some of it is to stay float.
                 return {"latency": f"not measured: one of the graphs cannot be lowered: {error.message}"}
             source = Source(folder / lowered.model, sha256="", calibration_hash=None)
-            described = describe(run, Wanted(found, name, "int8"), source, program, lowered)
+            try:
+                described = describe(run, Wanted(found, name, "int8"), source, program, lowered)
+            except DataError as error:  # the float graph is gone, which nothing else here needs
+                return {"latency": f"not measured: {error.message}"}
             bundle = Bundle.unwritten(folder, described)
             opened[name] = kept_open(partial(runtime.open, bundle, threads=1), stack)
             task.advance(1, name)

@@ -16,7 +16,7 @@ import pytest
 from d3d_edge.bundle import Bundle
 from d3d_edge.evaluation import Evaluation
 from d3d_edge.report import Report
-from tests.cli.conftest import TARGETS, D3DEdge, Result, refused, run_on, with_references
+from tests.cli.conftest import TARGETS, D3DEdge, Result, copied_run, refused, run_on, with_references
 
 NO_BASELINE = "baselines.spatial=null"
 
@@ -146,6 +146,19 @@ def test_one_clip_evaluates_as_training_did(made: Path, cache: Path, d3d_edge: D
     measured = {system.streams: system.top1 for system in systems}
     for stage in ("teacher", "spatial", "student"):
         assert measured[(stage,)] == json.loads((made / "run" / stage / "done.json").read_text())["top1"]
+
+
+def test_a_network_of_single_frames_is_left_out_and_said_to_be(
+    made: Path, cache: Path, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    run = copied_run(made, tmp_path)
+    recipe = (run / "recipe.yaml").read_text()
+    one = "baselines:\n  one:\n    frames: one\n    train: null\n    initialise: scratch\n"
+    (run / "recipe.yaml").write_text(recipe.replace("baselines:\n", one))
+    shutil.copytree(run / "spatial", run / "one")
+    result = d3d_edge("evaluate", run, "--cache", cache, "--workers", 0)
+    assert result.code == 0, result.err
+    assert "one is left out: it sees single frames" in " ".join(result.out.split())
 
 
 def test_other_test_clips_than_were_measured_in_training_are_told(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import pytest
+from torch import Tensor
 
 from d3d_edge import resources
 from d3d_edge.pipeline import mixed
 from d3d_edge.pipeline.mixed import HeldOut
 from d3d_edge.quantize import graph_files, pt2e
+from d3d_edge.quantize.groups import Group
 from d3d_edge.quantize.sensitivity import Switched
 from tests.cli.conftest import D3DEdge, copied_run, refused
 
@@ -92,13 +95,29 @@ def auto(run: Path) -> Path:
     return run
 
 
+@pytest.mark.parametrize(
+    ("in_float", "said"),
+    [
+        (0.0, "10 val clips (raise gates.top1_drop_points_max"),
+        (200.0, "10 val clips: the weights that were trained for INT8 lose 200.00 in float already"),
+    ],
+)
 def test_a_gate_that_no_mix_meets_is_missed(
-    auto: Path, cache: Path, d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch
+    in_float: float, said: str, auto: Path, cache: Path, d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(HeldOut, "drop_points", lambda held_out, logits: 1000.0)
+    logits = Switched.logits
+    rounded: list[bool] = []
+
+    def asked(switched: Switched, chosen: Iterable[Group], batches: Iterable[Tensor]) -> Tensor:
+        rounded.append(bool(chosen := tuple(chosen)))
+        return logits(switched, chosen, batches)
+
+    monkeypatch.setattr(Switched, "logits", asked)
+    points = [1000.0, in_float]
+    monkeypatch.setattr(HeldOut, "drop_points", lambda held_out, logits: points[rounded[-1:] == [False]])
     monkeypatch.setattr(mixed, "ranked", lambda switched, *_: switched.groups)
     result = d3d_edge("quantize", auto, "--cache", cache, "--workers", 0)
-    refused(result, 4, "no mix of INT8 and float loses at most")
+    refused(result, 4, "no mix of INT8 and float loses at most", said)
 
 
 def test_a_gate_that_int8_misses_is_met_with_some_groups_in_float(
