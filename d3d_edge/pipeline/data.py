@@ -113,7 +113,8 @@ def prepare(
 
 
 def note_doubtful(data: RunData, progress: Progress) -> None:
-    """Name what makes results say less than they seem to: classes that are not tested, and copies of a video."""
+    """Name what makes results say less than they seem to, or worse than need be: classes that are not tested, that look
+    alike, or that are each other's mirror images; and copies of a video."""
     if untested := sorted(set(data.labels) - {cached.clip.label for cached in data.of("test")}):
         progress.note(f"no test clip, so nothing is said of: {_first(untested)}")
     alike: dict[str, list[str]] = defaultdict(list)
@@ -121,6 +122,15 @@ def note_doubtful(data: RunData, progress: Progress) -> None:
         alike[_looks(label)].append(label)
     if twins := [labels for labels in alike.values() if len(labels) > 1]:
         progress.note(f"classes whose names look alike: {', '.join(map(repr, twins[0]))}")
+    if data.recipe.augment.flip:
+        of_name = {label.casefold(): label for label in data.labels}
+        for name, label in of_name.items():
+            if "left" in name and (other := of_name.get(name.replace("left", "right"))):
+                progress.note(
+                    f"augment.flip shows {label} mirrored, perhaps as {other}: unless a mirrored clip keeps its label, "
+                    "set augment.flip: false"
+                )
+                break
     tested = {cached.video_sha256 for cached in data.of("test")}
     trained = {cached.video_sha256 for cached in data.of("train")}
     if trained and trained <= tested:

@@ -84,6 +84,28 @@ def test_classes_whose_names_look_alike_are_named(labels: tuple[str, str], said:
     assert progress.notes == ([expected] if said else [])
 
 
+@pytest.mark.parametrize(
+    ("labels", "flip", "said"),
+    [
+        (("Move_Left", "move_right"), True, True),
+        (("move_left", "move_right"), False, False),
+        (("cleft", "wave"), True, False),
+    ],
+)
+def test_flipping_is_doubted_where_it_makes_one_class_of_another(
+    labels: tuple[str, str], flip: bool, said: bool
+) -> None:
+    clips = [
+        CachedClip(Clip(path=f"/{place}", label=label, split="test", group=""), str(place), Path("a"), Path("b"), 1)
+        for place, label in enumerate(labels)
+    ]
+    progress = Notes()
+    loaded = recipe.load("demo", [f"augment.flip={str(flip).lower()}"])
+    note_doubtful(RunData(loaded, labels, tuple(clips)), progress)
+    notes = [note for note in progress.notes if note.startswith(f"augment.flip shows {labels[0]} mirrored, perhaps as")]
+    assert len(notes) == len(progress.notes) == said
+
+
 def test_a_class_without_a_readable_clip_is_refused_with_the_reason_of_its_own_clip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
