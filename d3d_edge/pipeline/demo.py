@@ -29,7 +29,7 @@ def demo(out: Path, *, workers: int, progress: Progress) -> Report:
     The report has the rows of training (teacher, baselines) before those of the bundles.
 
     Raises:
-        DataError: something else than a demo lies in one of these places.
+        DataError: something lies in one of these places, and no demo's clips are there.
         MissingDependency: a runtime's package is not installed.
         StorageError: something cannot be written.
     """
@@ -37,7 +37,7 @@ def demo(out: Path, *, workers: int, progress: Progress) -> Report:
     if not rendered.is_set(clips):  # Clips of others would be trained on, and their report replaced.
         for place in (clips, run, bundles, cache, out / FILE_NAME):
             if place.is_file() or (place.is_dir() and any(not name.startswith(".") for name in os.listdir(place))):
-                raise DataError(f"{place} is there, and is no demo's", hint="choose another --out")
+                raise DataError(f"{place} is there, and {clips} holds no rendered clips", hint="choose another --out")
     rendered.render_set(
         clips,
         clips_per_class=CLIPS_PER_CLASS,

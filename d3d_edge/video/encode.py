@@ -41,9 +41,8 @@ def fitting(rate_hz: float) -> float:
 @contextmanager
 def writer(path: Path, rate_hz: float, width: int, height: int) -> Iterator[Callable[[Frame], None]]:
     """Yield a function that adds one frame [height, width, 3]; the video appears at `path` when the block ends well.
-    What killed processes left half-written in its folder is deleted.
 
-    `rate_hz` is a `fitting` one.
+    `rate_hz` is a `fitting` one. What killed processes left half-written in the folder is deleted.
 
     Raises:
         RecipeError: the suffix is not one of a video.

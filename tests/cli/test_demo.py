@@ -33,7 +33,8 @@ def test_what_is_not_of_a_demo_is_left_alone(theirs: str, d3d_edge: D3DEdge, tmp
     (tmp_path / theirs).write_text("theirs")
     result = d3d_edge("demo", "--out", tmp_path)
     place = tmp_path / theirs.partition("/")[0]
-    assert (result.code, result.err) == (8, f"error: {place} is there, and is no demo's (choose another --out)\n")
+    said = f"{place} is there, and {tmp_path / 'clips'} holds no rendered clips (choose another --out)"
+    assert (result.code, result.err) == (8, f"error: {said}\n")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / theirs]
 
 

@@ -74,14 +74,9 @@ def test_what_is_doubtful_is_noted(rows: list[str], notes: list[str]) -> None:
     ],
 )
 def test_classes_whose_names_look_alike_are_named(labels: tuple[str, str], said: bool) -> None:
-    clips = [
-        CachedClip(Clip(path=f"/{place}", label=label, split="test", group=""), str(place), Path("a"), Path("b"), 1)
-        for place, label in enumerate(labels)
-    ]
-    progress = Notes()
-    note_doubtful(RunData(recipe.load("demo"), labels, tuple(clips)), progress)
+    notes = doubts(labels)
     expected = f"classes whose names look alike: {labels[0]!r}, {labels[1]!r}"
-    assert progress.notes == ([expected] if said else [])
+    assert notes == ([expected] if said else [])
 
 
 @pytest.mark.parametrize(
@@ -95,15 +90,22 @@ def test_classes_whose_names_look_alike_are_named(labels: tuple[str, str], said:
 def test_flipping_is_doubted_where_it_makes_one_class_of_another(
     labels: tuple[str, str], flip: bool, said: bool
 ) -> None:
+    expected = (
+        f"augment.flip shows {labels[0]} mirrored, perhaps as {labels[1]}: unless a mirrored clip keeps its label, set "
+        "augment.flip: false"
+    )
+    assert doubts(labels, f"augment.flip={str(flip).lower()}") == ([expected] if said else [])
+
+
+def doubts(labels: tuple[str, ...], *settings: str) -> list[str]:
+    """What is noted of a test clip of each class."""
     clips = [
         CachedClip(Clip(path=f"/{place}", label=label, split="test", group=""), str(place), Path("a"), Path("b"), 1)
         for place, label in enumerate(labels)
     ]
     progress = Notes()
-    loaded = recipe.load("demo", [f"augment.flip={str(flip).lower()}"])
-    note_doubtful(RunData(loaded, labels, tuple(clips)), progress)
-    notes = [note for note in progress.notes if note.startswith(f"augment.flip shows {labels[0]} mirrored, perhaps as")]
-    assert len(notes) == len(progress.notes) == said
+    note_doubtful(RunData(recipe.load("demo", settings), labels, tuple(clips)), progress)
+    return progress.notes
 
 
 def test_a_class_without_a_readable_clip_is_refused_with_the_reason_of_its_own_clip(

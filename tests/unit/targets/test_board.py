@@ -140,8 +140,9 @@ class Engine:
         assert engine == b"engine"
 
     def activate(self) -> None:
-        self.kept = mmap.mmap(-1, 2**25)  # pages of its own, not those that other tests freed
-        self.kept[::4096] = bytes(2**13)
+        # Pages of its own, not those that other tests freed, and some more than are asked for: Linux counts them late.
+        self.kept = mmap.mmap(-1, 2**25 + 2**22)
+        self.kept[::4096] = bytes(len(self.kept) // 4096)
 
     def get_input_metadata(self) -> list[str]:
         return ["clip"]
@@ -193,7 +194,7 @@ def test_what_building_and_finding_an_engine_takes_is_none_of_the_models(
     monkeypatch.setattr(runner.tensorrt, "_build", lambda path: built.append(path) or (b"x" * 2**28)[:0] + b"engine")
     for _ in ("built", "found"):
         samples = samples_of(runner)
-        assert 2**24 < samples["memory_peak_bytes"] < 2**27  # of 2**25, counted some pages late
+        assert 2**25 <= samples["memory_peak_bytes"] < 2**27
         assert samples["load_ms"] < 300
         assert samples["environment_before"]["engines_built"] == 1
     assert len(built) == 1
