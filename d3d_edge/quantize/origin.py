@@ -9,39 +9,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch.export import ExportedProgram
-from torch.fx import GraphModule, Node, config
+from torch.fx import Node, config
 from torch.fx.traceback import NodeSource
 
 _NOTE, _KEY, _FLOAT = "custom", "layer", "float"
-_OWN = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node")
+_STACK = "nn_module_stack"
+_OWN = ("stack_trace", _STACK, "source_fn_stack", "from_node")
 """What torch notes of an operator's origin."""
 
 _WRAPPER = "net"
 """The part of `models.recogniser.Recogniser` whose layers they are; without it, names are those of the weights."""
 
 
-def keep_layers(program: ExportedProgram, exported: GraphModule | None = None) -> None:
-    """Replace torch's notes on `program`'s operators by the layer of each.
-
-    `exported` is the graph that it was exported from; None where that was a network.
-    """
-    graph = exported or program.graph_module
-    layers = {node.name: layer_of(node) for node in graph.graph.nodes}
-    for node in graph.graph.nodes:
+def keep_layers(program: ExportedProgram) -> None:
+    """Replace torch's notes on `program`'s operators by the layer of each."""
+    layers = {node.name: layer_of(node) for node in program.graph.nodes}
+    for node in program.graph.nodes:
         # What quantization put in belongs to the layer whose values, or whose weights, it rounds.
         near = (*node.all_input_nodes, *node.users)
         layers[node.name] = layers[node.name] or next((layers[one.name] for one in near if layers[one.name]), "")
-    kept_float = {node.name for node in graph.graph.nodes if is_kept_float(node)}
+    kept_float = {node.name for node in program.graph.nodes if is_kept_float(node)}
     for node in program.graph.nodes:
-        origins = [one.name for one in node.meta.get("from_node", ())] if exported else [node.name]
-        layer = next((layers[name] for name in origins if layers.get(name)), "")
-        for note in _OWN:
+        for note in (*_OWN, _NOTE):
             node.meta.pop(note, None)
-        node.meta.pop(_NOTE, None)
-        if layer and node.op == "call_function":
-            node.meta[_NOTE] = {_KEY: layer} | ({_FLOAT: True} if kept_float.intersection(origins) else {})
+        if layers[node.name] and node.op == "call_function":
+            node.meta[_NOTE] = {_KEY: layers[node.name]} | ({_FLOAT: True} if node.name in kept_float else {})
+
+
+def layer_notes(node: Node) -> dict[str, Any]:
+    """Of the notes on `node`, those that its layer is told by."""
+    return {note: node.meta[note] for note in (_NOTE, _STACK) if note in node.meta}
 
 
 def keep_float(node: Node) -> None:
@@ -64,7 +64,7 @@ def layer_of(node: Node) -> str:
     kept = node.meta.get(_NOTE, {}).get(_KEY)
     if kept:
         return str(kept)
-    paths = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    paths = [path for path, _ in node.meta.get(_STACK, {}).values()]
     return str(paths[-1]).removeprefix(f"{_WRAPPER}.") if paths else ""
 
 

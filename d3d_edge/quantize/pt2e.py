@@ -43,6 +43,7 @@ from d3d_edge.files import sha256_of_value
 from d3d_edge.models.layers import SpatialConv
 from d3d_edge.quantize import rounding
 from d3d_edge.quantize.groups import CONVOLUTIONS, groups_of, kept_in_float
+from d3d_edge.quantize.lifting import lifted
 from d3d_edge.quantize.nodes import DEQUANTIZE, QUANTIZE_TENSOR, constant, constants
 from d3d_edge.quantize.observer import count_uses
 from d3d_edge.quantize.origin import keep_layers, layer_of
@@ -221,8 +222,8 @@ def convert(prepared: GraphModule, sample: Tensor) -> ExportedProgram:
     drop_identities(converted)
     drop_unread(converted)
     round_biases(converted)
-    program = _traced(converted.requires_grad_(False), sample)
-    keep_layers(program, converted)
+    program = lifted(converted.requires_grad_(False), sample.cpu().contiguous())
+    keep_layers(program)
     return program
 
 
