@@ -1,4 +1,4 @@
-"""Lets ExecuTorch lower a graph in a third of the time: what its passes compute again and again is computed once.
+"""Lets ExecuTorch lower a graph in less than a third of the time: what its passes compute again and again is computed once.
 
 Must not change a byte of the file. For executorch 1.4, whose time goes to copies of a graph that come out the same:
 some twenty passes trace all operators anew and validate them, whatever they changed. (They also write Python source of
@@ -11,16 +11,18 @@ import copy
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import Any
 from unittest import mock
 
 import torch
 from torch._dispatch.python import enable_python_dispatcher
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node, Proxy
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
+from torch.utils._mode_utils import no_dispatch
 
 from d3d_edge.quantize.passes import core_aten, with_graph
 
@@ -55,7 +57,9 @@ def quickly(program: ExportedProgram) -> Iterator[ExportedProgram]:
         return
     from executorch.backends.xnnpack import xnnpack_preprocess
     from executorch.exir.pass_base import _ExportPassBase
+    from torch._export.pass_base import _ExportPassBaseDeprecatedDoNotUse as PassOfTorch
 
+    delegates = import_module("torch._higher_order_ops.executorch_call_delegate")  # The package has the operator there.
     operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     known = _Known()
     with ExitStack() as stack:
@@ -67,33 +71,64 @@ def quickly(program: ExportedProgram) -> Iterator[ExportedProgram]:
             (ExportedProgram, "validate", lambda _: None),
             (_ExportPassBase, "call", _in_place(_ExportPassBase.call, known)),
             (_ExportPassBase, "_fx", _traced(_ExportPassBase._fx, known)),
+            (PassOfTorch, "_fx", _computed_once(PassOfTorch._fx, known)),
+            (delegates, "call_delegate_cpu", _delegated),
         ):
             stack.enter_context(mock.patch.object(owner, name, quick))
         yield _decomposed_by_hand(program)
 
 
 class _Known:
-    """Shapes and types of results: an operator of the same fake tensors gives the same fake tensor."""
+    """Shapes and types of results: an operator of the same fake tensors gives the same fake tensor.
+
+    For others that look the same it gives another that does, unless it is a view, which shares their memory.
+    """
 
     def __init__(self) -> None:
         # The arguments are kept since identity tells them apart.
         self._results: dict[Any, tuple[Any, Any]] = {}
+        self._alike: dict[Any, Any] = {}
 
     def result(self, target: Any, args: Any, kwargs: Any, compute: Callable[[], Any]) -> Any:
-        key = (target, _key(args), _key(kwargs))
+        key = (target, _key(args, id), _key(kwargs, id))
         if key not in self._results:
-            self._results[key] = compute(), (args, kwargs)
+            self._results[key] = self._alike_or(target, args, kwargs, compute), (args, kwargs)
         return self._results[key][0]
 
+    def _alike_or(self, target: Any, args: Any, kwargs: Any, compute: Callable[[], Any]) -> Any:
+        from executorch.exir.dialects.edge._ops import EdgeOpOverload
 
-def _key(value: Any) -> Any:
+        operator = target._op if isinstance(target, EdgeOpOverload) else target
+        if not isinstance(operator, torch._ops.OpOverload) or any(one.alias_info for one in operator._schema.returns):
+            return compute()
+        key = (operator, _key(args, _looks), _key(kwargs, _looks))
+        if key not in self._alike:
+            self._alike[key] = compute()
+            return self._alike[key]
+        return _each(FakeTensor, self._alike[key], _another)
+
+
+def _key(value: Any, known_by: Callable[[Any], Any]) -> Any:
     if isinstance(value, (list, tuple)):
-        return tuple(_key(item) for item in value)
+        return tuple(_key(item, known_by) for item in value)
     if isinstance(value, dict):
-        return tuple((name, _key(item)) for name, item in value.items())
+        return tuple((name, _key(item, known_by)) for name, item in value.items())
     if isinstance(value, (bool, int, float, str, torch.dtype, torch.memory_format, type(None))):
         return type(value), value
-    return id(value)
+    return known_by(value)
+
+
+def _looks(value: Any) -> Any:
+    """What a result depends on of a fake tensor that has no values; of anything else, which it is."""
+    if type(value) is not FakeTensor or value.constant is not None:
+        return id(value)
+    return value.fake_mode, value.shape, value.stride(), value.dtype, value.device, value.requires_grad
+
+
+def _another(value: FakeTensor) -> FakeTensor:
+    with no_dispatch():
+        empty = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+    return FakeTensor(value.fake_mode, empty, value.device)
 
 
 def _in_place(call: Any, known: _Known) -> Any:
@@ -132,14 +167,52 @@ def _has_submodule(node: Node) -> bool:
     return isinstance(node.target, torch._ops.HigherOrderOperator)
 
 
+def _delegated(lowered: Any, *_: Any) -> Any:
+    """What a delegate gives, which was noted when it was made of its part of the graph."""
+    program = lowered.original_module
+    values = [node.meta["val"] for node in program.graph.output_node().args[0]]
+    return pytree.tree_unflatten(values, program.call_spec.out_spec)
+
+
+class _Remembering:
+    """An interpreter that computes no shape twice."""
+
+    def __init__(self, interpreter: Any, known: _Known) -> None:
+        self._interpreter, self._known = interpreter, known
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._interpreter, name)
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self._known.result(target, args, kwargs, lambda: self._interpreter.call_function(target, args, kwargs))
+
+
+def _computed_once(fx: Any, known: _Known) -> Any:
+    """`_fx` of torch's own passes, which traces one operator, without computing a shape twice."""
+
+    def quick(self: Any, kind: str, target: Any, args: Any, kwargs: Any, meta: Any) -> Any:
+        interpreter = self.interpreter
+        if not _has_values((args, kwargs)):
+            self.interpreter = _Remembering(interpreter, known)
+        try:
+            return fx(self, kind, target, args, kwargs, meta)
+        finally:
+            self.interpreter = interpreter
+
+    return quick
+
+
+def _has_values(given: Any) -> bool:
+    return any(isinstance(leaf, (torch.Tensor, torch.nn.Module)) for leaf in pytree.tree_leaves(given))
+
+
 def _traced(fx: Any, known: _Known) -> Any:
     """`ExportPass._fx`, which traces one operator, without computing a shape twice."""
 
     def quick(self: Any, kind: str, target: Any, args: Any, kwargs: Any, meta: Any) -> Any:
         from executorch.exir.pass_base import ProxyValue
 
-        leaves = pytree.tree_leaves((args, kwargs))
-        if kind != "call_function" or any(isinstance(leaf, (torch.Tensor, torch.nn.Module)) for leaf in leaves):
+        if kind != "call_function" or _has_values((args, kwargs)):
             return fx(self, kind, target, args, kwargs, meta)
         given, named = (_each(ProxyValue, part, lambda value: value.data) for part in (args, kwargs))
         interpreter = self.interpreter

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from d3d_edge import target
@@ -75,6 +77,23 @@ def lowered(tmp_path_factory: pytest.TempPathFactory) -> Lower:
     return lower
 
 
+class Parted(nn.Module):
+    """Two operators that XNNPACK does not take, and between them the same ones as before and behind them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+        self.logits = nn.Conv2d(3, networks.CLASSES, 1)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        frames = clip.float().permute(0, 3, 1, 2)
+        for conv in self.convs[:2]:
+            frames = torch.relu(conv(frames)).cumsum(1)
+        pooled = self.convs[2](frames).mean((0, 2, 3), keepdim=True)
+        logits: Tensor = self.logits(pooled).flatten(1)
+        return logits
+
+
 def affine() -> ExportedProgram:
     return networks.quantized("affine")
 
@@ -98,6 +117,17 @@ def test_lowering_quickly_changes_no_byte(
     monkeypatch.setattr(quick_lowering, "VERSIONS", "none")
     executorch.RUNTIME.lower(make(), tmp_path, ANDROID, precision="int8")
     assert (tmp_path / executorch.MODEL).read_bytes() == lowered(make).path.read_bytes()
+
+
+def test_lowering_quickly_changes_no_byte_between_delegates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = pt2e.export_float(Parted(), networks.clip())
+    files = []
+    for _ in range(2):
+        written = executorch.RUNTIME.lower(program, tmp_path, ANDROID, precision="float32", allow_fallback=True)
+        assert written.facts["delegates"] > 2
+        files.append((tmp_path / written.model).read_bytes())
+        monkeypatch.setattr(quick_lowering, "VERSIONS", "none")
+    assert files[0] == files[1]
 
 
 @pytest.mark.parametrize("make", [networks.float_program, networks.quantized, affine_stem, networks.stem])
