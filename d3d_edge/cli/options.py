@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from d3d_edge import files
+from d3d_edge import files, manifest
 from d3d_edge.errors import RecipeError
 from d3d_edge.manifest import Source
 from d3d_edge.manifest.table import EXPECTED
@@ -68,7 +68,9 @@ def data_argument(command: C) -> C:
 def _with_places(command: C) -> C:
     @functools.wraps(command)
     def with_source(*args: Any, data: Path, videos: Path | None, fold: int | None, **more: Any) -> Any:
-        return command(*args, data=Source(path=data, videos=videos, fold=fold), **more)
+        source = Source(path=data, videos=videos, fold=fold)
+        manifest.need(source)  # before the command imports what takes seconds
+        return command(*args, data=source, **more)
 
     fold = click.option("--fold", type=click.IntRange(1), help="Which official split of UCF101 or HMDB51. Default: 1.")
     videos = click.option(

@@ -24,6 +24,7 @@ __all__ = [
     "drawn",
     "left_aside",
     "load",
+    "need",
     "with_split",
     "write",
 ]
@@ -56,6 +57,14 @@ class Source(Schema):
             return False
         inside = Path(os.path.realpath(path))
         return inside.is_relative_to(folder) and not any(part[0] == "." for part in inside.relative_to(folder).parts)
+
+
+def need(source: Source) -> None:
+    """Raises DataError where there is nothing at the path of `source`, or not its folder of videos. Reads no list."""
+    if not os.path.exists(source.path):  # Path.is_dir() raises where a name is too long
+        raise DataError(f"there is no {source.path}", hint=f"--data takes a folder per class, or a CSV {EXPECTED}")
+    if source.videos is not None and not source.videos.is_dir():
+        raise DataError(f"there is no folder {source.videos}", hint="--videos takes the folder of the videos")
 
 
 def load(data: Path | Source, *, classes: int = 2) -> Manifest:
@@ -105,13 +114,10 @@ def left_aside(data: Path | Source, found: Manifest) -> str:
 
 
 def _clips(source: Source) -> list[Clip]:
+    need(source)
     path = source.path
-    if not os.path.exists(path):  # Path.is_dir() raises where a name is too long
-        raise DataError(f"there is no {path}", hint=f"--data takes a folder per class, or a CSV {EXPECTED}")
     if path.is_dir() and (path / _LIST).is_file():
         path = path / _LIST
-    if source.videos is not None and not source.videos.is_dir():
-        raise DataError(f"there is no folder {source.videos}", hint="--videos takes the folder of the videos")
     if path.is_dir():
         beside = source.videos or path
         if kind := official.kind_of(path):

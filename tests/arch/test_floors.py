@@ -104,12 +104,26 @@ def test_the_data_floor_and_the_command_line_start_light(module: str) -> None:
     import_without(HEAVY_PACKAGES, [module])
 
 
-def test_help_starts_light() -> None:
-    code = IMPORT_WITHOUT.format(blocked=HEAVY_PACKAGES, modules=[]) + "sys.argv[1:] = ['--help']\n"
-    code += "import runpy\nrunpy.run_module('d3d_edge', run_name='__main__')\n"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Usage" in done.stdout
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--help"], 0, "Usage"),
+        (["distill", "compact", "--data", "missing", "--out", "run"], 8, "there is no missing"),
+        (["distill", "compact", "--data", ".", "--videos", "missing", "--out", "run"], 8, "there is no folder missing"),
+        (["prepare", "compact", "missing"], 8, "there is no missing"),
+        (["validate", "bundle", "--data", "missing"], 8, "there is no missing"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_help_and_what_data_is_missing_are_told_without_what_takes_seconds_to_import(
+    words: list[str], code: int, said: str, tmp_path: Path
+) -> None:
+    script = IMPORT_WITHOUT.format(blocked=HEAVY_PACKAGES, modules=[]) + f"sys.argv[1:] = {words}\n"
+    script += "import runpy\nrunpy.run_module('d3d_edge', run_name='__main__')\n"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert said in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", GO_FIRST)
