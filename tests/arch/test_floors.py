@@ -110,7 +110,7 @@ def test_the_data_floor_and_the_command_line_start_light(module: str) -> None:
         (["--help"], 0, "Usage"),
         (["distill", "compact", "--data", "missing", "--out", "run"], 8, "there is no missing"),
         (["distill", "compact", "--data", ".", "--videos", "missing", "--out", "run"], 8, "there is no folder missing"),
-        (["prepare", "compact", "missing"], 8, "there is no missing"),
+        (["prepare", "missing", "--recipe", "compact"], 8, "there is no missing"),
         (["validate", "bundle", "--data", "missing"], 8, "there is no missing"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
