@@ -47,10 +47,11 @@ def command(
     d3d-edge evaluate run
     d3d-edge evaluate run --clips 10 --fusion softmax
     """
+    opened = Run.open(run)
     from d3d_edge.pipeline.evaluate import evaluate
 
     evaluation = evaluate(
-        Run.open(run),
+        opened,
         split=split,
         fusion=fusion,
         clips=clips,

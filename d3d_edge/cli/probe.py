@@ -11,6 +11,7 @@ from rich.console import Console
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress, json_of, plain
 from d3d_edge.cli.tables import columns
+from d3d_edge.runs import Run
 
 if TYPE_CHECKING:
     from d3d_edge.pipeline.probe import ProbeReport
@@ -42,12 +43,12 @@ def command(
     d3d-edge probe run
     d3d-edge probe run --epochs 40 --out figures --json
     """
+    opened = Run.open(run)
     from d3d_edge.pipeline.probe import FIGURE_NAME, probe
     from d3d_edge.report import FILE_NAME
-    from d3d_edge.runs import Run
 
     report = probe(
-        Run.open(run),
+        opened,
         epochs=epochs,
         out=out,
         cache_dir=cache_dir,

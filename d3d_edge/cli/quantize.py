@@ -31,12 +31,14 @@ def command(run: Path, cache_dir: Path, workers: int, strict: bool, as_json: boo
     d3d-edge quantize run
     """
     from d3d_edge.distill import distributed
-    from d3d_edge.pipeline.quantize import quantize
 
     if distributed.launched():
         raise RecipeError("quantize runs in one process", hint=f"without torchrun: d3d-edge quantize {in_shell(run)}")
 
-    report = quantize(Run.open(run), cache_dir=cache_dir, workers=workers, strict=strict, progress=TerminalProgress())
+    opened = Run.open(run)
+    from d3d_edge.pipeline.quantize import quantize
+
+    report = quantize(opened, cache_dir=cache_dir, workers=workers, strict=strict, progress=TerminalProgress())
     if as_json:
         click.echo(json_of(report))
         return

@@ -11,6 +11,7 @@ from rich.console import Console
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress, json_of, plain
 from d3d_edge.cli.tables import columns
+from d3d_edge.runs import Run
 
 if TYPE_CHECKING:
     from d3d_edge.sensitivity import Cost, SensitivityReport
@@ -38,12 +39,12 @@ def command(run: Path, clips: int, rows: int, cache_dir: Path, workers: int, str
     d3d-edge sensitivity run
     d3d-edge sensitivity run --clips 64 --json
     """
+    opened = Run.open(run)
     from d3d_edge.pipeline.sensitivity import sensitivity
-    from d3d_edge.runs import Run
     from d3d_edge.sensitivity import FIGURE_NAME, FILE_NAME
 
     report = sensitivity(
-        Run.open(run), clips=clips, cache_dir=cache_dir, workers=workers, strict=strict, progress=TerminalProgress()
+        opened, clips=clips, cache_dir=cache_dir, workers=workers, strict=strict, progress=TerminalProgress()
     )
     if as_json:
         click.echo(json_of(report))

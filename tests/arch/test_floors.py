@@ -112,10 +112,14 @@ def test_the_data_floor_and_the_command_line_start_light(module: str) -> None:
         (["distill", "compact", "--data", ".", "--videos", "missing", "--out", "run"], 8, "there is no folder missing"),
         (["prepare", "missing", "--recipe", "compact"], 8, "there is no missing"),
         (["validate", "bundle", "--data", "missing"], 8, "there is no missing"),
+        (["evaluate", "missing"], 8, "missing is not a run"),
+        (["export", "missing", "--target", "all", "--out", "b"], 8, "missing is not a run"),
+        (["probe", "missing"], 8, "missing is not a run"),
+        (["sensitivity", "missing"], 8, "missing is not a run"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
-def test_help_and_what_data_is_missing_are_told_without_what_takes_seconds_to_import(
+def test_help_and_what_is_missing_are_told_without_what_takes_seconds_to_import(
     words: list[str], code: int, said: str, tmp_path: Path
 ) -> None:
     script = IMPORT_WITHOUT.format(blocked=HEAVY_PACKAGES, modules=[]) + f"sys.argv[1:] = {words}\n"
