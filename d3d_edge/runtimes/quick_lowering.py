@@ -102,10 +102,12 @@ class _Known:
         if not isinstance(operator, torch._ops.OpOverload) or any(one.alias_info for one in operator._schema.returns):
             return compute()
         key = (operator, _key(args, _looks), _key(kwargs, _looks))
-        if key not in self._alike:
-            self._alike[key] = compute()
-            return self._alike[key]
-        return _each(FakeTensor, self._alike[key], _another)
+        if key in self._alike:
+            return _each(FakeTensor, self._alike[key], _another)
+        result = compute()
+        if all(map(_has_sizes_alone, pytree.tree_leaves(result))):
+            self._alike[key] = result
+        return result
 
 
 def _key(value: Any, known_by: Callable[[Any], Any]) -> Any:
@@ -119,10 +121,15 @@ def _key(value: Any, known_by: Callable[[Any], Any]) -> Any:
 
 
 def _looks(value: Any) -> Any:
-    """What a result depends on of a fake tensor that has no values; of anything else, which it is."""
-    if type(value) is not FakeTensor or value.constant is not None:
+    """What a result depends on of a fake tensor; of anything else, which it is."""
+    if not _has_sizes_alone(value):
         return id(value)
     return value.fake_mode, value.shape, value.stride(), value.dtype, value.device, value.requires_grad
+
+
+def _has_sizes_alone(value: Any) -> bool:
+    """Whether it is a fake tensor of known sizes, and not one of known values."""
+    return type(value) is FakeTensor and value.constant is None and not value._has_symbolic_sizes_strides
 
 
 def _another(value: FakeTensor) -> FakeTensor:

@@ -46,7 +46,7 @@ def test_in_progress(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("distill", "compact", "--data", "clips", "--out", "my run"), "next: d3d-edge quantize 'my run'\n"),
+        (("distill", "compact", "--data", ".", "--out", "../my run"), "next: d3d-edge quantize '../my run'\n"),
         (("quantize", "my run"), "next: d3d-edge export 'my run' --target all"),
         (("quantize", "--", "-run"), "next: d3d-edge export ./-run --target all"),
         (("demo", "--out", "my demo"), "try: d3d-edge report 'my demo/run' 'my demo/bundles' 'my demo/report.json' "),
