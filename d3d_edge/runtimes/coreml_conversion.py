@@ -22,7 +22,7 @@ from d3d_edge.errors import LoweringError, StorageError
 from d3d_edge.quantize import nodes
 from d3d_edge.quantize.passes import core_aten
 from d3d_edge.runtimes.mil import READ_ERRORS, quiet
-from d3d_edge.runtimes.quick_coreml import validated_at_the_end
+from d3d_edge.runtimes.quick_coreml import types_described_once, validated_at_the_end
 
 INPUT, OUTPUT = "clip", "logits"
 """Names of the model's features, for the app."""
@@ -52,7 +52,7 @@ def convert(ct: ModuleType, program: ExportedProgram, deployment: Any) -> Any:
     """coremltools' model of `program`, not loaded into Core ML."""
     with quiet(), _no_progress_bars(), _tree_spec_warnings_ignored():
         try:
-            with validated_at_the_end(ct):
+            with validated_at_the_end(ct), types_described_once(ct):
                 return ct.convert(
                     _as_coremltools_takes_it(program),
                     minimum_deployment_target=deployment,

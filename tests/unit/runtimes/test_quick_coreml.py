@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,31 +20,44 @@ from tests import networks
 
 ct = pytest.importorskip("coremltools")
 PROGRAM_CLASS: Any = ct.converters.mil.mil.Program
+TYPES: Any = ct.converters.mil.mil.types
 
 
 @pytest.mark.parametrize(("program", "precision"), [(networks.quantized, "int8"), (networks.float_program, "float16")])
-def test_it_is_validated_once_and_not_a_byte_is_another(
+def test_it_is_validated_once_its_types_described_once_and_not_a_byte_is_another(
     program: Callable[[], ExportedProgram], precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validate, validated = PROGRAM_CLASS.validate, 0
+    describe, described = TYPES.type_mapping.get_type_info, Counter[object]()
 
     def counted(*words: Any, **options: Any) -> None:
         nonlocal validated
         validated += 1
         validate(*words, **options)
 
+    def counted_type(kind: object) -> Any:
+        described[kind] += 1
+        return describe(kind)
+
     monkeypatch.setattr(PROGRAM_CLASS, "validate", counted)
-    counts, files = [], []
+    for module in (TYPES, TYPES.type_mapping):
+        monkeypatch.setattr(module, "get_type_info", counted_type)
+    counts, most, files = [], [], []
     for name in ("quick", "slow"):
         (tmp_path / name).mkdir()
         coreml.RUNTIME.lower(program(), tmp_path / name, target.load("ios"), precision=precision)
         assert PROGRAM_CLASS.validate is counted
+        assert TYPES.type_mapping.get_type_info is counted_type
         counts.append(validated)
+        most.append(max(described.values()))
         files.append([path.read_bytes() for path in sorted(files_below(tmp_path / name))])
         validated = 0
-        monkeypatch.setattr(coreml_conversion, "validated_at_the_end", nullcontext)
+        described.clear()
+        for quick in ("validated_at_the_end", "types_described_once"):
+            monkeypatch.setattr(coreml_conversion, quick, nullcontext)
     assert counts[0] == 1
     assert counts[1] > 20
+    assert most[0] < most[1] / 10
     assert files[0] == files[1]
 
 
