@@ -41,14 +41,13 @@ def lifted(graph: GraphModule, sample: Tensor) -> ExportedProgram:
         inputs.append(InputSpec(kind, TensorArgument(node.name), target, persistent))
         return node
 
-    held = {
-        InputKind.PARAMETER: dict[str, Tensor](graph.named_parameters()),
-        InputKind.BUFFER: dict[str, Tensor](graph.named_buffers()),
-    }
+    held: list[tuple[InputKind, str, Tensor]] = [
+        *((InputKind.PARAMETER, *named) for named in graph.named_parameters()),
+        *((InputKind.BUFFER, *named) for named in graph.named_buffers()),
+    ]
     weights = {
         target: given(_PREFIX[kind] + target.replace(".", "_").lower(), value, kind, target)
-        for kind, values in held.items()
-        for target, value in values.items()
+        for kind, target, value in held
     }
     (clip,) = graph.graph.find_nodes(op="placeholder")
     lifted_nodes = {clip: given(clip.name, sample, InputKind.USER_INPUT)}
@@ -68,7 +67,7 @@ def lifted(graph: GraphModule, sample: Tensor) -> ExportedProgram:
         graph_signature=ExportGraphSignature(
             inputs, [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(result.name), None)]
         ),
-        state_dict={**held[InputKind.PARAMETER], **held[InputKind.BUFFER]},
+        state_dict={target: value for _, target, value in held},
         range_constraints={},
         module_call_graph=[ModuleCallEntry("", signature)],
         example_inputs=((sample,), {}),

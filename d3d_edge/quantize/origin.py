@@ -31,12 +31,12 @@ def keep_layers(program: ExportedProgram) -> None:
         # What quantization put in belongs to the layer whose values, or whose weights, it rounds.
         near = (*node.all_input_nodes, *node.users)
         layers[node.name] = layers[node.name] or next((layers[one.name] for one in near if layers[one.name]), "")
-    kept_float = {node.name for node in program.graph.nodes if is_kept_float(node)}
     for node in program.graph.nodes:
+        kept_float = is_kept_float(node)
         for note in (*_OWN, _NOTE):
             node.meta.pop(note, None)
         if layers[node.name] and node.op == "call_function":
-            node.meta[_NOTE] = {_KEY: layers[node.name]} | ({_FLOAT: True} if node.name in kept_float else {})
+            node.meta[_NOTE] = {_KEY: layers[node.name]} | ({_FLOAT: True} if kept_float else {})
 
 
 def layer_notes(node: Node) -> dict[str, Any]:

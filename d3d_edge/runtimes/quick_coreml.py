@@ -34,10 +34,10 @@ def validated_at_the_end(ct: ModuleType) -> Iterator[None]:
 
 @contextmanager
 def types_described_once(ct: ModuleType) -> Iterator[None]:
-    """Describe each type once.
+    """Work out the description of each type once.
 
-    coremltools 9 describes it, a tensor's with its element's and its sizes', whenever it asks if it is one of a tensor,
-    which was a twelfth of the time that was left to convert an INT8 student.
+    coremltools 9 does so whenever it asks of which kind a type is, which was a twelfth of the time that was left to
+    convert an INT8 student.
     """
     types: Any = ct.converters.mil.mil.types
     describe = functools.cache(types.get_type_info)

@@ -1,4 +1,4 @@
-"""Lets ExecuTorch lower a graph in less than a third of the time: what its passes compute over and over, once.
+"""Lets ExecuTorch lower in less than a third of the time: what its passes compute again and again is computed once.
 
 Must not change a byte of the file. For executorch 1.4, whose time goes to copies of a graph that come out the same:
 some twenty passes trace all operators anew and validate them, whatever they changed. (They also write Python source of

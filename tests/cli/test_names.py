@@ -46,7 +46,7 @@ def test_in_progress(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("distill", "compact", "--data", ".", "--out", "../my run"), "next: d3d-edge quantize '../my run'\n"),
+        (("distill", "compact", "--data", "clips", "--out", "my run"), "next: d3d-edge quantize 'my run'\n"),
         (("quantize", "my run"), "next: d3d-edge export 'my run' --target all"),
         (("quantize", "--", "-run"), "next: d3d-edge export ./-run --target all"),
         (("demo", "--out", "my demo"), "try: d3d-edge report 'my demo/run' 'my demo/bundles' 'my demo/report.json' "),
@@ -57,6 +57,7 @@ def test_in_progress(
 def test_a_suggested_command_can_be_pasted(
     words: tuple[str, ...], said: str, tmp_path: Path, d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "clips").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("d3d_edge.runs.Run.open", Mock())
     monkeypatch.setattr(f"d3d_edge.pipeline.{words[0]}.{words[0]}", Mock(return_value=samples.report(gates=())))
