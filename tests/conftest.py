@@ -20,6 +20,8 @@ collect_seldom()  # as every command does
 
 # What is expected is of a CPU, also where there is a GPU; tests of a GPU choose it themselves.
 os.environ[DEVICE_VARIABLE] = "cpu"
+# Tests import ONNX Runtime before d3d-edge does, which would tell it so.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 # A busy machine makes one example slow, and that is no failure.
 settings.register_profile("patient", deadline=None)

@@ -6,6 +6,7 @@ such a file is checked here: zero points 0, static shapes, four axes at most, an
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from importlib import metadata
@@ -75,9 +76,8 @@ class TensorRT:
 
     def run_tools(self) -> dict[str, str]:
         """Versions of the packages that run a bundle on this machine."""
-        import onnxruntime  # its package has other names for other processors
-
-        return {"onnxruntime": onnxruntime.__version__}
+        # Its package has other names for other processors.
+        return {"onnxruntime": onnx_runtime().__version__}
 
     def lower(
         self,
@@ -140,13 +140,28 @@ class TensorRT:
         return held_to(bundle, OnnxRunner(bundle.model_path, threads))
 
 
+def onnx_runtime() -> Any:
+    """ONNX Runtime, the package, which keeps what it sees to itself.
+
+    The builds on PyPI else give the machine a number that stays, note each session in a database in the user's folder,
+    and send it to their maker (onnxruntime 1.32.0, Privacy.md). They read the variable when they are imported.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
+
+
 class OnnxRunner:
     """A loaded ONNX file; see `d3d_edge.runner.Runner`."""
 
     where = Where.HOST_RUNTIME
 
     def __init__(self, path: Path, threads: int) -> None:
-        import onnxruntime
+        onnxruntime = onnx_runtime()
         from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
         options = onnxruntime.SessionOptions()

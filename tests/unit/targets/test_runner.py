@@ -248,6 +248,27 @@ def test_results_that_are_no_logits_are_refused(device: Transport, folder: Path,
             run(device, job, resume=True)
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["from d3d_edge.runtimes.tensorrt import OnnxRunner as Model", "from d3d_edge_runner.onnx_model import Model"],
+    ids=["here", "on the device"],
+)
+def test_onnx_runtime_notes_nothing_for_its_maker(words: str, onnx_file: Path, tmp_path: Path) -> None:
+    """Its builds keep a number of the machine in the user's folder, and a database of sessions, which they send off."""
+    pytest.importorskip("onnxruntime")
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+    }
+    environment |= {
+        "HOME": str(tmp_path),
+        "TMPDIR": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join([os.getcwd(), str(RUNNER)]),
+    }
+    code = f"import pathlib, sys; {words}; Model(pathlib.Path(sys.argv[1]), 1)"
+    subprocess.run([sys.executable, "-c", code, onnx_file], env=environment, check=True)
+    assert list(tmp_path.rglob("*")) == []
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_the_runner_reads_as_python_3_8_and_imports_nothing_of_the_host(path: Path) -> None:
     tree = ast.parse(path.read_text(), feature_version=(3, 8))
