@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 
 import click
+import yaml
 
 from d3d_edge import recipe, resources
 from d3d_edge.cli import options
 from d3d_edge.errors import RecipeError
 from d3d_edge.files import write_text
 from d3d_edge.schema import read_text
+
+_NAME = re.compile(r"^name:.*\n", re.MULTILINE)
+"""The line of a recipe that names it."""
 
 
 @click.group("recipes")
@@ -45,10 +51,11 @@ def show(name: str, resolved: bool) -> None:
 @click.argument("name")
 @click.argument("file", type=options.PATH)
 def copy(name: str, file: Path) -> None:
-    """Copy the recipe NAME to FILE, to edit it."""
+    """Copy the recipe NAME to FILE, to edit it. The copy is named after its file."""
     if file.exists():
         raise RecipeError(f"{file} exists already", hint="choose another name")
-    write_text(file, read_text(recipe.find(name)))
+    named = yaml.safe_dump({"name": file.stem}, allow_unicode=True, width=math.inf)
+    write_text(file, _NAME.sub(lambda _: named, read_text(recipe.find(name)), count=1))
     click.echo(f"wrote {file}")
 
 

@@ -13,6 +13,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from d3d_edge import recipe
 from d3d_edge.bundle import Bundle
 from d3d_edge.evaluation import Evaluation
 from d3d_edge.report import Report
@@ -49,6 +50,17 @@ def test_recipes(d3d_edge: D3DEdge, tmp_path: Path) -> None:
     again = d3d_edge("recipes", "cp", "compact", copy)
     assert again.code == 2
     assert "exists already" in again.err
+
+
+@pytest.mark.parametrize("name", ["mine", "7", "no", "a: b #c", "café", "\\1", "w " * 80 + "w"])
+def test_a_copy_of_a_recipe_is_named_after_its_file_and_is_else_the_same(
+    name: str, d3d_edge: D3DEdge, tmp_path: Path
+) -> None:
+    copy = tmp_path / f"{name}.yaml"
+    assert d3d_edge("recipes", "cp", "gestures", copy).code == 0
+    lines = zip(copy.read_text().splitlines(), recipe.find("gestures").read_text().splitlines(), strict=True)
+    assert [there for here, there in lines if here != there] == ["name: gestures"]
+    assert recipe.load(str(copy)).hash() == recipe.load("gestures").model_copy(update={"name": name}).hash()
 
 
 @pytest.mark.parametrize("name", TARGETS)
