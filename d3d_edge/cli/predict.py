@@ -137,10 +137,14 @@ def _line(answers: Sequence[Answer]) -> str:
     return first + (f"  ({', '.join(others[:2])})" if others else "")
 
 
+def _counted(windows: int) -> str:
+    return f"{windows} window{'s' * (windows != 1)}"
+
+
 def _summary(found: Watched, wanted: Wanted) -> list[str]:
     why = {"seconds": f", stopped after {found.source_s:.1f} s", "interrupted": ", stopped"}.get(found.ended, "")
     lines = [
-        f"{found.windows} windows of {found.window_s:.2f} s every {found.stride_s:g} s ({found.sampling} sampling)"
+        f"{_counted(found.windows)} of {found.window_s:.2f} s every {found.stride_s:g} s ({found.sampling} sampling)"
         + why,
         f"end to end {found.end_to_end_fps:.1f} frames/s of {found.frames} frames: decode {found.decode_ms:.2f} ms and "
         f"preprocess {found.preprocess_ms:.2f} ms a frame, network {found.network_ms:.1f} ms a window "
@@ -149,6 +153,6 @@ def _summary(found: Watched, wanted: Wanted) -> list[str]:
     if wanted.source.live:
         lines.append("waiting for the next frame counts as decoding")
     if found.left_out:
-        lines.append(f"{found.left_out} windows left out, to keep up or for want of frames")
+        lines.append(f"{_counted(found.left_out)} left out, to keep up or for want of frames")
     lines += [f"note: {note}" for note in found.notes]
     return lines + [f"wrote {path}" for path in (wanted.overlay, wanted.timeline) if path]

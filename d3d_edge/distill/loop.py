@@ -258,7 +258,7 @@ def _train_epoch(job: Job, state: _State, log: Log, task: Task) -> dict[str, flo
             step += 1
             log.step(step, accumulated, taken.learning_rate)
             accumulated = 0.0
-        task.advance(1, f"loss {value:.3f}")
+        task.advance(1, f"epoch {state.epoch + 1} of {job.spec.epochs}, loss {value:.3f}")
     waited_s, elapsed_s = waiting.seconds(), time.perf_counter() - began_s
     return {
         "loss": total / job.batches_per_epoch,

@@ -160,10 +160,10 @@ def test_a_source_of_another_rate_than_counted_frames_had_in_training_is_told(
 
 def test_a_window_may_end_where_seconds_do(made: Path, video: Path, d3d_edge: D3DEdge) -> None:
     words = ("predict", made / "bundles" / BUNDLE, video, "--window", 0.24, "--stride", 0.08)
-    for seconds, windows in (("0.24", 1), ("0.4", 3)):
+    for seconds, windows in (("0.24", "1 window"), ("0.4", "3 windows")):
         result = d3d_edge(*words, "--seconds", seconds)
         assert result.code == 0, result.err
-        assert f"{windows} windows" in result.out
+        assert f"{windows} of 0.24 s" in result.out
 
 
 def test_a_stream_that_ends_is_answered_for_to_its_end(made: Path, video: Path, d3d_edge: D3DEdge) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -28,6 +30,15 @@ def test_the_loss_falls_and_the_log_has_a_row_per_epoch(tmp_path: Path) -> None:
     assert history[-1]["loss"] < history[0]["loss"]
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
+
+
+def test_progress_counts_batches_and_names_the_epoch_and_its_loss(tmp_path: Path) -> None:
+    task, progress = Mock(), Mock()
+    progress.task.return_value = nullcontext(task)
+    loop.run(job(SPEC.model_copy(update={"epochs": 2})), tmp_path, "mark", progress)
+    progress.task.assert_called_once_with("test", 6, 0)
+    said = [(batches, text.rpartition(" ")[0]) for (batches, text), _ in task.advance.call_args_list]
+    assert said == 3 * [(1, "epoch 1 of 2, loss")] + 3 * [(1, "epoch 2 of 2, loss")]
 
 
 def test_the_defaults_are_adamw_and_one_cycle_as_pytorch_has_them(tmp_path: Path) -> None:
