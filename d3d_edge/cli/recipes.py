@@ -15,8 +15,8 @@ from d3d_edge.errors import RecipeError
 from d3d_edge.files import write_text
 from d3d_edge.schema import read_text
 
-_NAME = re.compile(r"^name:.*\n", re.MULTILINE)
-"""The line of a recipe that names it."""
+_NAME = re.compile(r"^name:.*(\n(?![ \t])|\Z)", re.MULTILINE)
+"""The line of a recipe that names it, if the name is all on it."""
 
 
 @click.group("recipes")

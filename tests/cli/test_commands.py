@@ -63,6 +63,22 @@ def test_a_copy_of_a_recipe_is_named_after_its_file_and_is_else_the_same(
     assert recipe.load(str(copy)).hash() == recipe.load("gestures").model_copy(update={"name": name}).hash()
 
 
+@pytest.mark.parametrize(
+    ("text", "copied"),
+    [
+        ("extends: demo\nname: yours", "extends: demo\nname: mine\n"),
+        ("extends: demo\r\nname: yours # so far\r\nseed: 1\r\n", "extends: demo\nname: mine\nseed: 1\n"),
+        ("extends: demo\nname: yours\n  and ours\nseed: 1\n", "extends: demo\nname: yours\n  and ours\nseed: 1\n"),
+        ("extends: demo\ndata:\n  name: yours\n", "extends: demo\ndata:\n  name: yours\n"),
+    ],
+    ids=["no line end", "CRLF", "on two lines", "of a part"],
+)
+def test_a_copy_of_your_own_recipe(text: str, copied: str, d3d_edge: D3DEdge, tmp_path: Path) -> None:
+    (tmp_path / "yours.yaml").write_bytes(text.encode())
+    assert d3d_edge("recipes", "cp", tmp_path / "yours.yaml", tmp_path / "mine.yaml").code == 0
+    assert (tmp_path / "mine.yaml").read_text() == copied
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_targets(name: str, d3d_edge: D3DEdge) -> None:
     assert name in d3d_edge("targets", "ls").out
