@@ -55,22 +55,24 @@ def _placed(folder: Path) -> Iterator[tuple[str, Clip]]:
 
 def _class_folders(folder: Path) -> Iterator[tuple[Path, Split | Literal[""]]]:
     inner = _folders(folder)
-    # A class may well be called "train"; then videos lie in it, or beside it is a class of another name.
+    # A class may well be called "train": then a class of another name lies beside it, or it alone holds videos.
     splits = [SPLIT_NAMES.get(path.name.lower()) for path in inner]
     trains = [path for path, split in zip(inner, splits, strict=True) if split == "train"]
     others = [path for path, split in zip(inner, splits, strict=True) if split is None]
-    if trains and others and len(set(splits)) > 2 and not any(map(_videos, inner)):
+    held = [video for path, split in zip(inner, splits, strict=True) if split for video in _videos(path)]
+    several = len({split for split in splits if split}) > 1
+    if trains and others and several and not held:
         raise DataError(
             f"{others[0]} is no split, and lies beside folders that are, such as {trains[0].name}",
             hint="call it train, val or test, or move it elsewhere; classes go into the folders of the splits",
         )
-    if trains and not others and not any(_videos(path) for path in trains):
+    if trains and not others and (several or not held):
+        if held:
+            raise DataError(
+                f"{held[0]} lies in no class folder, and {held[0].parent.name} is a split",
+                hint="move it into the folder of its class; clips without a class cannot be used",
+            )
         for path, split in zip(inner, splits, strict=True):
-            if videos := _videos(path):
-                raise DataError(
-                    f"{videos[0]} lies in no class folder, and {path.name} is a split, as {trains[0].name} is one",
-                    hint="move it into the folder of its class; clips without a class cannot be used",
-                )
             for class_folder in _folders(path):
                 yield class_folder, split or ""
     else:

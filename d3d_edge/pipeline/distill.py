@@ -27,7 +27,14 @@ from d3d_edge.pipeline import checks, marks, videos, weights
 from d3d_edge.pipeline.alone import alone
 from d3d_edge.pipeline.data import RunData, batch_size, epochs, prepare
 from d3d_edge.pipeline.environment import environment
-from d3d_edge.pipeline.notes import note_copies, note_drawn, note_left_aside, note_unsettled, note_waiting
+from d3d_edge.pipeline.notes import (
+    note_classes,
+    note_copies,
+    note_drawn,
+    note_left_aside,
+    note_unsettled,
+    note_waiting,
+)
 from d3d_edge.pipeline.rows import trained_row
 from d3d_edge.pipeline.streams import (
     Stream,
@@ -82,6 +89,7 @@ def distill(
     found = manifest.load(data)
     clips = manifest.with_split(found, val_share=split.val_share, test_share=split.test_share, seed=split.seed)
     note_left_aside(data, found, progress)
+    note_classes(found, progress)
     note_drawn(found, clips, progress)
     with alone(out):
         run = distributed.from_main(lambda: Run.start(out, recipe, clips))

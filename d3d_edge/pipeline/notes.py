@@ -32,6 +32,13 @@ def note_left_aside(data: Path | Source, found: Manifest, progress: Progress) ->
         progress.note(text)
 
 
+def note_classes(found: Manifest, progress: Progress) -> None:
+    """Name the first classes: where folders were not meant as they are read, it shows here."""
+    named, others = found.labels[:NAMED], found.labels[NAMED:]
+    more = f" and {len(others)} more" if others else ""
+    progress.note(f"{len(found.labels)} classes: {', '.join(named)}{more}")
+
+
 def note_skipped(skipped: Sequence[SkippedClip], progress: Progress) -> None:
     """Name the first clips that were skipped, and count the others: a big set lacks thousands."""
     for clip in skipped[:NAMED]:

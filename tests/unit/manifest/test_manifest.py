@@ -86,7 +86,11 @@ class TestFolders:
 
     @pytest.mark.parametrize(
         "names",
-        [("train/1.mp4", "test/1.mp4"), ("train/a/1.mp4", "bus/a/1.mp4"), ("val/a/1.mp4", "test/a/1.mp4")],
+        [
+            ("train/1.mp4", "test/1.mp4", "bus/1.mp4"),
+            ("train/a/1.mp4", "bus/a/1.mp4"),
+            ("val/a/1.mp4", "test/a/1.mp4"),
+        ],
         ids=["videos lie in them", "another name beside them", "nothing to train on"],
     )
     def test_other_folders_of_such_names_are_classes(self, tmp_path: Path, names: tuple[str, ...]) -> None:
@@ -130,7 +134,9 @@ class TestFolders:
                 ["train/a/1.mp4", "train/b/1.mp4", "test/2.mp4"],
                 r"test/2\.mp4 lies in no class folder, and test is a split",
             ),
+            (["train/1.mp4", "test/2.mp4"], r"test/2\.mp4 lies in no class folder, and test is a split"),
             (["train/a/1.mp4", "train/b/1.mp4", "test/a/2.mp4", "extra/a/3.mp4"], "extra is no split, and lies beside"),
+            (["train/a/1.mp4", "train/b/1.mp4", "test/a/2.mp4", "raw/3.mp4"], "raw is no split, and lies beside"),
             (["a/1.mp4", "b/1.mp4", "2.mp4"], r"2\.mp4 lies in no class folder"),
             (["a/1.mp4", "b/line\nbreak.mp4"], r"b/line\\nbreak\.mp4' holds a control character"),
             (["a/1.mp4", " /1.mp4"], r" /1\.mp4': its class has no name"),

@@ -12,7 +12,7 @@ from torch import nn
 from d3d_edge import recipe
 from d3d_edge.manifest import Clip, Manifest, Split, drawn
 from d3d_edge.pipeline.data import RunData
-from d3d_edge.pipeline.notes import note_copies, note_drawn, note_unsettled
+from d3d_edge.pipeline.notes import note_classes, note_copies, note_drawn, note_unsettled
 from d3d_edge.video.cache import CachedClip
 from tests.notes import Notes
 
@@ -35,6 +35,21 @@ def test_how_a_split_was_drawn_is_told(given: Manifest, said: list[str]) -> None
     notes = Notes()
     note_drawn(given, drawn(given, val_share=0.25, test_share=0.25, seed=0), notes)
     assert [note.startswith(start) for note, start in zip(notes.notes, said, strict=True)] == [True] * len(said)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["b", "a", "b"], "2 classes: a, b"),
+        ([f"{number:02}" for number in range(12)], "12 classes: 00, 01, 02, 03, 04, 05, 06, 07, 08, 09 and 2 more"),
+    ],
+    ids=["few", "many"],
+)
+def test_the_classes_are_named(labels: list[str], said: str) -> None:
+    notes = Notes()
+    made = (Clip(path=f"/{n}", label=label, split="", group=str(n)) for n, label in enumerate(labels))
+    note_classes(Manifest(clips=tuple(made)), notes)
+    assert notes.notes == [said]
 
 
 @pytest.mark.parametrize(("end_s", "copies"), [(None, 1), (1.0, 0)], ids=["the same", "another part"])
