@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from d3d_edge import calibset
+from d3d_edge import calibset, target
 from d3d_edge.clip import ClipSpec
 from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.models import build
@@ -24,11 +24,13 @@ def check(recipe: Recipe, run: Run | None = None) -> dict[weights.Stage, str]:
     A run that has begun a stage needs the stage's file no more.
 
     Raises:
-        RecipeError: the calibration plan holds a mistake, a clip is too small for a network or for batches of one,
-            published weights are of another one, or keep_float names what the student does not have, or all it has.
+        RecipeError: the calibration plan holds a mistake, a target does not take the scheme, a clip is too small for a
+            network or for batches of one, published weights are of another one, or keep_float names what the student
+            does not have, or all it has.
         DataError: a file of weights is missing, damaged, or of no known format.
     """
     calibset.load_plan(recipe.quantize.calibration)
+    check_scheme(recipe)
     for network, clip in dict.fromkeys((stage.network, stage.clip) for stage in _stages(recipe)):
         build.check(network, clip)
     for stage in _stages(recipe):
@@ -39,6 +41,19 @@ def check(recipe: Recipe, run: Run | None = None) -> dict[weights.Stage, str]:
             )
     check_keep_float(recipe)
     return weights.check(recipe, run)
+
+
+def check_scheme(recipe: Recipe) -> None:
+    """Raises RecipeError where a target that the recipe exports to does not take its quantization scheme."""
+    scheme = recipe.quantize.scheme
+    takes = {name: target.load(name).schemes for name in recipe.export.targets}
+    for name in takes:
+        if scheme not in takes[name]:
+            takers = ", ".join(other for other in takes if scheme in takes[other])
+            raise RecipeError(
+                f"the target {name} of export.targets does not take quantize.scheme: {scheme}",
+                hint=f"set scheme: {takes[name][0]}" + (f", or targets: [{takers}]" if takers else ""),
+            )
 
 
 def check_keep_float(recipe: Recipe) -> None:

@@ -40,8 +40,8 @@ def quantize(run: Run, *, cache_dir: Path, workers: int, strict: bool, progress:
     RUN/quantized/report.json compares it with the float student on the test clips, also reversed and shuffled.
 
     Raises:
-        RecipeError: there is no such calibration plan, no such part of the student as keep_float names, or no such
-            device as $D3D_EDGE_DEVICE names.
+        RecipeError: there is no such calibration plan, no such part of the student as keep_float names, no such device
+            as $D3D_EDGE_DEVICE names, or a target does not take the scheme.
         DataError: the student is not trained, or not by the recipe's clip, flow and networks; or each training video
             is also in the test split.
         StorageError: the graph cannot be written.
@@ -53,6 +53,7 @@ def quantize(run: Run, *, cache_dir: Path, workers: int, strict: bool, progress:
     marks.refuse_changed(run, "student")
     marks.refuse_changed(run, "teacher")
     plan = calibset.load_plan(run.recipe.quantize.calibration)
+    checks.check_scheme(run.recipe)
     checks.check_keep_float(run.recipe)
     log.note_what_is_missing(progress)
     distributed.device()

@@ -58,6 +58,23 @@ def test_nothing_left_in_int8_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("targets", "hint"),
+    [
+        ("android, jetson, ios", r"set scheme: symmetric, or targets: \[android, ios\]"),
+        ("jetson", r"set scheme: symmetric\)"),
+        ("android, ios, host", None),
+    ],
+)
+def test_a_scheme_that_a_target_does_not_take_is_refused(targets: str, hint: str | None) -> None:
+    loaded = compact("quantize.scheme=affine", f"export.targets=[{targets}]")
+    if hint is None:
+        checks.check(loaded)
+        return
+    with pytest.raises(RecipeError, match=rf"jetson .* does not take quantize\.scheme: affine \({hint}"):
+        checks.check(loaded)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (("count: ", "coutn: "), r"plan\.yaml:\d+: unknown key 'coutn'; did you mean 'count'"),
