@@ -96,7 +96,7 @@ def load(path: Path, classes: int | None = None) -> Published:
     found = {name: _widened(value) for name, value in found.items()}
     state = {key: _make(source, found, where) for key, source in made.items()}
     _check(state, where)  # again: what is folded may be too large where what it is made of is not
-    total = len(state[f"{CLASSIFIER}.bias"])
+    total = len(state[f"{CLASSIFIER}.weight"])
     try:
         options |= _sizes(found, state, options)
         with torch.device("meta"):

@@ -41,6 +41,10 @@ def cut(state: State) -> None:
     state["base.3.bn_s.bias"] = state["base.3.bn_s.bias"][1:]
 
 
+def cut_classifier(state: State) -> None:
+    state["fc.0.bias"] = state["fc.0.bias"][1:]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -49,6 +53,7 @@ def cut(state: State) -> None:
         (without_many, r"base\.0\.conv_t\.weight, .* and 16 more missing"),
         (inflated, r"base\.3\.conv_s\.weight has the shape \[48, 16, 3, 3, 3\]"),
         (cut, r"base\.3\.bn_s\.bias makes Conv2d_2c_3x3\.spatial\.bn\.bias of shape \[47\], .* has \[48\]"),
+        (cut_classifier, r"fc\.0\.bias makes Logits\.Conv2d_0c_1x1\.bias of shape \[4\], .* has \[5\]"),
     ],
 )
 def test_names_and_shapes_must_be_those_of_the_format(
