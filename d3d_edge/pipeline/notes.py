@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ WAITING_SHARE = 0.25
 """Of the time of training: more is worth a line."""
 SETTLED_SHARE = 0.9
 """Of the way from where they start to what training sees: running statistics that go less far are worth a line."""
+QUICK = 0.1
+"""The momentum of batch norms for short training: PyTorch's own."""
 
 
 def note_left_aside(data: Path | Source, found: Manifest, progress: Progress) -> None:
@@ -91,8 +94,10 @@ def note_unsettled(job: Job, progress: Progress) -> None:
     steps = job.spec.epochs * job.batches_per_epoch
     norms: list[Any] = [layer for layer in job.model.modules() if getattr(layer, "running_var", None) is not None]
     momenta = [norm.momentum for norm in norms if norm.momentum and (norm.running_var == 1).all()]
-    if momenta and (settled := 1 - (1 - min(momenta)) ** steps) < SETTLED_SHARE:
+    if momenta and (settled := 1 - (1 - (slowest := min(momenta))) ** steps) < SETTLED_SHARE:
+        needed = math.ceil(math.log(1 - SETTLED_SHARE) / math.log(1 - slowest))
+        faster = f"; network.bn_momentum is {slowest:g}, and {QUICK:g} suits few steps" if slowest < QUICK else ""
         progress.note(
             f"{job.title}: too few steps for right answers: in {steps} the running statistics of its batch "
-            f"norms come {settled:.0%} of their way (network.bn_momentum: {min(momenta):g}; 0.1 suits few steps)"
+            f"norms come {settled:.0%} of their way (epochs of {needed} steps in all would do{faster})"
         )
