@@ -100,16 +100,23 @@ def main(argv: list[str] | None = None) -> None:
     _prepare_process()
     words = sys.argv[1:] if argv is None else argv
     again = _ON_AGAIN.get(words[0] if words else "", _ON)
+
+    def importing(number: int, file: str) -> None:
+        # What a command imports takes seconds, in which it holds nothing that would have to be put away.
+        if os.path.dirname(file) == os.path.dirname(__file__):
+            click.echo(f"error: {_ended(number, again)}", err=True)
+            os._exit(128 + number)
+
     try:
-        with signals.raised():
+        with signals.raised(importing):
             result: Any = group.main(args=argv, prog_name="d3d-edge", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        _fail(f"interrupted; {again}", 130)
+        _fail(_ended(signal.SIGINT, again), 128 + signal.SIGINT)
     except signals.Ended as error:
-        _fail(f"ended by {signal.Signals(error.number).name}; {again}", 128 + error.number)
+        _fail(_ended(error.number, again), 128 + error.number)
     except D3DEdgeError as error:
         _trace()
         _fail(str(error), error.exit_code)
@@ -169,6 +176,12 @@ def _tell_unexpected(error: Exception) -> NoReturn:
         _fail(f"cannot use {os.fsdecode(error.filename)}: {error.strerror}", DataError.exit_code)
     text = " ".join(str(error).split())[:300]
     _fail(f"internal error, {type(error).__name__}: {text} (D3D_EDGE_DEBUG=1 shows where; please report it)", 1)
+
+
+def _ended(number: int, again: str) -> str:
+    """What is told when a signal ended the command."""
+    by = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+    return f"{by}; {again}"
 
 
 def _drop_output() -> None:

@@ -69,14 +69,40 @@ def asked_to_end(signals: tuple[signal.Signals, ...], shell: str = "", **environ
     return process.returncode, out, errors
 
 
-TERM, HUP = signal.SIGTERM, signal.SIGHUP
+INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+SAID = {
+    number: f"error: {why}; run the same command again to go on\n"
+    for number, why in ((INT, "interrupted"), (TERM, "ended by SIGTERM"), (HUP, "ended by SIGHUP"))
+}
 
 
 @pytest.mark.usefixtures("terminal")
-@pytest.mark.parametrize("signals", [(TERM,), (HUP,), (TERM, TERM), (HUP, TERM)])
+@pytest.mark.parametrize("signals", [(INT,), (TERM,), (HUP,), (INT, INT), (TERM, TERM), (HUP, TERM)])
 def test_a_command_that_is_asked_to_end_cleans_up(signals: tuple[signal.Signals, ...]) -> None:
-    said = f"error: ended by {signals[0].name}; run the same command again to go on\n"
-    assert asked_to_end(signals) == (128 + signals[0], "left clean\n", said)
+    assert asked_to_end(signals) == (128 + signals[0], "left clean\n", SAID[signals[0]])
+
+
+IMPORTING = """
+import signal, sys
+from d3d_edge import cli
+
+class Asked:
+    def find_spec(name, *_):
+        if name == sys.argv[1]:
+            signal.raise_signal(int(sys.argv[2]))
+
+sys.meta_path.insert(0, Asked)
+cli.main(["recipes", "check", "demo"])
+"""
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize("module", ["d3d_edge.cli.recipes", "d3d_edge.pipeline.checks", "torch", "torch._C"])
+@pytest.mark.parametrize("number", [INT, TERM, HUP])
+def test_a_command_that_is_still_imported_ends_at_once(number: signal.Signals, module: str) -> None:
+    command = [sys.executable, "-c", IMPORTING, module, str(int(number))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", SAID[number])
 
 
 def test_what_ignores_that_its_terminal_is_closed_goes_on() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +45,38 @@ def test_a_signal_comes_where_the_block_failed_too() -> None:
     with pytest.raises(KeyboardInterrupt) as ended:
         fail()
     assert isinstance(ended.value.__context__, ValueError)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, *ENDING])
+def test_a_signal_waits_for_the_end_of_an_import(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pressed twice, since nothing happened the first time."""
+    inner, outer = f"d3d_inner_{number}", f"d3d_outer_{number}"
+    pressed = f"for _ in 'twice':\n    signal.raise_signal({int(number)})\n    time.sleep(0.05)\n"
+    (tmp_path / f"{inner}.py").write_text(f"import signal, time\n{pressed}whole = True\n")
+    (tmp_path / f"{outer}.py").write_text(f"import {inner}\nwhole = {inner}.whole\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    came = 0
+    with raised():
+        try:
+            importlib.import_module(outer)
+            time.sleep(5)
+        except (KeyboardInterrupt, Ended):
+            came += 1
+            time.sleep(0.2)
+    assert came == 1
+    assert sys.modules[outer].whole
+
+
+def test_a_program_that_runs_while_it_is_imported_can_be_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ("import signal", "from d3d_edge.signals import raised", "with raised():", "    signal.raise_signal(2)")
+    (tmp_path / "d3d_program.py").write_text("\n".join(lines) + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        importlib.import_module("d3d_program")
 
 
 def test_in_another_thread_nothing_is_changed() -> None:
