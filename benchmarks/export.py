@@ -23,8 +23,8 @@ from d3d_edge.cli.tables import columns
 from d3d_edge.files import write_json
 from d3d_edge.models.build import network
 from d3d_edge.models.recogniser import Recogniser
-from d3d_edge.pipeline.distill import GRAPH_NAME
 from d3d_edge.pipeline.environment import environment
+from d3d_edge.pipeline.marks import GRAPH_NAME
 from d3d_edge.progress import Silent
 from d3d_edge.quantize import graph_files, pt2e
 from d3d_edge.report import Environment

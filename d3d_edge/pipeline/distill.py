@@ -17,7 +17,7 @@ from d3d_edge.distill.checkpoint import Checkpoint, discard
 from d3d_edge.distill.loop import Job
 from d3d_edge.distill.loss import Loss, Outputs
 from d3d_edge.errors import DataError, RecipeError
-from d3d_edge.files import atomic_folder, is_whole_archive
+from d3d_edge.files import atomic_folder, sha256_of_file
 from d3d_edge.harness import accuracy
 from d3d_edge.manifest import Source
 from d3d_edge.models.build import network
@@ -53,8 +53,6 @@ from d3d_edge.recipe import Recipe, TrainSpec
 from d3d_edge.report import FILE_NAME, Report, Role, Row
 from d3d_edge.runs import Run, Stage, first_difference
 from d3d_edge.video.datasets import Batch
-
-GRAPH_NAME = "graph.pt2"
 
 
 def distill(
@@ -226,11 +224,12 @@ def _rgb_network(
     return channels_last(net)
 
 
-def _write_graph(run: Run) -> None:
-    """The student as one graph, uint8 [T, H, W, C] -> float32 [1, classes], next to its checkpoint."""
+def _write_graph(run: Run) -> str:
+    """Hash of the student as one graph, uint8 [T, H, W, C] -> float32 [1, classes], next to its checkpoint."""
     net = load_rgb(run, "student")
     program = pt2e.export_float(Recogniser(net), torch.zeros(run.recipe.clip.shape, dtype=torch.uint8))
-    graph_files.save(program, run.folder("student") / GRAPH_NAME)
+    graph_files.save(program, path := run.folder("student") / marks.GRAPH_NAME)
+    return sha256_of_file(path)
 
 
 def _job(
@@ -297,8 +296,9 @@ def _finished(run: Run, stage: Stage, job: Job, mark: str, progress: Progress) -
         return None
     marks.refuse_others(run, stage, checkpoint)
     marks.hold(run, stage, mark)
-    if stage == "student" and not is_whole_archive(folder / GRAPH_NAME):
-        _write_graph(run)
+    if stage == "student" and marks.wrong_with_graph(run, stage):
+        done["graph_sha256"] = _write_graph(run)
+        run.finish(stage, **done)
     return done
 
 
@@ -314,7 +314,7 @@ def _finish(run: Run, stage: Stage, job: Job, data: RunData, mark: str, began: f
         "seconds": round(time.monotonic() - began, 1),
     }
     if stage == "student":
-        _write_graph(run)
+        done["graph_sha256"] = _write_graph(run)
         done[videos.NAME] = videos.looked_at(run).model_dump()
     marks.finish(run, stage, mark, **done)
     return done

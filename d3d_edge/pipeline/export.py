@@ -17,10 +17,9 @@ from d3d_edge import runtimes, target
 from d3d_edge.bundle import LABELS, MANIFEST, RECIPE, Bundle, Description
 from d3d_edge.calibset import CalibrationSet, load_plan
 from d3d_edge.errors import DataError, LoweringError, RecipeError
-from d3d_edge.files import check_writable, is_whole_archive, sha256_of_file, sweep, write_text
+from d3d_edge.files import check_writable, sha256_of_file, sweep, write_text
 from d3d_edge.manifest import Clip
 from d3d_edge.pipeline import lowering, marks, videos
-from d3d_edge.pipeline.distill import GRAPH_NAME
 from d3d_edge.pipeline.environment import tools
 from d3d_edge.pipeline.references import REFERENCES
 from d3d_edge.progress import Progress
@@ -74,9 +73,9 @@ class Source:
             if done.get("student", run.need("student")["fingerprint"]) != marks.trained(run, "student"):
                 raise DataError(f"{run.path} was quantized before its student was trained again", hint=again)
             calibration = done["calibration_hash"]
-        path = run.folder(stage) / GRAPH_NAME
-        if not is_whole_archive(path):
-            raise DataError(f"{path} is {'damaged' if path.is_file() else 'missing'}", hint=f"{again} writes it again")
+        path = run.folder(stage) / marks.GRAPH_NAME
+        if wrong := marks.wrong_with_graph(run, stage):
+            raise DataError(f"{path} is {wrong}", hint=f"{again} writes it again")
         return cls(path, sha256_of_file(path), calibration)
 
 

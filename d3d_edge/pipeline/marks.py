@@ -10,12 +10,14 @@ from d3d_edge import evaluation, report, sensitivity
 from d3d_edge.distill.checkpoint import Checkpoint
 from d3d_edge.errors import DataError
 from d3d_edge.evaluation import Evaluation
-from d3d_edge.files import delete, read_json, write_json
+from d3d_edge.files import delete, is_whole_archive, read_json, sha256_of_file, write_json
 from d3d_edge.pipeline import weights
 from d3d_edge.pipeline.data import RunData
 from d3d_edge.runs import Run, Stage, fingerprint
 from d3d_edge.schema import Schema
 
+GRAPH_NAME = "graph.pt2"
+"""In the folders of the student and of the quantized one, beside their checkpoints: what `export` lowers."""
 _TAUGHT_BY = "taught_by.json"
 """In a stage's folder: by the name of each stage that it learns from, `trained` of it."""
 
@@ -58,6 +60,17 @@ def refuse_others(run: Run, stage: Stage, found: Checkpoint) -> None:
             f"{run.folder(stage)} was finished with other weights than it holds now",
             hint="bring these back, or delete the folder to train it again",
         )
+
+
+def wrong_with_graph(run: Run, stage: Stage) -> str:
+    """What the graph of a finished stage is, if not the one that it was finished with."""
+    path, done = run.folder(stage) / GRAPH_NAME, run.results(stage) or {}
+    if not is_whole_archive(path):
+        return "damaged" if path.is_file() else "missing"
+    # Stages of older versions do not say.
+    if "graph_sha256" in done and done["graph_sha256"] != sha256_of_file(path):
+        return "another graph than the stage was finished with"
+    return ""
 
 
 def refuse_changed(run: Run, stage: Stage) -> None:

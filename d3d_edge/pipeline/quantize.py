@@ -12,13 +12,12 @@ from torch.export import ExportedProgram
 from d3d_edge import calibset
 from d3d_edge.calibset import CalibrationPlan, CalibrationSet
 from d3d_edge.distill import distributed, log
-from d3d_edge.files import is_whole_archive, sha256_of_file, write_json
+from d3d_edge.files import sha256_of_file, write_json
 from d3d_edge.harness import accuracy
 from d3d_edge.pipeline import calibration, checks, marks, mixed, motion, qat
 from d3d_edge.pipeline.alone import at_work_alone
 from d3d_edge.pipeline.calibration import Student
 from d3d_edge.pipeline.data import RunData, prepare
-from d3d_edge.pipeline.distill import GRAPH_NAME
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.rows import trained_row
 from d3d_edge.pipeline.streams import load_rgb, rgb_stream
@@ -68,7 +67,7 @@ def quantize(run: Run, *, cache_dir: Path, workers: int, strict: bool, progress:
         run.quantize_hash,
     )
     done = run.results("quantized", mark)
-    if done is None or not is_whole_archive(run.folder("quantized") / GRAPH_NAME):
+    if done is None or marks.wrong_with_graph(run, "quantized"):
         done = _quantize(run, data, plan, mark, progress)
         progress.note(f"quantized: top-1 {done['top1']:.3f} on {done['clips']} test clips -> {run.folder('quantized')}")
     else:
@@ -101,7 +100,7 @@ def _quantize(run: Run, data: RunData, plan: CalibrationPlan, mark: str, progres
     # First, since a student that gives no numbers has no ranges either.
     answers = motion.answers({"float student": rgb_stream(load_rgb(run, "student"))}, data, progress)
     program, mix = _program(run, data, plan, drawn, mark, progress)
-    graph_files.save(program, folder / GRAPH_NAME)
+    graph_files.save(program, folder / marks.GRAPH_NAME)
     answers |= motion.answers({"INT8 graph": calibration.one_by_one(module_of(program))}, data, progress)
     done: dict[str, Any] = {
         **motion.figures(answers["INT8 graph"], data, answers["float student"]),
@@ -111,7 +110,7 @@ def _quantize(run: Run, data: RunData, plan: CalibrationPlan, mark: str, progres
         "calibration_hash": record.hash(),
         "recipe_hash": run.quantize_hash,
         "student": marks.trained(run, "student"),
-        "graph_sha256": sha256_of_file(folder / GRAPH_NAME),
+        "graph_sha256": sha256_of_file(folder / marks.GRAPH_NAME),
     }
     run.finish("quantized", mark, **done)
     return done
