@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 
 import click
@@ -14,9 +13,6 @@ from d3d_edge.cli import options
 from d3d_edge.errors import RecipeError
 from d3d_edge.files import write_text
 from d3d_edge.schema import read_text
-
-_NAME = re.compile(r"^name:.*(\n(?![ \t])|\Z)", re.MULTILINE)
-"""The line of a recipe that names it, if the name is all on it."""
 
 
 @click.group("recipes")
@@ -54,9 +50,27 @@ def copy(name: str, file: Path) -> None:
     """Copy the recipe NAME to FILE, to edit it. The copy is named after its file."""
     if file.exists():
         raise RecipeError(f"{file} exists already", hint="choose another name")
-    named = yaml.safe_dump({"name": file.stem}, allow_unicode=True, width=math.inf)
-    write_text(file, _NAME.sub(lambda _: named, read_text(recipe.find(name)), count=1))
-    click.echo(f"wrote {file}")
+    text = read_text(recipe.find(name))
+    named = _named(text, file.stem)
+    write_text(file, named or text)
+    click.echo(f"wrote {file}" if named else f"wrote {file}, whose name is as it was")
+
+
+def _named(text: str, name: str) -> str:
+    """`text`, a recipe, of this name; empty where that would change more of it."""
+    scalar = yaml.safe_dump(name, allow_unicode=True, width=math.inf).split("\n")[0]
+    try:
+        root = yaml.compose(text, yaml.SafeLoader)
+        if not isinstance(root, yaml.MappingNode):
+            return ""
+        own = [value for key, value in root.value if key.value == "name"]
+        start, end = (own[0].start_mark, own[0].end_mark) if own else 2 * (root.start_mark,)
+        changed = scalar if own else f"name: {scalar}\n" + " " * start.column
+        changed = text[: start.index] + changed + text[end.index :]
+        whole = yaml.safe_load(changed) == yaml.safe_load(text) | {"name": name}
+    except (yaml.YAMLError, ValueError):
+        return ""
+    return changed if whole else ""
 
 
 @command.command("check")

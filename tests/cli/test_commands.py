@@ -63,20 +63,35 @@ def test_a_copy_of_a_recipe_is_named_after_its_file_and_is_else_the_same(
     assert recipe.load(str(copy)).hash() == recipe.load("gestures").model_copy(update={"name": name}).hash()
 
 
+AS_IT_WAS = ""
+
+
 @pytest.mark.parametrize(
     ("text", "copied"),
     [
-        ("extends: demo\nname: yours", "extends: demo\nname: mine\n"),
-        ("extends: demo\r\nname: yours # so far\r\nseed: 1\r\n", "extends: demo\nname: mine\nseed: 1\n"),
-        ("extends: demo\nname: yours\n  and ours\nseed: 1\n", "extends: demo\nname: yours\n  and ours\nseed: 1\n"),
-        ("extends: demo\ndata:\n  name: yours\n", "extends: demo\ndata:\n  name: yours\n"),
+        ("extends: demo\nname: yours", "extends: demo\nname: mine"),
+        ("extends: demo\r\nname: yours # so far\r\nseed: 1\r\n", "extends: demo\nname: mine # so far\nseed: 1\n"),
+        ("extends: demo\nname: yours\n  and ours\nseed: 1\n", "extends: demo\nname: mine\nseed: 1\n"),
+        ('"name" : "yours"\nseed: 1\n', '"name" : mine\nseed: 1\n'),
+        ("# Mine\n---\nextends: demo\n", "# Mine\n---\nname: mine\nextends: demo\n"),
+        ("  extends: demo\n  seed: 1\n", "  name: mine\n  extends: demo\n  seed: 1\n"),
+        ("data:\n  name: yours\n", "name: mine\ndata:\n  name: yours\n"),
+        ("{extends: demo, name: yours}\n", "{extends: demo, name: mine}\n"),
+        ('description: "a\nname: b"\nname: yours\n', 'description: "a\nname: b"\nname: mine\n'),
+        ("{extends: demo}\n", AS_IT_WAS),
+        ("name: &n yours\ndescription: *n\n", AS_IT_WAS),
+        ("name: yours\nname: ours\n", AS_IT_WAS),
+        ("name: [\n", AS_IT_WAS),
+        ("- name\n", AS_IT_WAS),
+        ("", AS_IT_WAS),
     ],
-    ids=["no line end", "CRLF", "on two lines", "of a part"],
 )
 def test_a_copy_of_your_own_recipe(text: str, copied: str, d3d_edge: D3DEdge, tmp_path: Path) -> None:
     (tmp_path / "yours.yaml").write_bytes(text.encode())
-    assert d3d_edge("recipes", "cp", tmp_path / "yours.yaml", tmp_path / "mine.yaml").code == 0
-    assert (tmp_path / "mine.yaml").read_text() == copied
+    copy = tmp_path / "mine.yaml"
+    result = d3d_edge("recipes", "cp", tmp_path / "yours.yaml", copy)
+    assert (result.code, result.out) == (0, f"wrote {copy}\n" if copied else f"wrote {copy}, whose name is as it was\n")
+    assert copy.read_text() == (copied or text)
 
 
 @pytest.mark.parametrize("name", TARGETS)
