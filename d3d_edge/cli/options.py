@@ -25,7 +25,12 @@ class _Path(click.Path):
     """A path that every library can be given, written to a file, or shown."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path that `value` says; click.BadParameter for an empty one, and for one that is no text."""
+        """The path that `value` says; click.BadParameter for an empty one, and for one that is no text.
+
+        ~/ is the user's home also where no shell has seen it: in a variable of a container, and behind --out=.
+        """
+        if os.fsdecode(value).startswith("~/"):
+            value = os.path.expanduser(value)  # as it is for a user without a home
         path = super().convert(value, param, ctx)
         if not os.fspath(value):
             self.fail("an empty path; '.' is this folder.", param, ctx)

@@ -302,6 +302,12 @@ def test_an_empty_path_is_no_folder(d3d_edge: D3DEdge, clips: Path, recipe_file:
     assert "an empty path" in result.err
 
 
+def test_a_tilde_that_no_shell_has_seen_is_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given, path in (("~/cc", tmp_path / "cc"), ("~", "~"), ("./~/cc", "~/cc"), ("a/~/b", "a/~/b")):
+        assert options.PATH.convert(given, None, None) == Path(path)
+
+
 def test_a_user_without_a_home_has_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
