@@ -81,10 +81,11 @@ def check(file: str, settings: tuple[str, ...]) -> None:
 
     All mistakes in its keys and values are shown at once, with their lines; then what does not fit together, one at a
     time. Its networks are held against the size of its clips, the published weights that it names, and the parts that
-    are to stay float. Its calibration plan is read as well.
+    are to stay float. Its calibration plan is read as well, and its targets are to take its scheme.
     """
     loaded = recipe.load(file, settings)
     from d3d_edge.pipeline import checks  # takes seconds: it brings PyTorch
 
+    checks.check_scheme(loaded)
     checks.check(loaded)
     click.echo(f"{file}: recipe {loaded.name!r} is well-formed")

@@ -24,13 +24,11 @@ def check(recipe: Recipe, run: Run | None = None) -> dict[weights.Stage, str]:
     A run that has begun a stage needs the stage's file no more.
 
     Raises:
-        RecipeError: the calibration plan holds a mistake, a target does not take the scheme, a clip is too small for a
-            network or for batches of one, published weights are of another one, or keep_float names what the student
-            does not have, or all it has.
+        RecipeError: the calibration plan holds a mistake, a clip is too small for a network or for batches of one,
+            published weights are of another one, or keep_float names what the student does not have, or all it has.
         DataError: a file of weights is missing, damaged, or of no known format.
     """
     calibset.load_plan(recipe.quantize.calibration)
-    check_scheme(recipe)
     for network, clip in dict.fromkeys((stage.network, stage.clip) for stage in _stages(recipe)):
         build.check(network, clip)
     for stage in _stages(recipe):

@@ -296,7 +296,7 @@ def _finished(run: Run, stage: Stage, job: Job, mark: str, progress: Progress) -
         return None
     marks.refuse_others(run, stage, checkpoint)
     marks.hold(run, stage, mark)
-    if stage == "student" and marks.wrong_with_graph(run, stage):
+    if stage == "student" and not marks.has_own_graph(run, stage):
         done["graph_sha256"] = _write_graph(run)
         run.finish(stage, **done)
     return done

@@ -17,7 +17,7 @@ from d3d_edge import runtimes, target
 from d3d_edge.bundle import LABELS, MANIFEST, RECIPE, Bundle, Description
 from d3d_edge.calibset import CalibrationSet, load_plan
 from d3d_edge.errors import DataError, LoweringError, RecipeError
-from d3d_edge.files import check_writable, sha256_of_file, sweep, write_text
+from d3d_edge.files import check_writable, is_whole_archive, sha256_of_file, sweep, write_text
 from d3d_edge.manifest import Clip
 from d3d_edge.pipeline import lowering, marks, videos
 from d3d_edge.pipeline.environment import tools
@@ -48,6 +48,8 @@ class Source:
     path: Path
     sha256: str
     calibration_hash: str | None
+    told: str = ""
+    """What a user is to know of it."""
 
     @classmethod
     def of(cls, run: Run, precision: Precision) -> Source:
@@ -74,9 +76,13 @@ class Source:
                 raise DataError(f"{run.path} was quantized before its student was trained again", hint=again)
             calibration = done["calibration_hash"]
         path = run.folder(stage) / marks.GRAPH_NAME
-        if wrong := marks.wrong_with_graph(run, stage):
-            raise DataError(f"{path} is {wrong}", hint=f"{again} writes it again")
-        return cls(path, sha256_of_file(path), calibration)
+        if not is_whole_archive(path):
+            raise DataError(f"{path} is {'damaged' if path.is_file() else 'missing'}", hint=f"{again} writes it again")
+        sha256 = sha256_of_file(path)
+        # Told and not refused: who changes a graph by hand wants to see what comes of it. Older stages do not say.
+        own = done.get("graph_sha256") in (None, sha256)
+        told = "" if own else f"{path} is another graph than {stage} was finished with; {again} writes it again"
+        return cls(path, sha256, calibration, told)
 
 
 def export(
@@ -114,7 +120,8 @@ def export(
     precisions: tuple[Precision, ...] = ("float32", "int8") if precision in QUANTIZED else ("float32",)
     wanted += [Wanted(host, REFERENCES[kind], kind) for kind in precisions]
     for kind in precisions:
-        Source.of(run, kind)
+        if told := Source.of(run, kind).told:
+            progress.note(told)
     there = [_kept(run, out, one) for one in wanted]
     missing = [one for one, kept in zip(wanted, there, strict=True) if kept is None]
     if missing:

@@ -62,15 +62,11 @@ def refuse_others(run: Run, stage: Stage, found: Checkpoint) -> None:
         )
 
 
-def wrong_with_graph(run: Run, stage: Stage) -> str:
-    """What the graph of a finished stage is, if not the one that it was finished with."""
+def has_own_graph(run: Run, stage: Stage) -> bool:
+    """Whether the graph of a finished stage is whole, and the one that it was finished with."""
     path, done = run.folder(stage) / GRAPH_NAME, run.results(stage) or {}
-    if not is_whole_archive(path):
-        return "damaged" if path.is_file() else "missing"
     # Stages of older versions do not say.
-    if "graph_sha256" in done and done["graph_sha256"] != sha256_of_file(path):
-        return "another graph than the stage was finished with"
-    return ""
+    return is_whole_archive(path) and done.get("graph_sha256") in (None, sha256_of_file(path))
 
 
 def refuse_changed(run: Run, stage: Stage) -> None:

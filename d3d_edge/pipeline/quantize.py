@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 from d3d_edge import calibset
 from d3d_edge.calibset import CalibrationPlan, CalibrationSet
 from d3d_edge.distill import distributed, log
+from d3d_edge.errors import RecipeError
 from d3d_edge.files import sha256_of_file, write_json
 from d3d_edge.harness import accuracy
 from d3d_edge.pipeline import calibration, checks, marks, mixed, motion, qat
@@ -39,8 +40,8 @@ def quantize(run: Run, *, cache_dir: Path, workers: int, strict: bool, progress:
     RUN/quantized/report.json compares it with the float student on the test clips, also reversed and shuffled.
 
     Raises:
-        RecipeError: there is no such calibration plan, no such part of the student as keep_float names, no such device
-            as $D3D_EDGE_DEVICE names, or a target does not take the scheme.
+        RecipeError: there is no such calibration plan, no such part of the student as keep_float names, or no such
+            device as $D3D_EDGE_DEVICE names.
         DataError: the student is not trained, or not by the recipe's clip, flow and networks; or each training video
             is also in the test split.
         StorageError: the graph cannot be written.
@@ -52,8 +53,11 @@ def quantize(run: Run, *, cache_dir: Path, workers: int, strict: bool, progress:
     marks.refuse_changed(run, "student")
     marks.refuse_changed(run, "teacher")
     plan = calibset.load_plan(run.recipe.quantize.calibration)
-    checks.check_scheme(run.recipe)
     checks.check_keep_float(run.recipe)
+    try:
+        checks.check_scheme(run.recipe)
+    except RecipeError as error:
+        progress.note(f"note: {error}")  # the other targets take the graph
     log.note_what_is_missing(progress)
     distributed.device()
     data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress)
@@ -67,7 +71,7 @@ def quantize(run: Run, *, cache_dir: Path, workers: int, strict: bool, progress:
         run.quantize_hash,
     )
     done = run.results("quantized", mark)
-    if done is None or marks.wrong_with_graph(run, "quantized"):
+    if done is None or not marks.has_own_graph(run, "quantized"):
         done = _quantize(run, data, plan, mark, progress)
         progress.note(f"quantized: top-1 {done['top1']:.3f} on {done['clips']} test clips -> {run.folder('quantized')}")
     else:

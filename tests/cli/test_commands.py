@@ -15,7 +15,9 @@ import pytest
 
 from d3d_edge import recipe
 from d3d_edge.bundle import Bundle
+from d3d_edge.errors import DataError
 from d3d_edge.evaluation import Evaluation
+from d3d_edge.pipeline import quantize
 from d3d_edge.report import Report
 from tests.cli.conftest import TARGETS, D3DEdge, Result, copied_run, refused, run_on, with_references
 
@@ -50,6 +52,18 @@ def test_recipes(d3d_edge: D3DEdge, tmp_path: Path) -> None:
     again = d3d_edge("recipes", "cp", "compact", copy)
     assert again.code == 2
     assert "exists already" in again.err
+
+
+def test_a_target_that_does_not_take_the_scheme_is_told_before_training_for_int8(
+    d3d_edge: D3DEdge, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "the target jetson of export.targets does not take quantize.scheme: affine"
+    refused(d3d_edge("recipes", "check", "demo", "--set", "quantize.scheme=affine"), 2, said)
+    run = copied_run(made, tmp_path)
+    recipe_file = run / "recipe.yaml"
+    recipe_file.write_text(recipe_file.read_text().replace("scheme: symmetric", "scheme: affine"))
+    monkeypatch.setattr(quantize, "prepare", Mock(side_effect=DataError("no clip")))
+    assert f"note: {said}" in d3d_edge("quantize", run).err
 
 
 @pytest.mark.parametrize("name", ["mine", "7", "no", "a: b #c", "café", "\\1", "w " * 80 + "w"])

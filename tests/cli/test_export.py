@@ -44,6 +44,7 @@ def test_a_refusal_names_the_layer_and_a_fallback_is_told_by_export_and_validate
     refused = d3d_edge(*words)
     assert refused.code == 5
     assert f"has the zero point 3, and TensorRT takes only 0 [stage check, layer {LAYER}, operator" in refused.err
+    assert "quantized/graph.pt2 is another graph than quantized was finished with" in refused.err
     assert "scheme: symmetric" in refused.err
     assert not (tmp_path / "bundles" / "jetson").exists()
 

@@ -269,17 +269,6 @@ def test_a_graph_that_is_lost_or_damaged_is_written_again(
     assert pt2e.form(program.module()) == pt2e.form(graph_files.load(made / "run" / stage / "graph.pt2").module())
 
 
-@pytest.mark.parametrize(("stage", "other"), [("student", "quantized"), ("quantized", "student")])
-def test_the_graph_of_another_run_is_not_exported(
-    stage: str, other: str, d3d_edge: D3DEdge, made: Path, tmp_path: Path
-) -> None:
-    run = copied_run(made, tmp_path)
-    shutil.copy(run / other / "graph.pt2", run / stage)
-    said = (f"{stage}/graph.pt2 is another graph than the stage was finished with", "writes it again")
-    refused(d3d_edge("export", run, "--target", "host", "--out", tmp_path / "b"), 8, *said)
-    assert not (tmp_path / "b").exists()
-
-
 @pytest.mark.parametrize("command", ["evaluate", "sensitivity"])
 def test_where_the_result_cannot_be_written_nothing_is_decoded(
     command: str, d3d_edge: D3DEdge, made: Path, tmp_path: Path

@@ -68,10 +68,10 @@ def test_nothing_left_in_int8_is_refused() -> None:
 def test_a_scheme_that_a_target_does_not_take_is_refused(targets: str, hint: str | None) -> None:
     loaded = compact("quantize.scheme=affine", f"export.targets=[{targets}]")
     if hint is None:
-        checks.check(loaded)
+        checks.check_scheme(loaded)
         return
     with pytest.raises(RecipeError, match=rf"jetson .* does not take quantize\.scheme: affine \({hint}"):
-        checks.check(loaded)
+        checks.check_scheme(loaded)
 
 
 @pytest.mark.parametrize(
