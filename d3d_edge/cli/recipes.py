@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import click
 import yaml
@@ -12,7 +13,7 @@ from d3d_edge import recipe, resources
 from d3d_edge.cli import options
 from d3d_edge.errors import RecipeError
 from d3d_edge.files import write_text
-from d3d_edge.schema import read_text
+from d3d_edge.schema import read_text, read_yaml
 
 
 @click.group("recipes")
@@ -50,27 +51,26 @@ def copy(name: str, file: Path) -> None:
     """Copy the recipe NAME to FILE, to edit it. The copy is named after its file."""
     if file.exists():
         raise RecipeError(f"{file} exists already", hint="choose another name")
-    text = read_text(recipe.find(name))
-    named = _named(text, file.stem)
+    path = recipe.find(name)
+    text = read_text(path)
+    named = _named(path, text, file.stem)
     write_text(file, named or text)
     click.echo(f"wrote {file}" if named else f"wrote {file}, whose name is as it was")
 
 
-def _named(text: str, name: str) -> str:
-    """`text`, a recipe, of this name; empty where that would change more of it."""
+def _named(path: Path, text: str, name: str) -> str:
+    """`text`, of the recipe at `path`, with this name; empty where that would change more of it."""
     scalar = yaml.safe_dump(name, allow_unicode=True, width=math.inf).split("\n")[0]
     try:
-        root = yaml.compose(text, yaml.SafeLoader)
-        if not isinstance(root, yaml.MappingNode):
-            return ""
+        settings, _ = read_yaml(path)  # first: it knows what takes others for ever to read
+        root: Any = yaml.compose(text, yaml.SafeLoader)
         own = [value for key, value in root.value if key.value == "name"]
         start, end = (own[0].start_mark, own[0].end_mark) if own else 2 * (root.start_mark,)
         changed = scalar if own else f"name: {scalar}\n" + " " * start.column
         changed = text[: start.index] + changed + text[end.index :]
-        whole = yaml.safe_load(changed) == yaml.safe_load(text) | {"name": name}
-    except (yaml.YAMLError, ValueError):
+        return changed if yaml.safe_load(changed) == settings | {"name": name} else ""
+    except (RecipeError, yaml.YAMLError, ValueError):
         return ""
-    return changed if whole else ""
 
 
 @command.command("check")
