@@ -85,3 +85,19 @@ def test_what_has_names_is_sorted_by_them(tmp_path: Path) -> None:
     (file,) = tmp_path.rglob("*.mlmodel")
     written = file.read_bytes()
     assert ct.proto.Model_pb2.Model.FromString(written).SerializeToString(deterministic=True) == written
+
+
+def test_a_conversion_that_failed_leaves_no_trace_in_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = networks.reopened(pt2e.export_float(Network(lambda x: x * x), CLIP))
+
+    def lower(folder: Path) -> bytes:
+        folder.mkdir()
+        coreml.RUNTIME.lower(program, folder, target.load("ios"), precision="float16")
+        return next(folder.rglob("*.mlmodel")).read_bytes()
+
+    before = lower(tmp_path / "before")
+    with monkeypatch.context() as patch:
+        patch.setattr(ct.converters.mil.Program, "_check_early_error_out_for_invalid_program", None)
+        with pytest.raises(LoweringError):
+            lower(tmp_path / "failed")
+    assert lower(tmp_path / "after") == before
