@@ -2,5 +2,5 @@
 
 import os
 
-# As where d3d-edge imports ONNX Runtime: it sends its maker nothing, and no thread of its does so while it is timed.
+# As where d3d-edge imports ONNX Runtime, which else sends its maker what it sees, also while it is timed.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

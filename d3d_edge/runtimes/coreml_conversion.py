@@ -50,7 +50,7 @@ _SUMS: dict[Any, int] = {_aten.add.Tensor: 1, _aten.sub.Tensor: 1, _aten.rsub.Te
 
 def convert(ct: ModuleType, program: ExportedProgram, deployment: Any) -> Any:
     """coremltools' model of `program`, not loaded into Core ML."""
-    # coremltools numbers its names anew when a conversion has succeeded, and so not when the one before was refused.
+    # coremltools numbers its names anew when a conversion has succeeded, and so not when the one before failed.
     ct.converters.mil.Builder.name_count.clear()
     with quiet(), _no_progress_bars(), _tree_spec_warnings_ignored():
         try:

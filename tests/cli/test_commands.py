@@ -97,8 +97,12 @@ AS_IT_WAS = ""
         ("name: yours\nname: ours\n", AS_IT_WAS),
         ("name: [\n", AS_IT_WAS),
         ("- name\n", AS_IT_WAS),
-        (100_000 * "[", AS_IT_WAS),
-        ("".join(f"a{n}: &a{n} [{', '.join(9 * [f'*a{n - 1}' if n else 'x'])}]\n" for n in range(9)), AS_IT_WAS),
+        pytest.param(100_000 * "[", AS_IT_WAS, id="deep"),
+        pytest.param(
+            "".join(f"a{n}: &a{n} [{', '.join(9 * [f'*a{n - 1}' if n else 'x'])}]\n" for n in range(9)),
+            AS_IT_WAS,
+            id="aliases of aliases",
+        ),
         ("", AS_IT_WAS),
     ],
 )

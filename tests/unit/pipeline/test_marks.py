@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from d3d_edge.distill.checkpoint import Checkpoint, discard
 from d3d_edge.errors import DataError
 from d3d_edge.evaluation import FILE_NAME, Evaluation, System
+from d3d_edge.files import sha256_of_file
 from d3d_edge.pipeline import marks, streams
 from d3d_edge.pipeline.export import Source
 from d3d_edge.recipe import Recipe
@@ -239,3 +241,15 @@ def test_what_is_no_evaluation_stays(finished: Finished) -> None:
     (run.path / FILE_NAME).write_text("mine")
     marks.finish(run, "student", "student")
     assert (run.path / FILE_NAME).read_text() == "mine"
+
+
+def test_a_graph_is_a_stages_own_by_the_hash_it_was_finished_with(finished: Finished) -> None:
+    run = finished()
+    graph = run.folder("student") / marks.GRAPH_NAME
+    assert not marks.has_own_graph(run, "student")
+    torch.save(torch.zeros(2), graph)
+    assert marks.has_own_graph(run, "student")  # stages of older versions do not say
+    run.finish("student", "mark", graph_sha256=sha256_of_file(graph))
+    assert marks.has_own_graph(run, "student")
+    torch.save(torch.ones(2), graph)
+    assert not marks.has_own_graph(run, "student")

@@ -58,11 +58,6 @@ def test_it_is_validated_once_its_types_described_once_and_not_a_byte_is_another
     assert counts[0] == 1
     assert counts[1] > 20
     assert most[0] < most[1] / 10
-    if files[0] != files[1]:
-        # Line by line, which says what is another.
-        models = (next((tmp_path / name).rglob("*.mlmodel")) for name in ("quick", "slow"))
-        quick, slow = (str(ct.utils.load_spec(model)).splitlines() for model in models)
-        assert quick == slow
     assert files[0] == files[1]
 
 
