@@ -92,7 +92,8 @@ def _with_absolute_files(data: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _absolute(name: str, folder: Path, holds: str) -> str:
     """`name` from `folder`, else from the current one, as an absolute path; as it is where neither `holds` that."""
-    places = (folder / name, Path(name))
+    home = os.path.expanduser(name)
+    places = (folder / home, Path(home))
     return next((str(place.resolve()) for place in places if os.path.isfile(place / holds)), name)
 
 
@@ -101,7 +102,7 @@ def _extended(path: Path) -> tuple[dict[str, Any], dict[Location, str]]:
     data, places = read_yaml(path)
     if "extends" not in data:
         return data, places
-    name = str(data.pop("extends"))
+    name = os.path.expanduser(str(data.pop("extends")))
     beside = path.parent / (name if Path(name).suffix in _SUFFIXES else f"{name}.yaml")
     extended = beside if os.path.isfile(beside) else find(name)
     base, base_places = read_yaml(extended)

@@ -21,6 +21,7 @@ from tests.unit.recipe.conftest import write
         ("over.yaml", "./least.yaml"),
         ("folder/over.yaml", "../least.yaml"),
         ("folder/over.yaml", "../least"),
+        ("folder/over.yaml", "~/least"),
     ],
 )
 def test_a_recipe_extends_one_beside_it(
@@ -29,6 +30,7 @@ def test_a_recipe_extends_one_beside_it(
     elsewhere = tmp_path / "some" / "where"
     elsewhere.mkdir(parents=True)
     monkeypatch.chdir(elsewhere)
+    monkeypatch.setenv("HOME", str(path.parent))
     (elsewhere / "least.yaml").write_text("another: recipe")
     (path.parent / at).parent.mkdir(exist_ok=True)
     over = write(path.parent / at, {"extends": name, "name": "over", "student": {"network": {"width": 1}}})
@@ -84,6 +86,15 @@ def test_what_an_extended_recipe_names_lies_beside_it(
     found = getattr(getattr(recipe.load(str(over)), section), key)
     expected = str(tmp_path / "folder" / "there")
     assert str(found[-1] if isinstance(given, list) else found).startswith(expected)
+
+
+def test_what_a_recipe_names_may_lie_at_home(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "w.pt").touch()
+    monkeypatch.setenv("HOME", str(home))
+    assert recipe.load(str(path), ["student.weights=~/w.pt"]).student.weights == str(home / "w.pt")
+    assert recipe.load(str(path), ["student.weights=~/gone.pt"]).student.weights == "~/gone.pt"
 
 
 def test_a_mistake_is_told_where_it_stands(path: Path, recipe_data: dict[str, Any]) -> None:
