@@ -102,7 +102,7 @@ def _once(bundle: Path, video: Path, *, top: int, threads: int, as_json: bool) -
     if as_json:
         click.echo(json_of(found))
         return
-    width = max(len(answer.label) for answer in found.answers)
+    width = min(40, max(len(answer.label) for answer in found.answers))  # one long name need not widen all rows
     for answer in found.answers:
         click.echo(f"{answer.label:<{width}}  {answer.probability:6.1%}")
     times = f"open {found.open_ms:.0f} ms, decode {found.decode_ms:.1f} ms, network {found.network_ms:.1f} ms"

@@ -21,7 +21,7 @@ VIDEO_SUFFIXES = frozenset(
         *(".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"),
     }
 )
-_UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """Control characters, and what Python makes of file names that are not UTF-8: neither can stand in a line of text."""
 
 

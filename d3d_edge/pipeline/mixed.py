@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
@@ -29,6 +29,7 @@ from d3d_edge.pipeline import calibration
 from d3d_edge.pipeline.calibration import Student
 from d3d_edge.pipeline.data import RunData
 from d3d_edge.pipeline.export import Source, Wanted, describe
+from d3d_edge.pipeline.kept import Kept
 from d3d_edge.pipeline.sensitivity import ranked
 from d3d_edge.pipeline.streams import evaluate, load_rgb, rgb_stream
 from d3d_edge.progress import Progress
@@ -45,6 +46,7 @@ _RANKED_BY = 32
 """Calibration clips, at most, by which groups are ranked."""
 _PLAN = Plan(runs=20, rounds=20, warmup_runs=5)
 """Of the latency of each graph, in turns."""
+_TRAIN_LESS = "a lower learning_rate in quantize.qat.train, or qat: null"
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,8 @@ class HeldOut:
         return 100 * (self.float_right - accuracy.right(logits.numpy(), self.labels)) / len(self.labels)
 
     @torch.no_grad()
-    def drop_of(self, program: ExportedProgram) -> float:
+    def drop_of(self, module: nn.Module) -> float:
         """The same of a graph of one clip."""
-        module = module_of(program)
         return self.drop_points(torch.cat([module(clip) for clip in self.clips()]))
 
 
@@ -100,60 +101,66 @@ def automatic(
     plan: CalibrationPlan,
     drawn: Sequence[CachedClip],
     prepared: GraphModule,
+    kept: Kept[float],
     progress: Progress,
 ) -> Mixed:
     """The INT8 graph of `prepared`; where it misses the gate on held-out clips, one with some groups in float.
 
     Groups are ranked by what each costs alone on the calibration clips. The smallest number of them is searched by
     halves, which takes for granted that one more in float does no harm. Weights are those of `prepared`; the ranges of
-    a mixed graph are found anew by the plan.
+    a mixed graph are found anew by the plan. What is measured of groups and mixes goes into `kept`.
 
     Raises:
         GateFailed: the gate does not hold even with a single group, and its pools, in INT8.
+        DataError: the ranges of the trained weights fit no INT8 scale.
     """
     bound = run.recipe.gates.top1_drop_points_max
     held_out = HeldOut.of(run, data, drawn)
     whole = pt2e.convert(prepared, calibration.sample(run))
-    drop = held_out.drop_of(whole)
+    drop = held_out.drop_of(module_of(whole))
     facts = {"split": held_out.split, "clips": len(held_out.labels), "int8_drop_points": drop}
     progress.note(f"keep_float: all INT8 loses {drop:.2f} points on {len(held_out.labels)} {held_out.split} clips")
     if drop <= bound:
         return Mixed(whole, whole, (), {**facts, "drop_points": drop})
 
     student = Student.of(run)
+    pt2e.take_weights(student.graph, prepared)
+    trained = kept.of("float", partial(held_out.drop_of, student.graph))
+    lost = f"the weights that were trained for INT8 lose {trained:.2f} in float already"
+    missed = f"no mix of INT8 and float loses at most {bound} points of top-1 on {len(held_out.labels)} "
+    missed += f"{held_out.split} clips"
+    if trained > bound:
+        progress.note(f"keep_float: {lost}")
 
     def calibrated(keep: Sequence[str] = ()) -> GraphModule:
-        return calibration.calibrated(student, data, plan, drawn, progress, keep_float=keep, weights=prepared)
+        return calibration.calibrated(student, data, plan, drawn, progress, keep_float=keep)
 
-    switched = Switched(calibrated())
-    order = ranked(switched, calibration.decoded(calibration.some(drawn, _RANKED_BY, plan), data), progress)
+    try:
+        switched = Switched(calibrated())
+    except DataError as error:
+        if trained <= bound:
+            raise
+        raise GateFailed(f"{missed}: {lost}, and {error.message}", hint=_TRAIN_LESS) from error
+    order = ranked(switched, calibration.decoded(calibration.some(drawn, _RANKED_BY, plan), data), kept, progress)
 
-    def holds(count: int) -> bool:
-        rounded = [group for group in switched.groups if group not in order[:count]]
-        return held_out.drop_points(switched.logits(rounded, held_out.clips())) <= bound
+    def rounded(count: int) -> float:
+        int8 = [group for group in switched.groups if group not in order[:count]]
+        return held_out.drop_points(switched.logits(int8, held_out.clips()))
 
     most = most_in_float(order)
-    count = fewest(most, holds)
+    count = fewest(most, lambda count: kept.of(f"{count} rounded", lambda: rounded(count)) <= bound)
     while count is not None and count <= most:
         names = _in_order(switched, order[:count])
-        program = pt2e.convert(calibrated(names), calibration.sample(run))
-        drop = held_out.drop_of(program)
-        progress.note(f"keep_float: with {count} of {len(order)} groups in float, {drop:.2f} points are lost")
-        if drop <= bound:
-            return Mixed(program, whole, names, {**facts, "drop_points": drop})
+        if kept.found.get(f"{count} in float", bound) <= bound:
+            program = pt2e.convert(calibrated(names), calibration.sample(run))
+            drop = kept.of(f"{count} in float", partial(held_out.drop_of, module_of(program)))
+            progress.note(f"keep_float: with {count} of {len(order)} groups in float, {drop:.2f} points are lost")
+            if drop <= bound:
+                return Mixed(program, whole, names, {**facts, "drop_points": drop})
         count += 1
-    trained = held_out.drop_points(switched.logits((), held_out.clips()))
     if trained > bound:
-        raise GateFailed(
-            f"no mix of INT8 and float loses at most {bound} points of top-1 on {len(held_out.labels)} "
-            f"{held_out.split} clips: the weights that were trained for INT8 lose {trained:.2f} in float already",
-            hint="a lower learning_rate in quantize.qat.train, or qat: null",
-        )
-    raise GateFailed(
-        f"no mix of INT8 and float loses at most {bound} points of top-1 on {len(held_out.labels)} "
-        f"{held_out.split} clips",
-        hint="raise gates.top1_drop_points_max, or train longer",
-    )
+        raise GateFailed(f"{missed}: {lost}", hint=_TRAIN_LESS)
+    raise GateFailed(missed, hint="raise gates.top1_drop_points_max, or train longer")
 
 
 def most_in_float(order: Sequence[Group]) -> int:

@@ -13,13 +13,14 @@ from d3d_edge import calibset
 from d3d_edge.calibset import CalibrationPlan, CalibrationSet
 from d3d_edge.distill import distributed, log
 from d3d_edge.errors import RecipeError
-from d3d_edge.files import sha256_of_file, write_json
+from d3d_edge.files import delete, sha256_of_file, write_json
 from d3d_edge.harness import accuracy
 from d3d_edge.pipeline import calibration, checks, marks, mixed, motion, qat
 from d3d_edge.pipeline.alone import at_work_alone
 from d3d_edge.pipeline.calibration import Student
 from d3d_edge.pipeline.data import RunData, prepare
 from d3d_edge.pipeline.environment import environment
+from d3d_edge.pipeline.kept import Kept
 from d3d_edge.pipeline.rows import trained_row
 from d3d_edge.pipeline.streams import load_rgb, rgb_stream
 from d3d_edge.progress import Progress
@@ -29,6 +30,8 @@ from d3d_edge.report import FILE_NAME, Report
 from d3d_edge.runs import Run, fingerprint
 from d3d_edge.video.cache import CachedClip
 
+_MEASURED = "measured.json"
+"""In the folder of the stage until it is finished: what `keep_float: auto` has measured so far."""
 _FORMAT = 4
 """Raised when the same recipe would record other figures, so that a finished stage is made again."""
 
@@ -117,6 +120,7 @@ def _quantize(run: Run, data: RunData, plan: CalibrationPlan, mark: str, progres
         "graph_sha256": sha256_of_file(folder / marks.GRAPH_NAME),
     }
     run.finish("quantized", mark, **done)
+    delete(folder / _MEASURED)
     return done
 
 
@@ -132,7 +136,8 @@ def _program(
         prepared = qat.trained(run, data, spec.qat, plan, drawn, mark, progress, keep_float=keep)
     facts: dict[str, Any] = {}
     if spec.keep_float == "auto":
-        made = mixed.automatic(run, data, plan, drawn, prepared, progress)
+        kept = Kept(run.folder("quantized") / _MEASURED, mark, float)
+        made = mixed.automatic(run, data, plan, drawn, prepared, kept, progress)
         program, whole, keep, facts = made.program, made.whole, made.groups, {"held_out": made.held_out}
     else:
         program = pt2e.convert(prepared, calibration.sample(run))

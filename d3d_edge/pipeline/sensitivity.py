@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from d3d_edge import calibset
-from d3d_edge.files import check_writable, read_json, write_json
+from d3d_edge.files import check_writable, delete, write_json
 from d3d_edge.harness import accuracy
 from d3d_edge.harness.accuracy import Logits
 from d3d_edge.pipeline import calibration, marks
@@ -20,6 +21,7 @@ from d3d_edge.pipeline.alone import at_work_alone
 from d3d_edge.pipeline.calibration import Student
 from d3d_edge.pipeline.data import RunData, prepare
 from d3d_edge.pipeline.environment import environment
+from d3d_edge.pipeline.kept import Kept
 from d3d_edge.pipeline.sensitivity_figure import Bar, figure
 from d3d_edge.progress import Progress
 from d3d_edge.quantize.groups import Group
@@ -69,7 +71,7 @@ def sensitivity(
         costs = _measured(run, switched, _Clips(data, used, student.clips), mark, progress)
         done = {"environment": environment(started, ()).model_dump(mode="json"), **costs}
         run.finish("sensitivity", mark, **done)
-        (run.folder("sensitivity") / _PARTIAL).unlink(missing_ok=True)
+        delete(run.folder("sensitivity") / _PARTIAL)
     else:
         progress.note(f"sensitivity: finished before -> {run.path / FILE_NAME}")
     report = SensitivityReport(
@@ -107,57 +109,52 @@ def _measured(run: Run, switched: Switched, clips: _Clips, mark: str, progress: 
     for each in dict.fromkeys(group.kind for group in groups):
         wanted[f"kind {each}"] = (each, each, [group for group in groups if group.kind == each])
     wanted |= {f"group {group.name}": (group.name, group.kind, [group]) for group in groups}
-    path = run.folder("sensitivity") / _PARTIAL
-    found = _kept(path, mark)
-    with progress.task("sensitivity", len(wanted), len(found)) as task:
+    kept = Kept(run.folder("sensitivity") / _PARTIAL, mark, Cost)
+
+    def cost(key: str) -> Cost:
+        name, kind, rounded = wanted[key]
+        logits = clips.logits(switched, rounded)
+        return Cost.model_validate(
+            {
+                "name": name,
+                "kind": kind,
+                "sqnr_db": round(accuracy.sqnr_db(logits, reference), 3),
+                "changed": 1 - accuracy.agreement(logits, reference),
+                "top1_drop_points": 100 * (right - accuracy.right(logits, clips.labels)) / len(clips.labels),
+                "weights": sum(switched.weights(group) for group in rounded),
+            }
+        )
+
+    with progress.task("sensitivity", len(wanted), len(kept.found)) as task:
         # In the order in which they are rounded, so that the float graph before them is computed once for all.
-        for key in sorted((key for key in wanted if key not in found), key=lambda key: switched.first(wanted[key][2])):
-            name, kind, rounded = wanted[key]
-            logits = clips.logits(switched, rounded)
-            found[key] = Cost.model_validate(
-                {
-                    "name": name,
-                    "kind": kind,
-                    "sqnr_db": round(accuracy.sqnr_db(logits, reference), 3),
-                    "changed": 1 - accuracy.agreement(logits, reference),
-                    "top1_drop_points": 100 * (right - accuracy.right(logits, clips.labels)) / len(clips.labels),
-                    "weights": sum(switched.weights(group) for group in rounded),
-                }
-            )
-            write_json(path, {"fingerprint": mark, "costs": {k: cost.model_dump() for k, cost in found.items()}})
-            task.advance(1, f"{name} {found[key].sqnr_db:.1f} dB")
+        for key in sorted(wanted.keys() - kept.found, key=lambda key: switched.first(wanted[key][2])):
+            found = kept.of(key, partial(cost, key))
+            task.advance(1, f"{found.name} {found.sqnr_db:.1f} dB")
 
     def worst_first(prefix: str) -> list[dict[str, Any]]:
-        costs = [found[key] for key in wanted if key.startswith(prefix)]
+        costs = [kept.found[key] for key in wanted if key.startswith(prefix)]
         return [cost.model_dump() for cost in sorted(costs, key=lambda cost: cost.sqnr_db)]
 
     return {
         "float_top1": right / len(clips.labels),
-        "whole": found["all"].model_dump(),
+        "whole": kept.found["all"].model_dump(),
         "kinds": worst_first("kind "),
         "groups": worst_first("group "),
     }
 
 
-def _kept(path: Path, mark: str) -> dict[str, Cost]:
-    """What an interrupted measurement left."""
-    try:
-        kept = read_json(path)
-        costs = {key: Cost.model_validate(cost) for key, cost in kept["costs"].items()}
-        return costs if kept["fingerprint"] == mark else {}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return {}
-
-
-def ranked(switched: Switched, batches: Sequence[Tensor], progress: Progress) -> list[Group]:
-    """The groups, the one whose rounding alone changes the logits most first."""
+def ranked(switched: Switched, batches: Sequence[Tensor], kept: Kept[float], progress: Progress) -> list[Group]:
+    """The groups, the one whose rounding alone changes the logits most first; `kept` has the dB of each."""
     reference = switched.logits((), batches).numpy()
-    nearness: dict[Group, float] = {}
+
+    def nearness(group: Group) -> float:
+        rounded = partial(switched.logits, [group], batches)
+        return kept.of(f"group {group.name}", lambda: accuracy.sqnr_db(rounded().numpy(), reference))
+
     with progress.task("sensitivity", len(switched.groups)) as task:
         for group in sorted(switched.groups, key=lambda group: switched.first([group])):
-            nearness[group] = accuracy.sqnr_db(switched.logits([group], batches).numpy(), reference)
-            task.advance(1, f"{group.name} {nearness[group]:.1f} dB")
-    return sorted(switched.groups, key=nearness.__getitem__)
+            task.advance(1, f"{group.name} {nearness(group):.1f} dB")
+    return sorted(switched.groups, key=nearness)
 
 
 def _figure(report: SensitivityReport) -> NDArray[np.uint8]:

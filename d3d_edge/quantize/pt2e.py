@@ -171,7 +171,7 @@ def transfer(source: GraphModule, destination: GraphModule) -> None:
 
 
 def take_weights(graph: GraphModule, source: GraphModule) -> None:
-    """Give `graph` the weights of `source`: both prepared from one network, in whatever way."""
+    """Give `graph` the weights of `source`: both captured of one network, and prepared in whatever way, or not."""
     weights = dict(source.named_parameters())
     with torch.no_grad():
         for name, parameter in graph.named_parameters():

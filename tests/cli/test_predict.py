@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import cv2
@@ -19,13 +20,23 @@ import numpy as np
 import pytest
 
 from d3d_edge.bundle import Bundle
-from d3d_edge.pipeline import videos, watch
+from d3d_edge.pipeline import predict, videos, watch
 from d3d_edge.runs import Run
 from d3d_edge.video import decode, stream
 from d3d_edge.video.stream import Source, Stream
 from tests.cli.conftest import D3DEdge, changed
 
 BUNDLE = "jetson"  # the one that opens fastest
+
+
+def test_one_long_name_does_not_widen_the_other_rows(d3d_edge: D3DEdge, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = tuple(predict.Answer(label=label, probability=0.5) for label in ("x" * 300, "short"))
+    times = {"open_ms": 1.0, "decode_ms": 1.0, "network_ms": 1.0, "end_to_end_fps": 1.0, "frames": 1}
+    found = SimpleNamespace(answers=answers, where="host", runtime="eager", notes=(), **times)
+    monkeypatch.setattr(predict, "predict", lambda *_, **__: found)
+    _, second, *_ = d3d_edge("predict", "bundle", "clip.mp4").out.splitlines()
+    assert second.endswith(" 50.0%")
+    assert len(second) < 80
 
 
 @pytest.fixture

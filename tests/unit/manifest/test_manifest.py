@@ -248,6 +248,8 @@ class TestTable:
                 'path,label\na.mp4,"two\nlines"\n',
                 r"list.csv:3: 'two\\nlines' holds a control character",
             ),
+            ("path,label\na.mp4,two\u2028lines\n", r"list.csv:2: 'two\\u2028lines' holds .* a line's end"),
+            ("path,label\na.mp4,two\u2029lines\n", r"list.csv:2: 'two\\u2029lines' holds .* a line's end"),
             ("path,label,start_s\na.mp4,x,\na.mp4,y,0\n", "list.csv:3: .*a.mp4#t=0 is given by .*list.csv:2 already"),
             ("path,label\na.mp4,x\nb.mp4,y\n./a.mp4,y\n", "list.csv:4: .*a.mp4 is given by .*list.csv:2 already"),
             ("path,label,split\na.mp4,x,train\nb.mp4,y,\n", "1 of 2 rows have no split"),
