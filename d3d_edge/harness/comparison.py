@@ -293,7 +293,7 @@ def _right(report: Report, row: Row) -> dict[tuple[str, str], bool]:
 def _size(row: Row, other: Row) -> list[Change]:
     if not row.size_bytes or not other.size_bytes:
         return []
-    change = 100 * (other.size_bytes / row.size_bytes - 1)
+    change = 100 * (other.size_bytes - row.size_bytes) / row.size_bytes
     sizes = (row.size_bytes, other.size_bytes)
     verdict: Verdict = "same" if sizes[0] == sizes[1] else "larger" if change > 0 else "smaller"
     return [

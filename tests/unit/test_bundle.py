@@ -281,3 +281,26 @@ def test_a_full_disk_leaves_the_older_bundle(
     with pytest.raises(StorageError, match="free some space"):
         Bundle.write(made.path, description, fill)
     assert Bundle.open(made.path).manifest == made.manifest
+
+
+def test_the_hash_of_a_model_folder_is_of_its_files_alone(tmp_path: Path, description: Description) -> None:
+    made = write_package(tmp_path / "ios", description)
+
+    def fill_more(folder: Path) -> None:
+        (folder / "model.mlpackage" / "Data").mkdir(parents=True)
+        (folder / "model.mlpackage" / "Data" / "weights").write_bytes(b"123")
+        (folder / "model.mlpackage" / "Manifest.json").write_bytes(b"45")
+        (folder / "labels.txt").write_text("clap\nwave\n")
+
+    described = description.model_copy(update={"model": "model.mlpackage"})
+    beside = Bundle.write(tmp_path / "beside", described, fill_more)
+    assert beside.manifest.model_sha256 == made.manifest.model_sha256
+
+
+def test_bundles_of_one_name_are_told_apart_by_their_place(tmp_path: Path, description: Description) -> None:
+    places = ("one/bundles/android", "two/bundles/android", "two/bundles/ios")
+    made = [Bundle.write(tmp_path / place, description, fill) for place in places]
+    found = {name: one.path for name, one in bundle.by_place(made).items()}
+    assert found == {place: tmp_path / place for place in places}
+    assert list(bundle.by_place(made[1:])) == ["android", "ios"]
+    assert list(bundle.by_place([made[0], made[0]])) == ["android"]

@@ -224,6 +224,7 @@ def test_only_clips_in_common_are_compared() -> None:
     [
         (1_000_000, "same", False),
         (1_000_001, "larger", False),
+        (1_050_000, "larger", False),  # by 5 % to the byte
         (1_060_000, "larger", True),
         (999_999, "smaller", False),
     ],

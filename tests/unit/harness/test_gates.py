@@ -120,13 +120,15 @@ def test_a_network_on_the_bound_passes_in_one_case_of_twenty() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bounds", "verdict"),
-    [({DROP: 100.0}, "pass"), ({AGREE: 0.0}, "pass"), ({AGREE: 1.0}, "fail")],
+    ("bounds", "verdict", "value"),
+    [({DROP: 100.0}, "pass", 40.0), ({AGREE: 0.0}, "pass", 0.9), ({AGREE: 1.0}, "fail", 0.9)],
     ids=["any loss", "any agreement", "every clip"],
 )
-def test_bounds_at_the_edge_are_held_by_the_clips_themselves(bounds: dict[str, float], verdict: str) -> None:
-    found = gate(next(iter(bounds)), row(5, 0, 10, agreement=0.9), **bounds)
-    assert (found.verdict, found.low) == (verdict, None)
+def test_bounds_at_the_edge_are_held_by_the_clips_themselves(
+    bounds: dict[str, float], verdict: str, value: float
+) -> None:
+    found = gate(next(iter(bounds)), row(5, 1, 10, agreement=0.9), **bounds)
+    assert (found.verdict, found.value, found.low) == (verdict, value, None)
 
 
 def test_what_was_not_run_is_not_measured() -> None:

@@ -170,3 +170,9 @@ def test_this_machine_says_what_it_knows() -> None:
     assert found.others_cpus is not None
     assert found.others_cpus >= 0
     assert found.memory_available_bytes
+
+
+@pytest.mark.parametrize(("rise", "verdict"), [(0.4, "steady"), (0.8, "slower")])
+def test_a_drift_of_a_twentieth_is_one(rise: float, verdict: str) -> None:
+    # From the median of the first fifth to that of the last it is 0.8 of the rise: 3.2 % and 6.4 %.
+    assert latency.drift(curve(10 + rise * MINUTES + 0.1 * NOISE, 600)).verdict == verdict

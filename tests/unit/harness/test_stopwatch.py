@@ -136,3 +136,34 @@ def test_others_are_those_outside_this_process(monkeypatch: pytest.MonkeyPatch) 
         with watch:
             pass
     assert watch.conditions().others_cpus == pytest.approx(0.4)
+
+
+def test_a_whole_run_is_parted_into_decoding_resizing_and_the_network(
+    monkeypatch: pytest.MonkeyPatch, clip_data: dict[str, Any]
+) -> None:
+    clock = [0.0]
+
+    def later(seconds: float) -> None:
+        clock[0] += seconds
+
+    def read_clip(video: Path, spec: ClipSpec, *, resize: Any) -> tuple[np.ndarray, int]:
+        later(0.3)
+        return np.stack([resize(np.zeros((40, 40, 3), np.uint8), spec) for _ in range(spec.frames)]), spec.frames
+
+    def resize(frame: np.ndarray, spec: ClipSpec) -> np.ndarray:
+        later(0.01)
+        return frame
+
+    class Slow(Fake):
+        def run(self, clip: np.ndarray) -> np.ndarray:
+            later(0.5)
+            return super().run(clip)
+
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(stopwatch, "read_clip", read_clip)
+    monkeypatch.setattr(stopwatch, "resize_short_side", resize)
+    spec = ClipSpec.model_validate(clip_data)
+    found = stopwatch.end_to_end(Slow(1), Path("a.mp4"), spec, runs=2)
+    assert found.decode_ms == pytest.approx((300, 300))
+    assert found.resize_ms == pytest.approx((10 * spec.frames,) * 2)
+    assert found.network_ms == pytest.approx((500, 500))

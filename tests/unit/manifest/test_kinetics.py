@@ -206,3 +206,9 @@ def test_every_row_is_found_under_its_name(
     for clip, name, (start, length, cut) in zip(load(root / "list.csv").clips, names, rows.values(), strict=True):
         assert Path(clip.path).name == name
         assert (clip.start_s, clip.end_s) == ((None, None) if cut else (start, start + length))
+
+
+def test_a_folder_that_is_called_as_a_list_is_none(tmp_path: Path) -> None:
+    made(tmp_path, f"{HEADER}\n{ROWS}", "DEF.mp4")
+    (tmp_path / "old.csv").mkdir()
+    assert len(load(tmp_path).clips) == 4

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -40,6 +42,13 @@ def test_the_fewest_are_found_with_few_trials(most: int, needed: int) -> None:
     assert fewest(most, holds) == (needed if needed <= most else None)
     assert len(tried) <= 2 * most.bit_length() + 1
     assert all(1 <= count <= most for count in tried)
+
+
+def test_points_are_lost_against_the_float_student() -> None:
+    held_out = HeldOut("val", None, np.zeros(20, np.int64), float_right=17)  # type: ignore[arg-type]
+    right, wrong = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    for named, points in ((14, 15), (17, 0), (19, -10)):
+        assert held_out.drop_points(torch.cat([right] * named + [wrong] * (20 - named))) == points
 
 
 @pytest.mark.parametrize(

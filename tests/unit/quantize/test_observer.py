@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from torchao.quantization.pt2e.observer import UniformQuantizationObserverBase
 
 from d3d_edge.errors import DataError
-from d3d_edge.quantize.observer import GroupMovingAverage, MinMax, PerChannelMinMax
+from d3d_edge.quantize.observer import GroupMovingAverage, MinMax, PerChannelMinMax, refuse_no_number
 from tests import networks
 
+NAN = float("nan")
 ENDS = st.lists(st.floats(-(2.0**20), 2.0**20, width=32), min_size=2, max_size=2).map(sorted)
 
 
@@ -102,3 +103,16 @@ def test_a_range_whose_scale_is_infinite_in_float16_is_refused(scheme: torch.qsc
 def test_a_range_that_is_no_number_is_no_scale() -> None:
     with pytest.raises(DataError, match="is no number"):
         per_tensor(torch.per_tensor_symmetric)._calculate_qparams(torch.tensor(float("nan")), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize(("low", "high"), [([-1.0, NAN], [1.0, 1.0]), ([-1.0, -1.0], [NAN, 1.0])])
+def test_one_channel_that_is_no_number_is_enough(low: list[float], high: list[float]) -> None:
+    with pytest.raises(DataError, match="is no number"):
+        per_channel()._calculate_qparams(torch.tensor(low), torch.tensor(high))
+
+
+@pytest.mark.parametrize("wrong", [NAN, float("inf")])
+def test_one_value_that_is_no_number_is_enough(wrong: float) -> None:
+    refuse_no_number(torch.tensor([1.0, -1.0]))
+    with pytest.raises(DataError, match="is no number"):
+        refuse_no_number(torch.tensor([1.0, wrong]))

@@ -109,3 +109,22 @@ def test_a_calibrated_graph_obeys_the_rules_of_the_runtimes(kind: Observer) -> N
     (cat,) = program.graph.find_nodes(op="call_function", target=torch.ops.aten.cat.default)
     (after,) = cat.users
     assert {source.args[1:3] for source in cat.args[0]} == {after.args[1:3]}
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_no_range_is_much_better_than_that_of_least_squares(symmetric: bool) -> None:
+    # A million values around 1, and one at each end, far out.
+    middles = torch.linspace(-20, 20, 1001, dtype=torch.float64)
+    counts = (1e6 * torch.exp(-((middles - 1) ** 2) / 2) * 0.04 / 2.5066).round()
+    counts[0] = counts[-1] = 1
+
+    def error(low: float, high: float) -> float:
+        step = high / 127 if symmetric else (high - low) / 255
+        rounded = ((middles / step).round() * step).clamp(low, high)
+        return float(((rounded - middles).square() * counts).sum())
+
+    shares = [place / 20 for place in range(1, 21)]
+    ends = [(-20 * one, 20 * two) for one in shares for two in ([one] if symmetric else shares)]
+    best = min(error(*pair) for pair in ends)
+    assert best < 0.5 * error(-20, 20)
+    assert error(*least_squares_range(middles, counts, symmetric=symmetric)) <= 1.01 * best

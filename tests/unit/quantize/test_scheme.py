@@ -96,3 +96,9 @@ def test_normalisation_stays_float() -> None:
 def test_nothing_is_rounded_twice_to_one_scale() -> None:
     for node in nodes(QUANTIZE):
         assert node.args[0].target != DEQUANTIZE
+
+
+@pytest.mark.parametrize("scheme", ["symmetric", "affine"])
+def test_normalised_frames_are_rounded_before_anything_moves_them(scheme: Scheme) -> None:
+    (normalised,) = nodes(aten.add.Tensor, scheme)
+    assert [user.target for user in normalised.users] == [QUANTIZE]

@@ -12,7 +12,7 @@ from torch import nn
 from d3d_edge import target
 from d3d_edge.errors import LoweringError, MissingDependency, RecipeError
 from d3d_edge.quantize import graph_files
-from d3d_edge.runtimes import tensorrt
+from d3d_edge.runtimes import tensorrt, tensorrt_rules
 from tests import networks
 from tests.unit.runtimes import onnx_plants as plants
 from tests.unit.runtimes.onnx_files import constant, first
@@ -140,3 +140,15 @@ def test_rounding_between_what_scales_a_convolution_and_its_relu_is_refused(
         LoweringError, match=rf"stands between {scaled.name} and {relu.name} \[.*layer temporal.spatial,"
     ):
         tensorrt.check(model)
+
+
+def test_a_tensor_of_which_nothing_but_its_type_is_known_has_no_static_shape() -> None:
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["clip"], ["logits"], name="stem/relu")],
+        "planted",
+        [value("clip", onnx.TensorProto.FLOAT, [1, 3])],
+        [value("logits", onnx.TensorProto.FLOAT, None)],
+    )
+    (found,) = tensorrt_rules.shapes_are_static(tensorrt_rules.File(onnx.helper.make_model(graph)))
+    assert "the tensor logits has no static shape" in str(found)

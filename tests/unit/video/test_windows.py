@@ -130,3 +130,12 @@ def test_a_dense_window_is_given_with_its_last_frame() -> None:
     cutter = Windows(spec_of(**DENSE), window_s=9, stride_s=0.1, rate_hz=10)
     given_at = [number for number in range(12) if list(cutter.push(number / 10, frame(number)))]
     assert given_at == [6, 7, 8, 9, 10, 11]
+
+
+@pytest.mark.parametrize("stride_s", [0.03, 0.1])
+def test_dense_windows_that_begin_between_two_frames_are_one(stride_s: float) -> None:
+    cutter = Windows(spec_of(frames=2, sampling="dense", stride=1), window_s=9, stride_s=stride_s, rate_hz=10)
+    found = cut(cutter, ((number / 10, frame(10 * number)) for number in range(6)))
+    assert [window.clip[:, 0, 0, 0].tolist() for window in found] == [[10 * n, 10 * n + 10] for n in range(5)]
+    for number, window in enumerate(found):
+        assert (number - 1) / 10 < window.start_s <= number / 10 + 1e-6
