@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d3d_edge import manifest
+from d3d_edge.clip import ClipSpec
 from d3d_edge.errors import DataError, StorageError
 from d3d_edge.manifest import Clip, Source
 from d3d_edge.pipeline.notes import note_left_aside, note_skipped
@@ -23,6 +24,8 @@ from d3d_edge.report import SkippedClip
 from d3d_edge.schema import Schema
 from d3d_edge.video import arrays, cache
 from d3d_edge.video.arrays import Form
+from d3d_edge.video.decode import first_frame
+from d3d_edge.video.preprocess import resize_short_side
 from d3d_edge.workers import PROCESSES
 
 _SAMPLED = 16
@@ -191,7 +194,18 @@ def _size(clip: Clip, recipe: Recipe, cache_dir: Path, form: Form, encode: bool)
     if encode:
         made = cache.compute(clip, recipe.clip, recipe.flow)
         return _size_of(made.frames, made.flow, encode, cached=False)
-    return _Size(cache.raw_bytes(Path(clip.path), recipe.clip), None, False)
+    return _Size(_raw_bytes(Path(clip.path), recipe.clip), None, False)
+
+
+def _raw_bytes(path: Path, clip_spec: ClipSpec) -> int:
+    """Bytes of a raw entry of the video at `path`, by the size of its first frame: three of colour and four of flow a
+    pixel.
+
+    Raises:
+        DataError: it is not a video.
+    """
+    height, width, _ = resize_short_side(first_frame(path), clip_spec).shape
+    return clip_spec.frames * int(height) * int(width) * 7
 
 
 def _size_of(frames: NDArray[np.uint8], flow: NDArray[np.float16], encode: bool, *, cached: bool) -> _Size:

@@ -10,6 +10,7 @@ import os
 import stat
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,9 +28,10 @@ from d3d_edge.progress import Progress
 from d3d_edge.report import SkippedClip
 from d3d_edge.video import arrays
 from d3d_edge.video.arrays import Form
-from d3d_edge.video.decode import first_frame
 from d3d_edge.video.flow import flow_of_frames
-from d3d_edge.video.preprocess import check_crop, naming, read_clip, resize_short_side
+from d3d_edge.video.hashes import Hashed, Hashes
+from d3d_edge.video.once import State, once
+from d3d_edge.video.preprocess import check_crop, naming, read_clip
 from d3d_edge.workers import PROCESSES, mapper
 
 _FORMAT = 1
@@ -92,8 +94,20 @@ _DIED = DataError(
 )
 _LOOK_S = 1.0
 """For how long entries are looked up before processes share that: about what it takes to start those."""
-_Outcome = tuple[CachedClip, int | None] | DataError
-"""The entry and the frames decoded for it (None where it was there), or why there is none."""
+
+
+class _Made(NamedTuple):
+    """An entry, the frames decoded for it (None where it was there), and what it was found by."""
+
+    entry: CachedClip
+    decoded: int | None
+    hashed: Hashed
+
+
+_Outcome = _Made | DataError
+"""An entry, or why there is none."""
+_Asked = tuple[Clip, Hashed | None]
+"""A clip, and what is noted of its video."""
 
 
 def prepare(
@@ -112,7 +126,8 @@ def prepare(
     """Decode `clips` and compute their flow, as far as the cache does not hold them yet, in either form.
 
     Every entry is written whole or not at all, so a run that was killed goes on where it stood. With `verify` entries
-    that are there are read to the last byte, and made anew if one of them is not what was written. `workers` processes
+    that are there are read to the last byte, and made anew if one of them is not what was written; and so are videos,
+    which else are read once, unless their files were changed (`hashes`). `workers` processes
     share the work (0 or 1: this process does it), or the cluster that `engine` names (`workers.mapper`). What is found
     within a second is not handed to them, so that they are not started where nothing is to be done.
 
@@ -128,19 +143,24 @@ def prepare(
     skipped: list[SkippedClip] = []
     computed = decoded = 0
     began = time.perf_counter()
-    found = {} if verify or engine != PROCESSES else _looked_up(clips, clip_spec, flow_spec, cache_dir, form, workers)
-    rest = [clip for place, clip in enumerate(clips) if place not in found]
+    hashes = Hashes(cache_dir)
+    asked: list[_Asked] = [(clip, None if verify else hashes.of(clip.path)) for clip in clips]
+    found = {} if verify or engine != PROCESSES else _looked_up(asked, clip_spec, flow_spec, cache_dir, form, workers)
+    rest = [one for place, one in enumerate(asked) if place not in found]
     with (
+        ExitStack() as after,
         progress.task("prepare clips", total=len(clips)) as task,
         mapper(min(workers, len(rest)), prepare=_one_thread, died=_DIED, engine=engine) as mapped,
     ):
+        after.callback(hashes.write)
         made = iter(mapped(work, rest))
         for place, clip in enumerate(clips):
             outcome = found.get(place) or next(made)
             if not isinstance(outcome, DataError):
-                ready.append(outcome[0])
-                if outcome[1] is not None:
-                    computed, decoded = computed + 1, decoded + outcome[1]
+                ready.append(outcome.entry)
+                hashes.add(clip.path, outcome.hashed)
+                if outcome.decoded is not None:
+                    computed, decoded = computed + 1, decoded + outcome.decoded
             elif strict:
                 raise outcome
             else:
@@ -153,21 +173,21 @@ def prepare(
 
 
 def _looked_up(
-    clips: Sequence[Clip], clip_spec: ClipSpec, flow_spec: FlowSpec, cache_dir: Path, form: Form, workers: int
+    asked: Sequence[_Asked], clip_spec: ClipSpec, flow_spec: FlowSpec, cache_dir: Path, form: Form, workers: int
 ) -> dict[int, _Outcome]:
     """What is there already, by place: of all clips, or of the first until time is up or every worker has work."""
     found: dict[int, _Outcome] = {}
     until_s = time.perf_counter() + _LOOK_S
-    for place, clip in enumerate(clips):
+    for place, (clip, known) in enumerate(asked):
         if place - len(found) >= max(1, workers) or time.perf_counter() > until_s:
             break
         try:
-            lookup = find(clip, clip_spec, flow_spec, cache_dir, form)
+            lookup = find(clip, clip_spec, flow_spec, cache_dir, form, known)
         except DataError as error:
             found[place] = error
         else:
             if lookup.whole:
-                found[place] = lookup.entry, None
+                found[place] = _Made(lookup.entry, None, lookup.hashed)
     return found
 
 
@@ -176,33 +196,32 @@ def _one_thread() -> None:
 
 
 def _prepare_one(
-    clip: Clip, clip_spec: ClipSpec, flow_spec: FlowSpec, cache_dir: Path, form: Form, verify: bool
+    asked: _Asked, clip_spec: ClipSpec, flow_spec: FlowSpec, cache_dir: Path, form: Form, verify: bool
 ) -> _Outcome:
+    clip, known = asked
     try:
-        before = _state(clip)
-        found = find(clip, clip_spec, flow_spec, cache_dir, form)
+        found = find(clip, clip_spec, flow_spec, cache_dir, form, known)
         if found.whole and not (verify and _damaged(found.entry)):
-            return found.entry, None
+            return _Made(found.entry, None, found.hashed)
         frames, flow, decoded = compute(clip, clip_spec, flow_spec)
-        if _state(clip) != before:  # what was decoded may not be what was hashed
+        if _state(clip) != found.hashed.state:  # what was decoded may not be what was hashed
             raise DataError(f"{clip.path} changed while it was read", hint="run again once it is whole")
         with naming(Path(clip.path)):  # a form may not hold what some clip is
             arrays.write(found.entry.frames_path, frames)
             arrays.write(found.entry.flow_path, flow)
     except DataError as error:
         return error
-    return found.entry, decoded
+    return _Made(found.entry, decoded, found.hashed)
 
 
-def _state(clip: Clip) -> tuple[int, int, int]:
-    """What changes with the bytes of a clip's file, or is another where another file took its place."""
+def _state(clip: Clip) -> State:
     try:
         found = os.stat(clip.path)
     except OSError as error:
         raise DataError(f"cannot read {clip.path}: {error.strerror or error}") from error
     if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, and some devices never end
         raise DataError(f"{clip.path} is a device, a pipe or a folder, and no file")
-    return found.st_size, found.st_mtime_ns, found.st_ino
+    return State.of(found)
 
 
 def _damaged(entry: CachedClip) -> bool:
@@ -237,36 +256,40 @@ def compute(clip: Clip, clip_spec: ClipSpec, flow_spec: FlowSpec) -> Computed:
         raise DataError(f"{path}: OpenCV refuses the frames: {error.err}") from error
 
 
-def raw_bytes(path: Path, clip_spec: ClipSpec) -> int:
-    """Bytes of a raw entry of the video at `path`, by the size of its first frame: three of colour and four of flow a
-    pixel.
-
-    Raises:
-        DataError: it is not a video.
-    """
-    height, width, _ = resize_short_side(first_frame(path), clip_spec).shape
-    return clip_spec.frames * int(height) * int(width) * 7
-
-
 class Lookup(NamedTuple):
     """Where a clip's entry is, or will be."""
 
     entry: CachedClip
     whole: bool
     """Whether it is there."""
+    hashed: Hashed
+    """The video's hash, and the state that it was in before it was read."""
 
 
-def find(clip: Clip, clip_spec: ClipSpec, flow_spec: FlowSpec, cache_dir: Path, form: Form) -> Lookup:
+_sha256 = once(keep=64)(sha256_of_file)
+
+
+def find(
+    clip: Clip,
+    clip_spec: ClipSpec,
+    flow_spec: FlowSpec,
+    cache_dir: Path,
+    form: Form,
+    known: Hashed | None = None,
+) -> Lookup:
     """The clip's entry in whichever form it is there; else where it will be in `form`.
+
+    `known`: the video's hash, if its file is still in that state.
 
     Raises:
         DataError: the video cannot be read, or the frames in the entry are too small for the crop.
     """
-    _state(clip)
+    state = _state(clip)
     try:
-        video_sha256 = sha256_of_file(Path(clip.path))
+        video_sha256 = known.sha256 if known and known.state == state else _sha256(Path(clip.path))
     except OSError as error:
         raise DataError(f"cannot read {clip.path}: {error.strerror or error}") from error
+    hashed = Hashed(state, video_sha256)
     sampled = clip_spec.model_dump(mode="json", exclude=_NOT_IN_THE_KEY)
     times = [clip.start_s, clip.end_s] if clip.span else []
     key = sha256_of_value([_FORMAT, video_sha256, sampled, flow_spec.model_dump(mode="json"), *times])
@@ -280,8 +303,8 @@ def find(clip: Clip, clip_spec: ClipSpec, flow_spec: FlowSpec, cache_dir: Path, 
         if shape := _shape_of(entry, clip_spec):
             with naming(Path(clip.path)):
                 check_crop(shape, clip_spec)  # the crop is not part of the key, so it is checked again
-            return Lookup(entry, True)
-    return Lookup(wanted, False)
+            return Lookup(entry, True, hashed)
+    return Lookup(wanted, False, hashed)
 
 
 def _shape_of(entry: CachedClip, spec: ClipSpec) -> tuple[int, ...] | None:

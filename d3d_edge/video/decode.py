@@ -106,6 +106,13 @@ def read_frames(
                     frames, times_s = _walk(again, path, set(indices), convert)
                 if _same(times_s, timeline.times_s):
                     return Reading([frames[index] for index in indices], len(times_s))
+            elif timeline.times_s and span != WHOLE:
+                # A list's wrong time need not cost a film: what decodes about there shows that the times are true.
+                places = span.of(timeline.times_s)
+                about = [*places] or [min(places.start, len(timeline.times_s) - 1)]
+                pictures = Pictures.of_file(capture, path)
+                if seek.read(capture, timeline, about, False, pictures.now):
+                    _indices(choose, timeline.times_s, span, path)
     return _read_by_counting(path, choose, convert, span)
 
 
@@ -129,14 +136,23 @@ def _read_by_counting(
     """Decode the whole file for its frames' times, and once more for those chosen."""
     with opened(path) as capture:
         times_s = _walk(capture, path, set(), convert)[1]
+    indices = _indices(choose, times_s, span, path)
+    with opened(path) as capture:
+        frames = _walk(capture, path, set(indices), convert)[0]
+    return Reading([frames[index] for index in indices], 2 * len(times_s))
+
+
+def _indices(choose: Callable[[int], Collection[int]], times_s: Sequence[float], span: Span, path: Path) -> list[int]:
+    """What is chosen of the frames of a span.
+
+    Raises:
+        DataError: there is none; or what `choose` raises.
+    """
     places = span.of(times_s)
     if not places:
         where = f"from {span.start_s:g} s" + (f" to {span.end_s:g} s" if span.end_s < math.inf else "")
         raise DataError(f"{path} has no frame {where}: its last is at {times_s[-1]:.3f} s")
-    indices = [places[index] for index in sorted(choose(len(places)))]
-    with opened(path) as capture:
-        frames = _walk(capture, path, set(indices), convert)[0]
-    return Reading([frames[index] for index in indices], 2 * len(times_s))
+    return [places[index] for index in sorted(choose(len(places)))]
 
 
 def _walk(

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from d3d_edge.video import boxes
 from d3d_edge.video.container import address_of
+from d3d_edge.video.once import once
 
 Frame = npt.NDArray[np.uint8]
 """uint8 [h, w, 3] RGB."""
@@ -76,6 +77,7 @@ def _undecoded(path: Path) -> cv2.VideoCapture:
     return cv2.VideoCapture(address_of(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
 
 
+@once(keep=8)
 def timeline_of(path: Path) -> Timeline:
     """The frames of the video at `path`, from its packets."""
     nothing = Timeline((), (), False)

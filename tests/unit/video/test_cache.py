@@ -262,8 +262,8 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_done(
 
     real_open = Path.open
 
-    def on_full_disk(path: Path, mode: str = "r") -> Any:
-        return real_open(Path("/dev/full") if mode == "wb" else path, mode)
+    def on_full_disk(path: Path, mode: str = "r", **how: Any) -> Any:
+        return real_open(Path("/dev/full") if mode == "wb" else path, mode, **how)
 
     monkeypatch.setattr(Path, "open", on_full_disk)
     with pytest.raises(StorageError, match=r"No space left.*free some space"):

@@ -1,0 +1,59 @@
+"""The SHA-256 of videos, noted beside the entries of a cache: what is there already is found without reading videos."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from d3d_edge.video.once import State
+
+FILE_NAME = "videos.jsonl"
+"""In the cache: a line a video, of which the last one counts."""
+_AT_ONCE = 1000
+"""Lines that are written together."""
+
+
+class Hashed(NamedTuple):
+    """A video's hash, and the state that its file was in."""
+
+    state: State
+    sha256: str
+
+
+class Hashes:
+    """The hashes of the videos of a cache.
+
+    Several commands may add to them at once. Where they cannot be read or written, videos are read again.
+    """
+
+    def __init__(self, cache_dir: Path) -> None:
+        self._path = cache_dir / FILE_NAME
+        self._known: dict[str, Hashed] = {}
+        self._new: list[str] = []
+        with suppress(OSError), self._path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                with suppress(ValueError, TypeError):  # half a line, where a command was killed
+                    path, state, sha256 = json.loads(line)
+                    self._known[path] = Hashed(State(*state), sha256)
+
+    def of(self, path: str) -> Hashed | None:
+        """What is noted of a video."""
+        return self._known.get(path)
+
+    def add(self, path: str, hashed: Hashed) -> None:
+        """Note a video, unless its file may still be written to."""
+        if self._known.get(path) != hashed and hashed.state.is_settled:
+            self._known[path] = hashed
+            self._new.append(json.dumps([path, hashed.state, hashed.sha256]))
+            if len(self._new) >= _AT_ONCE:
+                self.write()
+
+    def write(self) -> None:
+        """Append what was added."""
+        if self._new:
+            text = "".join(f"\n{line}" for line in self._new) + "\n"  # after half a line, too
+            with suppress(OSError), self._path.open("a", encoding="utf-8") as file:
+                file.write(text)
+            self._new.clear()
