@@ -19,7 +19,7 @@ from tests.cli.test_kill import kill_when
 def entries(folder: Path) -> dict[Path, int]:
     return {
         path.relative_to(folder): path.stat().st_mtime_ns
-        for path in folder.rglob("*")
+        for path in folder.glob("??/*")
         if path.is_file() and not path.name.endswith(".partial")
     }
 
