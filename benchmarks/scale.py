@@ -29,7 +29,7 @@ import torch
 from benchmarks.sampling import spread
 from d3d_edge import manifest, recipe
 from d3d_edge.distill import distributed, loop, loss
-from d3d_edge.distill.loop import Job
+from d3d_edge.distill.job import Job
 from d3d_edge.distill.loss import Loss
 from d3d_edge.errors import DataError
 from d3d_edge.manifest import Clip
@@ -104,7 +104,7 @@ def student_way(spec: Recipe, classes: int) -> Way:
 
 
 def timed(
-    way: Way, batches: Callable[[int], Iterable[Batch]], size: int, steps: int, *, capture: bool = True
+    way: Way, batches: Callable[[int, int], Iterable[Batch]], size: int, steps: int, *, capture: bool = True
 ) -> dict[str, float]:
     """What the training loop says of the last epoch of `steps` batches of `size` clips."""
     job = Job(

@@ -99,7 +99,7 @@ def main(
         "precision": spec.student.train.precision,
         "device": device_name(),
         "clips_per_s": {
-            name: timed(student_way(spec, classes), lambda epoch: repeat(batch, steps), size, steps, capture=capture)[
+            name: timed(student_way(spec, classes), lambda *_: repeat(batch, steps), size, steps, capture=capture)[
                 "clips_per_s"
             ]
             for name, capture in forms.items()

@@ -34,7 +34,7 @@ from d3d_edge.bundle import GOLDEN_CLIPS, Bundle
 from d3d_edge.cli import options
 from d3d_edge.cli.console import TerminalProgress
 from d3d_edge.distill import loop, loss
-from d3d_edge.distill.loop import Job
+from d3d_edge.distill.job import Job
 from d3d_edge.distill.loss import Outputs
 from d3d_edge.files import write_json
 from d3d_edge.harness import accuracy, cores, latency

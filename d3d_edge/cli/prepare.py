@@ -24,7 +24,9 @@ from d3d_edge.manifest import Source
     metavar="NAME",
     help="Who works: processes (of this machine), ray (a Ray started here), ray:ADDRESS (a cluster; 'ray:auto').",
 )
-@click.option("--verify", is_flag=True, help="Also read all videos and entries that are there, and make damaged ones anew.")
+@click.option(
+    "--verify", is_flag=True, help="Also read all videos and entries that are there, and make damaged ones anew."
+)
 @options.decoding
 @options.as_json
 def command(

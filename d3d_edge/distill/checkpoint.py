@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,7 +20,7 @@ Which = Literal["last", "best"]
 
 @dataclass
 class Checkpoint:
-    """The state after `epoch` finished epochs."""
+    """The state after `epoch` finished epochs, or within the next one."""
 
     fingerprint: str
     """Hash of everything that decides the training; another one means other weights."""
@@ -35,6 +35,8 @@ class Checkpoint:
     """How many processes trained together."""
     keep: Which = "last"
     """Which checkpoint of the folder the recipe goes on with."""
+    within: dict[str, float] = field(default_factory=dict)
+    """Of the epoch that is not finished (`loop`); empty after one."""
 
     @property
     def is_best(self) -> bool:
@@ -60,7 +62,7 @@ class Checkpoint:
         buffer = io.BytesIO()
         # Not `asdict`: its copy of a state dict loses the version numbers in it, without which torchao's observers take
         # the state for an old one and reset their smallest scale.
-        torch.save({field.name: getattr(self, field.name) for field in fields(self)}, buffer)
+        torch.save({one.name: getattr(self, one.name) for one in fields(self)}, buffer)
         write_bytes(_path(folder, which), buffer.getbuffer())
 
     @classmethod
@@ -68,11 +70,16 @@ class Checkpoint:
         """The checkpoint in `folder`, or None if there is none.
 
         Raises:
-            DataError: the file is damaged.
+            DataError: the file is damaged, or may not be read.
         """
         path = _path(folder, which)
         if not path.is_file():
             return None
+        try:
+            with path.open("rb") as file:
+                file.read(1)
+        except OSError as error:  # which need not last, so nobody is told to delete it
+            raise DataError(f"cannot read {path}: {error.strerror or error}") from error
         try:
             if part := damaged_part(path):
                 raise zipfile.BadZipFile(part)

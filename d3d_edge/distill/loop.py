@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from itertools import chain, pairwise
+from dataclasses import dataclass, field
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,58 +15,26 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from d3d_edge.distill import distributed, memory
+from d3d_edge.distill import able, distributed, memory
 from d3d_edge.distill.captured import Captured
 from d3d_edge.distill.checkpoint import Checkpoint, discard
+from d3d_edge.distill.job import Job
 from d3d_edge.distill.log import Log
-from d3d_edge.distill.loss import Answer, Loss
+from d3d_edge.distill.loss import Answer
 from d3d_edge.distill.optim import optimizer_of, schedule_of
 from d3d_edge.distill.waiting import Waiting
-from d3d_edge.errors import DataError, MissingDependency, RecipeError, first_line
+from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.files import sweep
 from d3d_edge.progress import Progress, Task
-from d3d_edge.recipe import TrainSpec
 from d3d_edge.video.datasets import Batch
 
 _EVALUATIONS = 10  # Times top-1 is measured in a run: enough to see a curve, little beside the training itself.
+_PART_STEPS = 100
+"""Steps of the optimiser in a part of an epoch: between two parts it can be saved, and gone on with."""
+_SAVE_S = 600.0
+"""How long what is trained goes unsaved, up to a part of an epoch more. A checkpoint takes seconds at most."""
 _SEEDS = 2**63
 """Seeds are counted modulo this: all below it, and some above, torch takes."""
-
-Teacher = Callable[[Batch], Answer]
-"""What there is to learn from, as a function of a batch."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of the loop."""
-
-    title: str
-    model: nn.Module
-    forward: Callable[[Batch], Answer]
-    """What `model` says of a batch on the device."""
-    teacher: Teacher | None
-    """What to learn from, without gradient; None where there is nothing. On the device already."""
-    loss: Loss
-    batches: Callable[[int], Iterable[Batch]]
-    """The batches of an epoch, all of one size, as many in each process; the same ones for the same epoch, so that a
-    resumed run is the unbroken run."""
-    batches_per_epoch: int
-    spec: TrainSpec
-    seed: int
-    set_training: Callable[[bool], object]
-    """Training or evaluation mode (graphs captured by torch.export need more than `.train()`)."""
-    evaluate: Callable[[], float] | None = None
-    """Top-1 on held-out clips, with the model in evaluation mode. Called in the main process alone."""
-    begin_epoch: Callable[[int], None] | None = None
-    """Called before each epoch, in training mode."""
-    capture: bool = True
-    """Whether a step may become one CUDA graph: it launches the same kernels each time, and reads no value from the
-    device."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps of the optimiser; the last one of an epoch may average fewer batches."""
-        return -(-self.batches_per_epoch // self.spec.accumulate)
 
 
 @dataclass
@@ -85,6 +52,17 @@ class _State:
     """Epochs finished."""
     history: list[dict[str, float]]
     """A row for each."""
+    within: dict[str, float]
+    """Of the epoch that is not finished: its batches so far, the sum of their losses, their seconds, and the learning
+    rate that it began with. Empty where none is begun."""
+
+    saved_s: float = field(default_factory=time.monotonic)
+    """When all this was last saved, or there was nothing to save yet."""
+
+    @property
+    def batches(self) -> int:
+        """Batches so far of the epoch that is not finished."""
+        return int(self.within.get("batches", 0))
 
 
 @memory.kept()
@@ -93,10 +71,10 @@ def run(job: Job, folder: Path, fingerprint: str, progress: Progress) -> list[di
 
     The model is moved to the device of this process, and ends with the weights that the recipe keeps. After each epoch
     `folder` holds last.pt, best.pt where top-1 was measured, and the log. A run that was killed goes on after its last
-    finished epoch and ends with the weights of an unbroken run, on the same machine and number of threads. They
-    differ by rounding on a GPU, some of whose sums are added in whatever order they come, and in three or more
-    processes, whose gradients the first step after a start adds in another order than the later ones do. A checkpoint
-    of another `fingerprint` is told of and deleted.
+    finished epoch, or within a long one, and ends with the weights of an unbroken run, on the same machine and number
+    of threads. They differ by rounding on a GPU, some of whose sums are added in whatever order they come, and in three
+    or more processes, whose gradients the first step after a start adds in another order than the later ones do. A
+    checkpoint of another `fingerprint` is told of and deleted.
 
     Under torchrun all processes call this with the same arguments, but for their share of the batches; the main one
     alone evaluates and writes.
@@ -115,27 +93,28 @@ def run(job: Job, folder: Path, fingerprint: str, progress: Progress) -> list[di
     if spec.accumulate > job.batches_per_epoch:
         there = job.batches_per_epoch
         progress.note(f"{job.title}: accumulate is {spec.accumulate}, and all {there} batches of an epoch are one step")
-    if spec.precision == "bfloat16" and distributed.device().type == "cpu" and not _knows_bfloat16():
+    if spec.precision == "bfloat16" and distributed.device().type == "cpu" and not able.knows_bfloat16():
         progress.note(
             f"{job.title}: precision is bfloat16, for which this processor has no instructions; float32 may be faster"
         )
     every = max(1, spec.epochs // _EVALUATIONS)
-    total, done = spec.epochs * job.batches_per_epoch, state.epoch * job.batches_per_epoch
-    with Log(folder, state.epoch * job.steps_per_epoch) as log, progress.task(job.title, total, done) as task:
+    total, done = spec.epochs * job.batches_per_epoch, state.epoch * job.batches_per_epoch + state.batches
+    with Log(folder, _steps(job, state)) as log, progress.task(job.title, total, done) as task:
         while state.epoch < spec.epochs:
             started = time.monotonic()
-            # Dropout is decided by (seed, epoch, process), so no random state needs to be stored.
-            torch.manual_seed((job.seed * 1_000_003 + state.epoch + distributed.rank() * 1_000_000_007) % _SEEDS)
             job.set_training(True)
             if job.begin_epoch:
                 job.begin_epoch(state.epoch)
-            row = {"epoch": state.epoch + 1.0, "learning_rate": float(state.schedule.get_last_lr()[0])}
-            row |= _train_epoch(job, state, log, task)
-            state.epoch += 1
+            rate = float(state.schedule.get_last_lr()[0])
+            state.within = {"batches": 0.0, "loss": 0.0, "seconds": 0.0, "learning_rate": rate} | state.within
+            before_s = state.within["seconds"]
+            row = {"epoch": state.epoch + 1.0, "learning_rate": state.within["learning_rate"]}
+            row |= _train_epoch(job, state, log, task, lambda: _save_within(job, state, folder, fingerprint))
+            state.epoch, state.within = state.epoch + 1, {}
             if job.evaluate and (state.epoch % every == 0 or state.epoch == spec.epochs):
                 job.set_training(False)
                 row["top1"] = distributed.from_main(job.evaluate)
-            row["seconds"] = time.monotonic() - started
+            row["seconds"] = before_s + time.monotonic() - started
             state.history.append(row)
             distributed.from_main(lambda: _save(job, state, log, folder, fingerprint))
     job.set_training(False)
@@ -149,10 +128,10 @@ def _begin(job: Job, folder: Path, fingerprint: str, progress: Progress) -> _Sta
     optimizer = optimizer_of(job.model, job.spec)
     schedule = schedule_of(optimizer, job.spec, job.spec.epochs * job.steps_per_epoch)
     parameters = [parameter for parameter in job.model.parameters() if parameter.requires_grad]
-    epoch, history = 0, list[dict[str, float]]()
+    epoch, history, within = 0, list[dict[str, float]](), dict[str, float]()
     checkpoint = distributed.from_main(lambda: _found(job, folder, fingerprint, progress))
     if checkpoint is not None:
-        epoch, history = checkpoint.epoch, checkpoint.history
+        epoch, history, within = checkpoint.epoch, checkpoint.history, checkpoint.within
         if epoch < job.spec.epochs and checkpoint.processes != distributed.processes():
             raise DataError(
                 f"{folder} was begun with {checkpoint.processes} processes, and here are {distributed.processes()}, "
@@ -169,9 +148,9 @@ def _begin(job: Job, folder: Path, fingerprint: str, progress: Progress) -> _Sta
         schedule.load_state_dict(checkpoint.schedule)
     forward = distributed.Forward(job.model, job.forward)
     if job.spec.compile and epoch < job.spec.epochs:
-        _compile(forward)
+        able.compile_forward(forward)
     parallel = distributed.parallel(forward)
-    return _State(parallel, parameters, optimizer, schedule, _step_of(job, parallel), epoch, history)
+    return _State(parallel, parameters, optimizer, schedule, _step_of(job, parallel), epoch, history, within)
 
 
 def _step_of(job: Job, forward: nn.Module) -> Callable[[Batch, int], Tensor]:
@@ -205,29 +184,6 @@ def _found(job: Job, folder: Path, fingerprint: str, progress: Progress) -> Chec
     return None
 
 
-def _knows_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16, as far as PyTorch can tell: of others than x86 it is taken for so."""
-    able = torch.cpu.get_capabilities()
-    return able.get("architecture") != "x86_64" or any(able.get(name) for name in ("avx512_bf16", "amx_bf16"))
-
-
-def _compile(forward: nn.Module) -> None:
-    """Run `forward` through torch.compile from now on; a trial says first whether that works here.
-
-    Evaluation calls the model itself, and so stays as it is: its batches have other shapes, and each would be compiled.
-    """
-    try:
-        torch.compile(torch.neg)(torch.zeros(2, device=distributed.device()))
-    except (RuntimeError, ImportError, OSError) as error:
-        raise MissingDependency(
-            f"torch.compile does not work here: {first_line(error)}",
-            hint="it needs a C++ compiler, and Triton for a GPU; or set compile: false in the recipe",
-        ) from error
-    # It advises to use tensor cores, by a call that is no setting of a recipe; `precision` is the setting.
-    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
-    forward.compile()
-
-
 class _Taken(NamedTuple):
     """A batch that was trained on."""
 
@@ -239,38 +195,53 @@ class _Taken(NamedTuple):
     """Of the step that this batch ended, if it did."""
 
 
-def _train_epoch(job: Job, state: _State, log: Log, task: Task) -> dict[str, float]:
-    """The epoch's mean loss, and how fast it went."""
+def _steps(job: Job, state: _State) -> int:
+    """Steps of the optimiser so far."""
+    return state.epoch * job.steps_per_epoch + state.batches // job.spec.accumulate
+
+
+def _train_epoch(job: Job, state: _State, log: Log, task: Task, save: Callable[[], None]) -> dict[str, float]:
+    """The epoch's mean loss, and how fast it went. Goes on within it, and saves it now and then between its parts."""
     began_s, waiting = time.perf_counter(), Waiting(distributed.device())
-    total, accumulated, step = 0.0, 0.0, state.epoch * job.steps_per_epoch
-    # A loss is read when the next batch is on its way: reading waits for the device, which then has something to do.
-    for taken, _ in pairwise(chain(_taken(job, state, waiting), (None,))):
-        assert taken is not None
-        value = taken.loss.item()
-        if not math.isfinite(value):
-            raise DataError(
-                f"{job.title}: the loss is {value} in epoch {state.epoch + 1}",
-                hint="lower learning_rate in the recipe; distill takes a changed one with another --out",
-            )
-        total += value
-        accumulated += value / taken.averaged
-        if taken.learning_rate is not None:
-            step += 1
-            log.step(step, accumulated, taken.learning_rate)
-            accumulated = 0.0
-        task.advance(1, f"epoch {state.epoch + 1} of {job.spec.epochs}, loss {value:.3f}")
+    before_s, accumulated, step = state.within["seconds"], 0.0, _steps(job, state)
+    size = _PART_STEPS * job.spec.accumulate
+    batches = waiting.over(job.batches(state.epoch, state.batches))
+    for part in range(state.batches // size, -(-job.batches_per_epoch // size)):
+        # Dropout is decided by (seed, epoch, part, process), so no random state needs to be stored.
+        seed = job.seed * 1_000_003 + state.epoch + distributed.rank() * 1_000_000_007 + part * 1_000_000_000_039
+        torch.manual_seed(seed % _SEEDS)
+        # A loss is read when the next batch is on its way: reading waits for the device, which is busy then.
+        for taken, _ in pairwise(chain(_taken(job, state, islice(batches, size), part * size), (None,))):
+            assert taken is not None
+            value = taken.loss.item()
+            if not math.isfinite(value):
+                raise DataError(
+                    f"{job.title}: the loss is {value} in epoch {state.epoch + 1}",
+                    hint="lower learning_rate in the recipe; distill takes a changed one with another --out",
+                )
+            state.within["batches"] += 1
+            state.within["loss"] += value
+            accumulated += value / taken.averaged
+            if taken.learning_rate is not None:
+                step += 1
+                log.step(step, accumulated, taken.learning_rate)
+                accumulated = 0.0
+            task.advance(1, f"epoch {state.epoch + 1} of {job.spec.epochs}, loss {value:.3f}")
+        state.within["seconds"] = before_s + time.perf_counter() - began_s
+        if state.batches < job.batches_per_epoch:
+            distributed.from_main(save)
     waited_s, elapsed_s = waiting.seconds(), time.perf_counter() - began_s
     return {
-        "loss": total / job.batches_per_epoch,
+        "loss": state.within["loss"] / job.batches_per_epoch,
         "clips_per_s": waiting.clips * distributed.processes() / elapsed_s,
         "waiting_for_data": waited_s / elapsed_s,
     }
 
 
-def _taken(job: Job, state: _State, waiting: Waiting) -> Iterator[_Taken]:
-    """Train on the batches of an epoch."""
+def _taken(job: Job, state: _State, batches: Iterable[Batch], begin: int) -> Iterator[_Taken]:
+    """Train on batches of an epoch, the first of which is at the place `begin`."""
     captured = isinstance(state.step, Captured)
-    for place, batch in enumerate(waiting.over(job.batches(state.epoch))):
+    for place, batch in enumerate(batches, begin):
         first = place - place % job.spec.accumulate
         count = min(job.spec.accumulate, job.batches_per_epoch - first)
         last = place == first + count - 1
@@ -300,7 +271,22 @@ def _save(job: Job, state: _State, log: Log, folder: Path, fingerprint: str) -> 
     # The log goes first: after a kill in between the epoch is run again. best.pt goes last: where that epoch comes
     # out differently, as on a GPU, one that was written before would be of no epoch that there was.
     log.epoch(state.epoch * job.steps_per_epoch, state.history)
-    checkpoint = Checkpoint(
+    checkpoint = _checkpoint(job, state, fingerprint)
+    checkpoint.write(folder, "last")
+    if checkpoint.is_best:
+        checkpoint.write(folder, "best")
+    state.saved_s = time.monotonic()
+
+
+def _save_within(job: Job, state: _State, folder: Path, fingerprint: str) -> None:
+    """Write the state within an epoch, if it is time."""
+    if time.monotonic() - state.saved_s > _SAVE_S:
+        _checkpoint(job, state, fingerprint).write(folder, "last")
+        state.saved_s = time.monotonic()
+
+
+def _checkpoint(job: Job, state: _State, fingerprint: str) -> Checkpoint:
+    return Checkpoint(
         fingerprint,
         state.epoch,
         job.model.state_dict(),
@@ -309,7 +295,5 @@ def _save(job: Job, state: _State, log: Log, folder: Path, fingerprint: str) -> 
         state.history,
         processes=distributed.processes(),
         keep=job.spec.keep,
+        within=state.within,
     )
-    checkpoint.write(folder, "last")
-    if checkpoint.is_best:
-        checkpoint.write(folder, "best")

@@ -176,12 +176,13 @@ def batch_size(dataset: ClipDataset, spec: TrainSpec) -> int:
     return processes * min(spec.batch_size, len(dataset) // processes)
 
 
-def epochs(dataset: ClipDataset, size: int, share: tuple[int, int] = (0, 1)) -> Callable[[int], Iterator[Batch]]:
-    """The training batches of an epoch, `size` clips each; of them only the i-th of n parts, if `share` is (i, n)."""
+def epochs(dataset: ClipDataset, size: int, share: tuple[int, int] = (0, 1)) -> Callable[[int, int], Iterator[Batch]]:
+    """The training batches of an epoch from one of them on, `size` clips each; of these only the i-th of n parts, if
+    `share` is (i, n)."""
     pinned = distributed.device().type == "cuda"
     loaders = distributed.loaders()
-    return lambda epoch: dataset.batches(
-        size, epoch=epoch, shuffle=True, drop_last=True, workers=loaders, share=share, pinned=pinned
+    return lambda epoch, first: dataset.batches(
+        size, epoch=epoch, first=first, shuffle=True, drop_last=True, workers=loaders, share=share, pinned=pinned
     )
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from d3d_edge.clip import ClipSpec
 from d3d_edge.distill import distributed, loop
 from d3d_edge.distill.checkpoint import Checkpoint
-from d3d_edge.distill.loop import Job
+from d3d_edge.distill.job import Job
 from d3d_edge.distill.loss import Outputs, end_point_error, mean_end_point_error
 from d3d_edge.errors import DataError
 from d3d_edge.models.decoder import FlowDecoder, time_stride

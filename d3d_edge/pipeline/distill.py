@@ -14,7 +14,7 @@ from torch import nn
 from d3d_edge import manifest
 from d3d_edge.distill import distributed, log, loop, loss
 from d3d_edge.distill.checkpoint import Checkpoint, discard
-from d3d_edge.distill.loop import Job
+from d3d_edge.distill.job import Job
 from d3d_edge.distill.loss import Loss, Outputs
 from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.files import atomic_folder, sha256_of_file

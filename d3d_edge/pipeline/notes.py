@@ -15,7 +15,7 @@ from d3d_edge.progress import Progress
 from d3d_edge.report import SkippedClip
 
 if TYPE_CHECKING:
-    from d3d_edge.distill.loop import Job
+    from d3d_edge.distill.job import Job
     from d3d_edge.pipeline.data import RunData
     from d3d_edge.video.cache import CachedClip
 

@@ -8,7 +8,7 @@ from torch.fx import GraphModule
 
 from d3d_edge.calibset import CalibrationPlan
 from d3d_edge.distill import loop, loss
-from d3d_edge.distill.loop import Job
+from d3d_edge.distill.job import Job, Teacher
 from d3d_edge.distill.loss import Outputs, Taught
 from d3d_edge.pipeline import calibration
 from d3d_edge.pipeline.calibration import Student
@@ -80,7 +80,7 @@ def trained(
     return one
 
 
-def _taught(run: Run, spec: QATSpec, progress: Progress) -> loop.Teacher | None:
+def _taught(run: Run, spec: QATSpec, progress: Progress) -> Teacher | None:
     """What the rounded student learns from; None for nothing but the labels."""
     sources, answers = spec.distill.sources, run.recipe.distill.uses_answers
     if "teacher" in sources and not answers:

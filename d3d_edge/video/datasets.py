@@ -60,13 +60,15 @@ class ClipDataset:
         batch_size: int,
         *,
         epoch: int = 0,
+        first: int = 0,
         shuffle: bool = False,
         drop_last: bool = False,
         workers: int = 0,
         share: tuple[int, int] = (0, 1),
         pinned: bool = False,
     ) -> Iterator[Batch]:
-        """One epoch in batches; `workers` threads (0: none) read the clips of the next ones while one is used.
+        """One epoch in batches, from the batch `first` on; `workers` threads (0: none) read the clips of the next ones
+        while one is used.
 
         `share` is (i, n): of each batch only the i-th of n parts, which together are the batch. `pinned` puts clips and
         flow where a GPU can fetch them while the processor does something else.
@@ -76,7 +78,10 @@ class ClipDataset:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self)) if shuffle else np.arange(len(self))
         end = len(self) // batch_size * batch_size if drop_last else len(self)
         part, parts = share
-        groups = [order[start : start + batch_size][part::parts].tolist() for start in range(0, end, batch_size)]
+        groups = [
+            order[start : start + batch_size][part::parts].tolist()
+            for start in range(first * batch_size, end, batch_size)
+        ]
         if workers == 0:
             yield from (self.batch(group, epoch, pinned=pinned) for group in groups)
             return

@@ -14,7 +14,7 @@ import torch
 
 from d3d_edge.distill import loop
 from d3d_edge.distill.checkpoint import Checkpoint
-from d3d_edge.distill.loop import Job
+from d3d_edge.distill.job import Job
 from d3d_edge.quantize import graph_files, pt2e
 from d3d_edge.runs import held
 from tests.cli.conftest import D3DEdge, copied_run, refused, run_on

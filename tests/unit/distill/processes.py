@@ -6,13 +6,14 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from d3d_edge.distill import distributed, loop, loss
-from d3d_edge.distill.loop import Job
+from d3d_edge.distill.job import Job
 from d3d_edge.distill.loss import Outputs
 from d3d_edge.errors import D3DEdgeError, DataError
 from d3d_edge.progress import Silent
@@ -40,13 +41,14 @@ def job(spec: TrainSpec) -> Job:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), norm, nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(48, 2)).requires_grad_(False).to(device)
 
-    def batches(epoch: int) -> Iterator[Batch]:
+    def batches(epoch: int, first: int) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(epoch)
         share = slice(distributed.rank(), None, distributed.processes())
-        for _ in range(3):
+        for place in range(3):
             clip = torch.randint(0, 255, (GLOBAL_BATCH, 1, 4, 4, 3), generator=generator, dtype=torch.uint8)
             label = (clip[:, 0, 0, 0, 0] > 127).long()
-            yield Batch(clip[share], torch.zeros(len(label), 1, 4, 4, 2)[share], label[share])
+            if place >= first:
+                yield Batch(clip[share], torch.zeros(len(label), 1, 4, 4, 2)[share], label[share])
 
     def frames(batch: Batch) -> torch.Tensor:
         return batch.clip.flatten(0, 1).permute(0, 3, 1, 2).float() / 255
@@ -71,13 +73,17 @@ def job(spec: TrainSpec) -> Job:
     )
 
 
-def killed_and_resumed(spec: TrainSpec, folder: Path) -> list[dict[str, float]]:
-    def stop(epoch: int) -> None:
+def killed_and_resumed(spec: TrainSpec, folder: Path, place: int) -> list[dict[str, float]]:
+    """Killed before a batch of the third epoch."""
+    started = job(spec)
+
+    def stopped(epoch: int, first: int) -> Iterator[Batch]:
+        yield from islice(started.batches(epoch, first), place if epoch == 2 else None)
         if epoch == 2:
             raise Killed
 
     try:
-        loop.run(dataclasses.replace(job(spec), begin_epoch=stop), folder, "mark", Silent())
+        loop.run(dataclasses.replace(started, batches=stopped), folder, "mark", Silent())
     except Killed:
         return loop.run(job(spec), folder, "mark", Silent())
     raise AssertionError("the run was not killed")
@@ -97,11 +103,13 @@ def refused() -> str:
 
 
 def main(out: Path) -> None:
+    loop._PART_STEPS, loop._SAVE_S = 1, -1.0
     with distributed.group():
         found = {
             "processes": distributed.processes(),
             "histories": {name: loop.run(job(spec), out / name, "mark", Silent()) for name, spec in SPECS.items()},
-            "resumed": killed_and_resumed(SPECS["adamw"], out / "killed"),
+            "killed": killed_and_resumed(SPECS["adamw"], out / "killed", 0),
+            "killed within": killed_and_resumed(SPECS["adamw"], out / "killed within", 2),
             "refused": refused(),
             "from_main": distributed.from_main(distributed.rank),
         }

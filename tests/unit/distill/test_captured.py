@@ -12,7 +12,7 @@ from torch import nn
 
 from d3d_edge.distill import loop
 from d3d_edge.distill.captured import Captured
-from d3d_edge.distill.loop import Job
+from d3d_edge.distill.job import Job
 from d3d_edge.progress import Silent
 from d3d_edge.video.datasets import Batch
 from tests.unit.distill.jobs import CUDA, SPEC, VARIANTS, batches, job, variant

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -14,11 +18,12 @@ from torch import nn
 
 from d3d_edge.distill import loop
 from d3d_edge.distill.checkpoint import Checkpoint, Which
-from d3d_edge.distill.loop import Job
+from d3d_edge.distill.job import Job
 from d3d_edge.errors import DataError, RecipeError
-from d3d_edge.progress import Silent
+from d3d_edge.progress import Silent, Task
+from d3d_edge.video.datasets import Batch
 from tests.notes import Notes
-from tests.unit.distill.jobs import CUDA, SPEC, VARIANTS, Killed, assert_equal, job, variant
+from tests.unit.distill.jobs import CUDA, SPEC, VARIANTS, Killed, assert_equal, batches, job, variant
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
@@ -58,6 +63,51 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(
             assert torch.equal(value, theirs.model[key]), key
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(("save_s", "left_out"), [(-1.0, 2), (1e9, 0)], ids=["saved", "not yet due"])
+def test_a_run_that_is_killed_within_an_epoch_goes_on_within_it(
+    save_s: float, left_out: int, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_PART_STEPS", 1)
+    monkeypatch.setattr(loop, "_SAVE_S", save_s)
+    asked: list[tuple[int, int]] = []
+
+    def start(kill: bool = False) -> Job:
+        def noted(epoch: int, first: int) -> Iterator[Batch]:
+            asked.append((epoch, first))
+            for place, batch in enumerate(batches(epoch, first), first):
+                if kill and (epoch, place) == (3, 2):
+                    raise Killed
+                yield batch
+
+        return dataclasses.replace(job(variant(name)), batches=noted, evaluate=lambda: 0.5)
+
+    unbroken = start()
+    history = loop.run(unbroken, tmp_path / "unbroken", "mark", Silent())
+    with pytest.raises(Killed):
+        loop.run(start(kill=True), tmp_path / "killed", "mark", Silent())
+    torch.manual_seed(12345)
+    asked.clear()
+    resumed, progress = start(), Started()
+    rows = loop.run(resumed, tmp_path / "killed", "mark", progress)
+    assert asked == [(3, left_out), (4, 0), (5, 0)]
+    assert progress.done == 9 + left_out
+    assert_equal(resumed.model, unbroken.model)
+    for mine, theirs in zip(rows, history, strict=True):
+        assert {key: mine[key] for key in ("epoch", "loss", "learning_rate")}.items() <= theirs.items()
+    checkpoint = Checkpoint.read(tmp_path / "killed")
+    assert checkpoint is not None
+    assert checkpoint.within == {}
+
+
+class Started(Silent):
+    """Notes how much was done when the work began."""
+
+    def task(self, description: str, total: int, done: int = 0) -> AbstractContextManager[Task]:
+        self.done = done
+        return super().task(description, total, done)
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     first = job()
     loop.run(first, tmp_path, "mark", Silent())
@@ -90,6 +140,15 @@ def test_a_damaged_checkpoint_is_named(start: bytes, tmp_path: Path) -> None:
     (tmp_path / "last.pt").write_bytes(start)
     with pytest.raises(DataError, match=r"last\.pt is damaged"):
         Checkpoint.read(tmp_path)
+
+
+def test_one_that_may_not_be_read_is_not_called_damaged(
+    whole_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "open", Mock(side_effect=PermissionError(errno.EACCES, "Permission denied")))
+    with pytest.raises(DataError) as caught:
+        Checkpoint.read(whole_checkpoint)
+    assert str(caught.value) == f"cannot read {whole_checkpoint / 'last.pt'}: Permission denied"
 
 
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))

@@ -73,12 +73,13 @@ def test_the_curve_is_that_of_one_process_with_the_double_batch(
         assert torch.allclose(checkpoint.model[key], value.cpu(), atol=1e-4), key
 
 
-def test_a_killed_run_of_two_processes_ends_as_an_unbroken_one(two: Path) -> None:
-    checkpoints = [Checkpoint.read(two / name) for name in ("adamw", "killed")]
+@pytest.mark.parametrize("killed", ["killed", "killed within"])
+def test_a_killed_run_of_two_processes_ends_as_an_unbroken_one(killed: str, two: Path) -> None:
+    checkpoints = [Checkpoint.read(two / name) for name in ("adamw", killed)]
     unbroken, resumed = (checkpoint.model for checkpoint in checkpoints if checkpoint)
     for key, value in unbroken.items():
         assert torch.equal(resumed[key], value), key
-    losses = [[row["loss"] for row in rows] for rows in (seen(two, 0)["resumed"], seen(two, 0)["histories"]["adamw"])]
+    losses = [[row["loss"] for row in rows] for rows in (seen(two, 0)[killed], seen(two, 0)["histories"]["adamw"])]
     assert losses[0] == losses[1]
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from d3d_edge.distill import loop
 from d3d_edge.distill.checkpoint import Checkpoint
-from d3d_edge.distill.loop import Job
+from d3d_edge.distill.job import Job
 from d3d_edge.distill.loss import Outputs
 from d3d_edge.errors import DataError, MissingDependency
 from d3d_edge.progress import Silent
@@ -98,10 +98,10 @@ def test_accumulated_batches_are_one_larger_batch(tmp_path: Path) -> None:
                 module.p = 0.0
         return dataclasses.replace(made, set_training=lambda mode: made.model.train(False))
 
-    def joined(epoch: int) -> Iterator[Batch]:
-        first, second, third = batches(epoch)
-        yield Batch(*(torch.cat(parts) for parts in zip(first, second, strict=True)))
-        yield third
+    def joined(epoch: int, first: int) -> Iterator[Batch]:
+        one, two, three = batches(epoch)
+        yield Batch(*(torch.cat(parts) for parts in zip(one, two, strict=True)))
+        yield three
 
     accumulated = plain(variant("accumulated"))
     assert accumulated.steps_per_epoch == 2

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from d3d_edge.distill import loop
-from d3d_edge.distill.loop import Job
+from d3d_edge.distill.job import Job
 from d3d_edge.distill.loss import end_point_error, mean_end_point_error
 from d3d_edge.manifest import Manifest
 from d3d_edge.models.decoder import FlowDecoder
@@ -108,7 +108,7 @@ def test_motion_that_is_in_the_features_is_decoded(tmp_path: Path) -> None:
         mixed = F.conv2d(fine, mixing) + 0.1 * noise if holding else noise
         return [mixed, noise[: len(batch.label) * math.ceil(len(fine) / len(batch.label) / 2), :, ::2, ::2]]
 
-    def batches(epoch: int) -> Iterator[Batch]:
+    def batches(epoch: int, first: int) -> Iterator[Batch]:
         yield from (moving(4, 8, 32, 32, seed=10 * epoch + number) for number in range(5))
 
     def error(holding: bool) -> float:

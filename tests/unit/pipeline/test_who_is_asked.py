@@ -14,7 +14,7 @@ from torch import Tensor
 
 from d3d_edge import calibset
 from d3d_edge.distill import loop
-from d3d_edge.distill.loop import Job
+from d3d_edge.distill.job import Job
 from d3d_edge.distill.loss import Outputs
 from d3d_edge.pipeline import calibration, decoding, distill, evaluate, mixed, motion, probe, qat, sensitivity, streams
 from d3d_edge.pipeline.decoding import Fields, Network

@@ -62,6 +62,7 @@ def test_an_epoch_is_decided_by_seed_and_epoch(dataset: ClipDataset) -> None:
     torch.manual_seed(1)
     assert same(first, list(data.batches(2, epoch=1, shuffle=True)))
     assert same(first, list(data.batches(2, epoch=1, shuffle=True, workers=3)))
+    assert same(first[2:], list(data.batches(2, epoch=1, first=2, shuffle=True)))
     assert not same(first, list(data.batches(2, epoch=2, shuffle=True)))
     assert not same(first, list(dataclasses.replace(data, seed=4).batches(2, epoch=1, shuffle=True)))
 
