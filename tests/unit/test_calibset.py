@@ -112,6 +112,11 @@ def test_a_cap_beyond_every_class_asks_for_no_more_turns() -> None:
     assert len(draw(plan(count=10**9, per_class_max=10**9), manifest(a=9, b=3))) == 12
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_classes_take_turns_in_the_order_of_their_names_whatever_the_seed(seed: int) -> None:
+    assert in_turns({"b": [3, 4], "a": [1], "c": [5]}, 9, seed) == (1, 3, 5, 4)
+
+
 def test_the_seed_decides_which_of_many_classes_calibrate() -> None:
     many = manifest(**{f"c{number:03}": 2 for number in range(40)})
     shown = [{clip.label for clip in draw(plan(count=8, seed=seed), many)} for seed in range(4)]

@@ -104,8 +104,11 @@ def test_an_event_that_nothing_can_be_made_of_is_passed_over_or_refused(line: st
         f"{HEAD}\n".encode() + b"\xff",
         f"{HEAD}\n{DEEP}".encode(),
         f'{HEAD}\n{{"clip": 0, "logits": [{HUGE}, 1]}}'.encode(),
+        f'{HEAD}\n{{"clip": 0, "logits": ["5", "6"]}}'.encode(),
+        f'{HEAD}\n{{"clip": 0, "logits": [[5], 6]}}'.encode(),
+        f'{HEAD}\n{{"clip": 0, "logits": 5}}'.encode(),
     ],
-    ids=["no file", "not UTF-8", "deep", "huge"],
+    ids=["no file", "not UTF-8", "deep", "huge", "texts", "a list of lists", "one number"],
 )
 def test_results_that_nothing_can_be_made_of_are_refused(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "results.jsonl"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -176,3 +179,25 @@ def test_this_machine_says_what_it_knows() -> None:
 def test_a_drift_of_a_twentieth_is_one(rise: float, verdict: str) -> None:
     # From the median of the first fifth to that of the last it is 0.8 of the rise: 3.2 % and 6.4 %.
     assert latency.drift(curve(10 + rise * MINUTES + 0.1 * NOISE, 600)).verdict == verdict
+
+
+def test_what_the_system_tells_of_this_machine_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place, text in (
+        ("devices/system/cpu/cpu0/cpufreq/scaling_governor", "powersave\n"),
+        ("firmware/acpi/platform_profile", "quiet\n"),
+    ):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).write_text(text)
+    monkeypatch.setattr(conditions, "_SYSTEM", tmp_path)
+    for plugged in (True, False):
+        battery = SimpleNamespace(power_plugged=plugged)
+        monkeypatch.setattr(conditions.psutil, "sensors_battery", lambda battery=battery: battery, raising=False)
+        found = conditions.state()
+        assert (found.governor, found.power_mode, found.charging) == ("powersave", "quiet", plugged)
+
+
+@pytest.mark.parametrize(
+    ("others", "threads", "times"), [(0.0, 0, 1.0), (2.0, 0, 2.0), (2.0, 1, 1.0), (3.0, 2, 2.0), (4.0, 4, 20.0)]
+)
+def test_threads_share_what_others_leave(others: float, threads: int, times: float) -> None:
+    assert conditions.slowed(others, threads, 4) == pytest.approx(times)

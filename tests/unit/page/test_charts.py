@@ -107,6 +107,8 @@ def test_a_curve_goes_through_its_values() -> None:
     assert places == [
         pytest.approx((x.place(at / 60), y.place(value)), abs=0.1) for at, value in zip(at_s, values, strict=True)
     ]
+    width, height = map(float, root.attrib["viewBox"].split()[2:])
+    assert all(0 < at < width and 0 < value < height for at, value in places), "inside of the picture"
 
 
 @pytest.mark.parametrize("long", [False, True], ids=["beside", "above"])

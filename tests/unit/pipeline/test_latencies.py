@@ -11,7 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from d3d_edge import runtimes, target, transports
+from d3d_edge import resources, runtimes, target, transports
 from d3d_edge.errors import DeviceError, RecipeError
 from d3d_edge.harness.stopwatch import Plan
 from d3d_edge.pipeline import latencies, students
@@ -80,11 +80,30 @@ def test_what_was_measured_is_kept(cache: Path) -> None:
 
 
 @pytest.mark.usefixtures("nothing_made")
-@pytest.mark.parametrize("change", [{"again": True}, {"threads": 2}, {"shapes": (TINY, OTHER)}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"again": True}, {"threads": 2}, {"on": "ssh:board"}, {"shapes": (TINY, OTHER)}], ids=str
+)
 def test_what_was_not_is_measured(cache: Path, change: dict[str, Any]) -> None:
     shapes = change.pop("shapes", (TINY,))
     with pytest.raises(AssertionError, match="a network is lowered"):
         asked(cache, *shapes, **change)
+
+
+@pytest.mark.usefixtures("nothing_made")
+def test_times_of_another_machine_are_not_this_one_s(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = latencies.environment
+    another = {"processor": "another"}
+    monkeypatch.setattr(latencies, "environment", lambda *given: here(*given).model_copy(update=another))
+    with pytest.raises(AssertionError, match="a network is lowered"):
+        asked(cache, TINY)
+
+
+@pytest.mark.usefixtures("nothing_made")
+def test_nor_are_those_of_another_target_of_the_same_runtime(cache: Path, tmp_path: Path) -> None:
+    text = resources.find("targets", "host").read_text(encoding="utf-8")
+    (tmp_path / "target.yaml").write_text(text.replace("name: host", "name: own"), encoding="utf-8")
+    with pytest.raises(AssertionError, match="a network is lowered"):
+        asked(cache, TINY, kind=str(tmp_path))
 
 
 def test_measuring_a_shape_again_leaves_the_others(own_cache: Path) -> None:
@@ -143,6 +162,21 @@ def test_the_network_that_was_lowered_is_used_again(cache: Path, monkeypatch: py
     found = asked(cache, TINY, threads=2)
     assert found.threads == 2
     assert found.rows[0].size_bytes == asked(cache, TINY).rows[0].size_bytes
+
+
+@pytest.mark.parametrize("changed", ["tools", "options"])
+def test_a_network_that_was_lowered_otherwise_is_lowered_again(
+    changed: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Shape] = []
+    monkeypatch.setattr(students, "_make", lambda _, __, shape: made.append(shape))
+    host = target.load("host")
+    if changed == "tools":
+        monkeypatch.setattr(students, "tools", lambda _: {"torch": "another"})
+    else:
+        host = host.model_copy(update={"options": {"opset": 18}})
+    students.bundles([TINY], host, cache / "students", workers=1, progress=Silent())
+    assert made == [TINY]
 
 
 def test_an_interpreter_gives_no_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

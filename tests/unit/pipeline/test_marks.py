@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +17,7 @@ from d3d_edge.errors import DataError
 from d3d_edge.evaluation import FILE_NAME, Evaluation, System
 from d3d_edge.files import sha256_of_file
 from d3d_edge.pipeline import marks, streams
+from d3d_edge.pipeline.data import RunData
 from d3d_edge.pipeline.export import Source
 from d3d_edge.recipe import Recipe
 from d3d_edge.runs import Run
@@ -167,6 +169,30 @@ def changed_by(recipe: Recipe, change: dict[str, Any]) -> Recipe:
         )
 
     return Recipe.model_validate(merged(recipe.model_dump(by_alias=True), change))
+
+
+def test_the_mark_of_a_stage_changes_with_what_decides_its_weights_and_nothing_else(make: Make) -> None:
+    made = make()
+
+    def of(run: Run, data: RunData) -> dict[str, str]:
+        spatial = marks.baseline(run, data, "spatial")
+        return {"teacher": marks.teacher(run, data), "spatial": spatial, "student": marks.student(run, data)}
+
+    before = of(made.run, made.data)
+    for change, stages in (
+        ({"seed": 1}, STAGES),
+        ({"augment": {"brightness": 0.05}}, STAGES),
+        ({"flow": {"bound_px": 3.0}}, STAGES),
+        ({"clip": {"short_side": 48}}, STAGES),
+        ({"teacher": {"train": {"epochs": 99}}}, ("teacher", "student")),
+        ({"student": {"train": {"epochs": 99}}}, ("spatial", "student")),
+        ({"distill": {"weight": 0.125}}, ("student",)),
+        ({"gates": {"agreement_min": 0.5}, "quantize": {"scheme": "affine"}}, ()),
+    ):
+        after = of(Run(made.run.path, changed_by(made.run.recipe, change), made.run.data), made.data)
+        assert tuple(stage for stage in STAGES if after[stage] != before[stage]) == stages, change
+    fewer = of(made.run, dataclasses.replace(made.data, clips=made.data.clips[1:]))
+    assert all(fewer[stage] != before[stage] for stage in STAGES)
 
 
 def test_a_stage_of_an_older_version_does_not_say_whose_weights_it_learnt_from(finished: Finished) -> None:

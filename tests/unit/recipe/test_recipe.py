@@ -53,6 +53,10 @@ def test_settings_are_applied_and_checked(path: Path) -> None:
         ("seed.x=1", "seed"),
         ("export.golden_clips=0", "golden_clips"),
         ("gates.agreement_min=1.1", "agreement_min"),
+        ("gates.agreement_min=-0.1", "agreement_min"),
+        ("gates.top1_drop_points_max=-1", "top1_drop_points_max"),
+        ("split.val_share=0.5", "split.val_share: input should be less than 0.5"),
+        ("split.test_share=0.5", "split.test_share: input should be less than 0.5"),
         ("student.train.accumulate=0", "accumulate"),
         ("student.train.warm_up=1", "warm_up"),
         ("student.train.schedule=steps", "student.train: the schedule 'steps' needs milestones"),
@@ -131,6 +135,13 @@ def test_the_schedule_of_quantization_aware_training_can_be_said_and_reads_back_
     again = tmp_path / "again.yaml"
     again.write_text(loaded.yaml(), encoding="utf-8")
     assert recipe.load(str(again)) == loaded
+
+
+def test_quantized_training_may_learn_from_the_labels_alone_as_much_as_the_student_did(path: Path) -> None:
+    qat = "train: {epochs: 1, batch_size: 1, learning_rate: 1}, distill: {teacher_weight: 0}"
+    recipe.load(str(path), [f"quantize.qat={{{qat}}}"])
+    with pytest.raises(RecipeError, match=r"quantize\.qat\.distill: every weight is 0"):
+        recipe.load(str(path), [f"quantize.qat={{{qat}}}", "distill.cross_entropy_weight=0"])
 
 
 @pytest.mark.parametrize(("epochs", "start_share"), [(1, 0.0), (2, 0.5), (4, 0.75)])

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from d3d_edge import target
 from d3d_edge.errors import BundleError, LoweringError
 from d3d_edge.quantize import nodes, pt2e
+from d3d_edge.quantize.origin import layer_of
 from d3d_edge.runtimes import Lowered, executorch, executorch_checks
 from tests import networks
 from tests.unit.quantize import plants
@@ -212,6 +213,28 @@ def test_a_scale_that_cannot_be_reckoned_with_is_refused(plant: plants.Plant, sa
 def test_scales_that_xnnpack_does_not_load_are_refused(rounded: str, factor: float, said: str, tmp_path: Path) -> None:
     with pytest.raises(LoweringError, match=said):
         executorch.RUNTIME.lower(networks.with_scale(rounded, factor), tmp_path, ANDROID, precision="int8")
+
+
+def test_zero_points_that_xnnpack_does_not_load_are_refused() -> None:
+    program = networks.with_scale("relu_3", 1.0)
+    assert not list(executorch_checks.far_scales(program, "executorch"))
+    (into,) = (node for node in program.graph.nodes if node.target in nodes.QUANTIZE and node.args[0].name == "relu_3")
+    for node in (into, *into.users):
+        node.args = (*node.args[:2], node.args[2] + 1, *node.args[3:])
+    (fault,) = executorch_checks.far_scales(program, "executorch")
+    assert re.search(
+        r"cat takes \S+ by scale and zero point \S+ and 1 to \S+ and 0, and XNNPACK to the same", str(fault)
+    )
+
+
+@pytest.mark.parametrize(("spare", "fits"), [(0, False), (255 * 127 * 9 * 16, True)])
+def test_a_bias_has_to_leave_room_for_the_products(spare: int, fits: bool) -> None:
+    program = networks.with_bias("temporal.spatial.conv", 0.0)
+    held, layer = nodes.constants(program), "temporal.spatial.conv"
+    conv = next(node for node in program.graph.nodes if "conv2d" in node.name and layer_of(node) == layer)
+    frames, weights, bias = conv.args[:3]
+    held[bias.name].data[2] = frames.args[1] * held[weights.args[1].name][2] * (2**31 - 1000 - spare)
+    assert (not list(executorch_checks.large_biases(program, "executorch"))) == fits
 
 
 @pytest.mark.parametrize(

@@ -104,8 +104,8 @@ ONE_INPUT: dict[str, tuple[Body, Callable[[np.ndarray[Any, Any]], Any]]] = {
         lambda x: np.split(x, [2, 6], axis=3),
     ),
     "batch_norm": (
-        lambda x: mb.batch_norm(x=x, mean=CHANNELS, variance=CHANNELS, epsilon=np.float32(0.5)),
-        lambda x: (x - CHANNELS.reshape(4, 1, 1)) / np.sqrt(CHANNELS + 0.5).reshape(4, 1, 1),
+        lambda x: mb.batch_norm(x=x, mean=CHANNELS, variance=2 * CHANNELS, gamma=BIAS[:4], beta=BIAS[2:], epsilon=0.5),
+        lambda x: F.batch_norm(t(x), t(CHANNELS), t(2 * CHANNELS), t(BIAS[:4]), t(BIAS[2:]), training=False, eps=0.5),
     ),
     "linear": (lambda x: mb.linear(x=x, weight=ROWS, bias=BIAS[:3]), lambda x: x @ ROWS.T + BIAS[:3]),
     "conv": (lambda x: mb.conv(x=x, weight=WEIGHT, pad_type="valid"), lambda x: F.conv2d(t(x), t(WEIGHT))),

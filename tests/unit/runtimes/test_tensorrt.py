@@ -142,6 +142,16 @@ def test_rounding_between_what_scales_a_convolution_and_its_relu_is_refused(
         tensorrt.check(model)
 
 
+def test_rounding_without_a_zero_point_is_of_uint8_and_is_refused(model: onnx.ModelProto) -> None:
+    quantize = first(model, "QuantizeLinear", "pool/")
+    del quantize.input[2:], model.graph.value_info[:]
+    for node in model.graph.node:
+        if quantize.output[0] in node.input:
+            del node.input[2:]
+    with pytest.raises(LoweringError, match=r"is not of type int8 \[.*layer pool, operator QuantizeLinear"):
+        tensorrt.check(model)
+
+
 def test_a_tensor_of_which_nothing_but_its_type_is_known_has_no_static_shape() -> None:
     value = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(

@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("executorch")
 
 from benchmarks.graphs import SCALE as SCALE_OF_GRAPHS
-from benchmarks.graphs import Graph
+from benchmarks.graphs import Graph, schema
 from benchmarks.xnnpack import Part
 from d3d_edge.models.recogniser import OFFSET, SCALE
 from d3d_edge.runtimes import xnnpack_fusion, xnnpack_graph
@@ -64,6 +64,55 @@ def test_a_1x1_convolution_needs_no_view_and_no_view_back() -> None:
 @pytest.mark.parametrize("graph", [viewed(3), viewed(back=(1, 8, 3))], ids=["3x3", "another view"])
 def test_a_view_that_a_convolution_needs_stays(graph: Graph) -> None:
     assert fused(graph).count("StaticReshape") == 2
+
+
+def padded(axis: int = 1, value: float = 0.0) -> Graph:
+    """A convolution of what is padded by two of `value` along `axis`."""
+    graph = Graph(int8=True)
+    frames = graph.pool(graph.input(1, 4, 6, 3), (1, 1), ((0, 0), (0, 0)))
+    pad = graph.pad(frames, axis, 1, 1)
+    graph.written.xnodes[-1].xnode_union.padding_value = value
+    graph.output(graph.convolve(pad, kernel(5, graph.dims(pad)[3], 3), None))
+    return graph
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_convolution_pads_by_itself_where_it_pads_its_area_with_zeros(axis: int) -> None:
+    assert "StaticConstantPad" not in fused(padded(axis))
+
+
+@pytest.mark.parametrize("graph", [padded(value=1.0), padded(3), padded(0)], ids=["ones", "channels", "clips"])
+def test_a_pad_that_a_convolution_does_not_do_stays(graph: Graph) -> None:
+    assert "StaticConstantPad" in fused(graph)
+
+
+def between_conversions(value: float, factor: float) -> Graph:
+    """A pad of `value` in float, between an INT8 value and one of `factor` times its scale."""
+    graph = Graph(int8=True)
+    floats = graph.convert(graph.pool(graph.input(1, 4, 6, 3), (1, 1), ((0, 0), (0, 0))), to_float=True)
+    pad = schema.XNNStaticConstantPad([0, 1, 1, 0], [0, 1, 1, 0], value, floats, 0, 0)
+    result = graph.convert(graph._node((1, 6, 8, 3), pad, kind="fp32"), to_float=False)
+    graph.written.xvalues[result].xvalue_union.quant_params.scale *= factor
+    graph.output(result)
+    return graph
+
+
+def test_zeros_around_int8_values_need_no_floats() -> None:
+    assert fused(between_conversions(0.0, 1.0)) == ["MaxPooling2d", "StaticConstantPad"]
+
+
+@pytest.mark.parametrize(("value", "factor"), [(1.0, 1.0), (0.0, 3.0)], ids=["ones", "another scale"])
+def test_a_pad_that_means_something_else_in_int8_stays_in_float(value: float, factor: float) -> None:
+    assert fused(between_conversions(value, factor)).count("Convert") == 2
+
+
+@pytest.mark.parametrize(("factor", "conversions"), [(1.0, 1), (2.0, 2)])
+def test_bytes_become_int8_at_once_where_their_scale_is_the_same(factor: float, conversions: int) -> None:
+    graph = Graph(int8=True)
+    result = graph.convert(graph.convert(graph.input(1, 2, 8, 4, kind="quint8"), to_float=True), to_float=False)
+    graph.written.xvalues[result].xvalue_union.quant_params.scale *= factor
+    graph.output(result)
+    assert fused(graph) == conversions * ["Convert"]
 
 
 def test_bytes_are_summed_in_int8_with_the_offset_of_the_deployed_network() -> None:

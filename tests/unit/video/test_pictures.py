@@ -91,6 +91,27 @@ def test_a_timeline_shows_the_likeliest_classes(tmp_path: Path, windows: int) ->
     assert [path.name for path in tmp_path.iterdir()] == ["t.png"]
 
 
+def test_a_timeline_has_its_lines_its_first_classes_and_its_figures_where_they_belong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: dict[str, float] = {}
+    monkeypatch.setattr(lettering, "write", lambda _, place, text, *__, **___: said.update({text: place[0] / 2}))
+    scores = np.array([[0.9, 0.1], [0.25, 0.75], [0.4, 0.6]])
+    drawn = timeline.draw([1.0, 2.0, 3.0], scores, ("a", "b"), span_s=(0.0, 4.0), title="t", subtitle="s")
+    picture = np.asarray(drawn).astype(int)
+    left, right, top, bottom = 90, 1310, 96, 464
+    first, second = (picture[515, left + 5], picture[515, right - 5])  # the strip below: a, then b
+    assert (first != second).any()
+    for time_s, colour in ((1.45, first), (1.55, second), (3.9, second)):
+        assert (picture[515, round(left + (right - left) * time_s / 4)] == colour).all()
+    for time_s, (a, b) in zip((1, 2, 3), scores, strict=True):
+        column = round(left + (right - left) * time_s / 4)
+        for score, colour in ((a, first), (b, second)):
+            assert abs(picture[round(bottom - (bottom - top) * score), column] - colour).max() < 8
+    assert {"90%", "75%"} <= set(said), "the highest score of each"
+    assert said["1 s"] == left + (right - left) / 4
+
+
 @pytest.mark.parametrize("name", ["out.mp4", "out.webm", "OUT.AVI"])
 def test_a_video_is_written_with_its_size_and_rate(
     tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
