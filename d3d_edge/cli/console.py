@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from d3d_edge.progress import Task
 from d3d_edge.schema import Schema
+
+_SILENT_S = 120.0
+"""A log of long work has a line in that time: one that stands still looks as one that died."""
+_HASTY_S = 1.0
+"""And not more than one in that: short work is told when it is done."""
 
 plain = functools.partial(Console, markup=False, emoji=False, highlight=False)
 """A console that shows names as they are: to rich, '[int8]' is a style, '[/x]' the end of one, and ':x:' a picture."""
@@ -31,15 +37,19 @@ class _BarTask:
 
 
 class _LineTask:
-    """Where there is no terminal: a line at each quarter."""
+    """Where there is no terminal: a line at the end, and before at each quarter or, of long work, every two minutes."""
 
     def __init__(self, console: Console, description: str, total: int, done: int) -> None:
         self._console, self._description, self._total, self._done = console, description, total, done
+        self._told_s = time.monotonic()
 
     def advance(self, steps: int = 1, text: str = "") -> None:
         before = 4 * self._done // max(1, self._total)
         self._done += steps
-        if 4 * self._done // max(1, self._total) > before:
+        now_s = time.monotonic()
+        quarter, silent_s = 4 * self._done // max(1, self._total) > before, now_s - self._told_s
+        if self._done == self._total or (quarter and silent_s > _HASTY_S) or silent_s > _SILENT_S:
+            self._told_s = now_s
             self._console.print(f"{self._description}: {self._done}/{self._total} {text}")
 
 

@@ -39,6 +39,7 @@ from d3d_edge.pipeline.rows import trained_row
 from d3d_edge.pipeline.streams import (
     Stream,
     channels_last,
+    counted,
     evaluate,
     flow_stream,
     load_rgb,
@@ -264,17 +265,16 @@ def _job(
 def _stage(
     run: Run, stage: Stage, name: str, role: Role, job: Job, data: RunData, mark: str, progress: Progress
 ) -> Row:
-    """Train a stage unless it is finished, measure it on the test split, and give its row.
-
-    Raises:
-        DataError: it was begun or finished with other clips: it is not thrown away for a file that is gone for now.
-    """
+    """Train a stage unless it is finished, measure it on the test split, and give its row. Begun or finished with other
+    clips, it is not thrown away for a file that is gone for now."""
     done = distributed.from_main(lambda: _finished(run, stage, job, mark, progress))
     if done is None:
         began = time.monotonic()
         note_unsettled(job, progress)
         note_waiting(job.title, loop.run(job, run.folder(stage), mark, progress), data, progress)
-        done = distributed.from_main(lambda: _finish(run, stage, job, data, mark, began))
+        with progress.task(f"{job.title}, test clips", len(data.of("test"))) as task:
+            stream = counted(job.forward, task)
+            done = distributed.from_main(lambda: _finish(run, stage, stream, data, mark, began))
         progress.note(f"{job.title}: top-1 {done['top1']:.3f} on {done['clips']} test clips -> {run.folder(stage)}")
     else:
         progress.note(f"{job.title}: finished before, top-1 {done['top1']:.3f} -> {run.folder(stage)}")
@@ -302,10 +302,10 @@ def _finished(run: Run, stage: Stage, job: Job, mark: str, progress: Progress) -
     return done
 
 
-def _finish(run: Run, stage: Stage, job: Job, data: RunData, mark: str, began: float) -> dict[str, Any]:
+def _finish(run: Run, stage: Stage, stream: Stream, data: RunData, mark: str, began: float) -> dict[str, Any]:
     """Measure a trained stage on the test split, record that, and write what comes after it needs."""
     still = stage in run.recipe.baselines and run.recipe.baselines[stage].frames == "one"
-    logits, labels = evaluate(job.forward, data.dataset("test", still=still), stage)
+    logits, labels = evaluate(stream, data.dataset("test", still=still), stage)
     done: dict[str, Any] = {
         "top1": accuracy.topk(logits, labels, 1),
         "top5": accuracy.topk(logits, labels, 5),

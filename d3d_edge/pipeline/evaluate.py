@@ -87,7 +87,7 @@ def evaluate(
     check_writable(run.path / FILE_NAME)
     data = prepare(run, cache_dir, workers=workers, strict=strict, progress=progress, only=split)
     of_split = {clip.path for clip in run.data.of(split)}
-    batches = _cached(data, split) if clips == 1 else _sampled(data, split, clips, workers, progress)
+    batches = _cached(data, split, progress) if clips == 1 else _sampled(data, split, clips, workers, progress)
     logits, labels = _answers(networks, batches, data, split, clips, fusion)
     systems = {name: stages for name, stages in PAPER.items() if set(stages) <= networks.keys()}
     systems |= {name: (name,) for name in networks if (name,) not in PAPER.values()}
@@ -133,8 +133,12 @@ def _networks(run: Run) -> dict[str, _Network]:
     return found
 
 
-def _cached(data: RunData, split: Split) -> Iterator[Batch]:
-    return data.dataset(split).batches(EVALUATION_BATCH, workers=1)
+def _cached(data: RunData, split: Split, progress: Progress) -> Iterator[Batch]:
+    dataset = data.dataset(split)
+    with progress.task("evaluate", len(dataset)) as task:
+        for batch in dataset.batches(EVALUATION_BATCH, workers=1):
+            yield batch
+            task.advance(len(batch.label))
 
 
 def _sampled(data: RunData, split: Split, clips: int, workers: int, progress: Progress) -> Iterator[Batch]:

@@ -12,7 +12,7 @@ from typing import Any
 from d3d_edge.harness import accuracy
 from d3d_edge.harness.accuracy import Logits
 from d3d_edge.pipeline.data import RunData
-from d3d_edge.pipeline.streams import Stream, evaluate
+from d3d_edge.pipeline.streams import Stream, counted, evaluate
 from d3d_edge.progress import Progress
 from d3d_edge.report import REORDERED_CLIPS_MAX
 from d3d_edge.video.datasets import ClipDataset
@@ -31,14 +31,12 @@ def answers(streams: Mapping[str, Stream], data: RunData, progress: Progress) ->
         datasets[order] = ReorderedDataset(
             sample, data.labels, data.recipe.clip, seed=data.recipe.seed, order=order, flow=None
         )
-    with progress.task("test clips in three orders", len(streams) * len(datasets)) as task:
-
-        def asked(name: str, dataset: ClipDataset) -> Logits:
-            logits, _ = evaluate(streams[name], dataset, name)
-            task.advance(1)
-            return logits
-
-        return {name: {order: asked(name, dataset) for order, dataset in datasets.items()} for name in streams}
+    total = len(streams) * sum(len(dataset) for dataset in datasets.values())
+    with progress.task("test clips in three orders", total) as task:
+        return {
+            name: {order: evaluate(counted(stream, task), dataset, name)[0] for order, dataset in datasets.items()}
+            for name, stream in streams.items()
+        }
 
 
 def reordered_places(clips: int) -> list[int]:

@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 
 from d3d_edge.distill import distributed
-from d3d_edge.distill.loss import Outputs
 from d3d_edge.errors import RecipeError
 from d3d_edge.files import check_writable, read_json, write_json
 from d3d_edge.harness import accuracy
@@ -29,14 +28,14 @@ from d3d_edge.pipeline.data import RunData, prepare
 from d3d_edge.pipeline.decoding import READ, Fields, Network, Probed
 from d3d_edge.pipeline.environment import environment
 from d3d_edge.pipeline.motion import ORDERS
-from d3d_edge.pipeline.streams import top1
+from d3d_edge.pipeline.streams import counted, top1
 from d3d_edge.progress import Progress
 from d3d_edge.recipe import TrainSpec
 from d3d_edge.report import FILE_NAME, Environment
 from d3d_edge.runs import Run, Stage, fingerprint
 from d3d_edge.schema import Schema
 from d3d_edge.video.arrays import write_picture
-from d3d_edge.video.datasets import Batch, ClipDataset
+from d3d_edge.video.datasets import ClipDataset
 from d3d_edge.video.flow_figure import Shown, figure
 from d3d_edge.video.reorder import ReorderedDataset
 
@@ -214,11 +213,7 @@ def _top1(run: Run, data: RunData, network: Network, progress: Progress) -> dict
             data.of("test"), data.labels, run.recipe.clip, seed=run.recipe.seed, order=order, flow=flow
         )
     with progress.task(f"frames in another order, {network.source}", len(datasets) * len(data.of("test"))) as task:
-
-        def outputs(batch: Batch) -> Outputs:
-            task.advance(len(batch.label))
-            return network.outputs(batch)
-
+        outputs = counted(network.outputs, task)
         return {name: top1(outputs, dataset, network.source) for name, dataset in datasets.items()}
 
 

@@ -19,6 +19,7 @@ from d3d_edge.models.layers import SpatialConv
 from d3d_edge.models.recogniser import OFFSET, SCALE
 from d3d_edge.models.s3dg import S3DG
 from d3d_edge.pipeline import marks
+from d3d_edge.progress import Task
 from d3d_edge.recipe import NetworkSpec
 from d3d_edge.runs import Run, Stage
 from d3d_edge.video.datasets import Batch, ClipDataset
@@ -114,6 +115,17 @@ def frames_of_flow(flow: Tensor) -> Tensor:
 def frames_of_clip(clip: Tensor) -> Tensor:
     """Clips uint8 [B, T, H, W, 3] as frames [B*T, 3, H, W], normalised as the exported model does, channels-last."""
     return clip.flatten(0, 1).permute(0, 3, 1, 2).float().mul_(SCALE).add_(OFFSET)
+
+
+def counted(stream: Stream, task: Task) -> Stream:
+    """`stream`, which advances `task` by the clips that it is given."""
+
+    def answered(batch: Batch) -> Outputs:
+        outputs = stream(batch)
+        task.advance(len(batch.label))
+        return outputs
+
+    return answered
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from d3d_edge.distill.job import Job
 from d3d_edge.distill.loss import Outputs
 from d3d_edge.pipeline import calibration, decoding, distill, evaluate, mixed, motion, probe, qat, sensitivity, streams
 from d3d_edge.pipeline.decoding import Fields, Network
+from d3d_edge.pipeline.kept import Kept
 from d3d_edge.pipeline.mixed import HeldOut
 from d3d_edge.progress import Silent
 from d3d_edge.quantize.groups import Group
@@ -132,7 +133,7 @@ class TestEvaluation:
         made = make()
         networks = evaluate._networks(made.run)
         assert networks.keys() == {"teacher", "spatial", "student"}
-        batches = evaluate._cached(made.data, "val")
+        batches = evaluate._cached(made.data, "val", Silent())
         logits, labels = evaluate._answers(networks, batches, made.data, "val", 1, "logits")
         whole = made.data.dataset("val").batch(list(range(len(labels))))
         assert labels.tolist() == whole.label.tolist()
@@ -278,7 +279,7 @@ class TestQuantization:
         held_out = HeldOut.of(made.run, data, drawn)
         assert (held_out.split, tuple(held_out.dataset.clips)) == ("train", drawn)
 
-    def test_groups_are_ranked_the_worst_first(self) -> None:
+    def test_groups_are_ranked_the_worst_first(self, tmp_path: Path) -> None:
         noise = {Group("mild", "gate"): 0.01, Group("worst", "spatial"): 1.0, Group("bad", "stem"): 0.1}
 
         class Switched:
@@ -290,6 +291,6 @@ class TestQuantization:
             def logits(self, rounded: Sequence[Group], _: Any) -> Tensor:
                 return torch.ones(2, 3) + sum(noise[group] for group in rounded)
 
-        ranked = sensitivity.ranked(Switched(), [], Silent())  # type: ignore[arg-type]
+        ranked = sensitivity.ranked(Switched(), [], Kept(tmp_path / "kept", "", float), Silent())  # type: ignore[arg-type]
         assert [group.name for group in ranked] == ["worst", "bad", "mild"]
         assert mixed._in_order(Switched(), ranked[:2]) == ("worst", "bad")  # type: ignore[arg-type]
