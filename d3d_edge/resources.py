@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,8 @@ from d3d_edge.errors import RecipeError
 
 Kind = Literal["recipes", "targets", "calibration"]
 
+_NAMED = 40
+"""Names, at most, that an error lists of those known: a data set may have hundreds of classes."""
 _PACKAGE = Path(__file__).resolve().parent
 _FILE_OF = {"recipes": "{}.yaml", "targets": "{}/target.yaml", "calibration": "{}.yaml"}
 
@@ -60,7 +63,8 @@ def given(kind: Kind, name_or_path: str) -> Path:
     return find(kind, name_or_path)
 
 
-def near_miss(word: str, known: list[str]) -> str:
-    """'did you mean X? known: A, B, C', the first half only if something is near."""
+def near_miss(word: str, known: Sequence[str]) -> str:
+    """'did you mean X? known: A, B, C', the first half only if something is near, and only so many of the known."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return (f"did you mean {near[0]!r}? " if near else "") + "known: " + ", ".join(known)
+    more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
+    return (f"did you mean {near[0]!r}? " if near else "") + "known: " + ", ".join(known[:_NAMED]) + more

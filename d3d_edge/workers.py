@@ -11,9 +11,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import islice
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -27,6 +28,8 @@ Mapper = Callable[..., Any]
 PROCESSES = "processes"
 """The engine that needs nothing: processes of this machine."""
 
+_AHEAD = 64
+"""Pieces of work for each process that are handed out before their turn: there may be hundreds of thousands of clips."""
 _TO_TIDY_UP_S = 5.0
 
 
@@ -61,14 +64,25 @@ def mapper(
     with _pool(workers, _start, prepare, died=died, hint=hint) as pool:
 
         def handed_out(work: Callable[..., Any], *items: Any) -> Any:
-            with without_interrupts():  # All work is handed out here, which starts the processes.
-                try:
-                    handed = deque(pool.submit(_do, work, *item) for item in zip(*items, strict=True))
-                except BrokenPipeError as error:  # of one that was gone before it was told what to do
-                    raise died from error
+            waiting, handed = zip(*items, strict=True), deque[Future[Any]]()
+
+            def hand_out(count: int) -> None:
+                with without_interrupts():  # This starts the processes.
+                    try:
+                        handed.extend(pool.submit(_do, work, *item) for item in islice(waiting, count))
+                    except BrokenPipeError as error:  # of one that was gone before it was told what to do
+                        raise died from error
+
             # Not `pool.map`, which takes work back where it is left by an exception: of work that was taken back,
             # Python 3.11 prints where it was when processes end.
-            return (handed.popleft().result() for _ in range(len(handed)))
+            def results() -> Iterator[Any]:
+                while handed:
+                    result = handed.popleft().result()
+                    hand_out(1)
+                    yield result
+
+            hand_out(_AHEAD * workers)
+            return results()
 
         yield handed_out
 

@@ -7,13 +7,13 @@ import io
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
 from d3d_edge.errors import DataError
 from d3d_edge.files import write_text
-from d3d_edge.manifest.clips import Clip, Manifest, Split, gathered, refuse_unwritable
+from d3d_edge.manifest.clips import Clip, Manifest, RealPaths, Split, gathered, refuse_unwritable
 
 _COLUMNS = ("path", "label", "split", "group")
 _TIMES = ("start_s", "end_s")
@@ -34,7 +34,8 @@ def from_csv(path: Path, videos: Path) -> list[Clip]:
     if not {"path", "label"} <= set(columns) <= {*_COLUMNS, *_TIMES}:
         raise DataError(f"{path}:1: the columns are {','.join(columns)}", hint=f"expected {EXPECTED}")
     listed: dict[str, str] = {}
-    clips = gathered((f"{path}:{line}", _clip_of_row(path, line, row, videos, listed)) for line, row in rows)
+    real = RealPaths()
+    clips = gathered((f"{path}:{line}", _clip_of_row(path, line, row, videos, listed, real)) for line, row in rows)
     check_splits(path, clips)
     return clips
 
@@ -79,7 +80,9 @@ def _rows(path: Path, reader: csv.DictReader[str]) -> Iterator[tuple[int, Row]]:
         yield reader.line_num, stripped
 
 
-def _clip_of_row(path: Path, line: int, row: Row, videos: Path, listed: dict[str, str]) -> Clip:
+def _clip_of_row(
+    path: Path, line: int, row: Row, videos: Path, listed: dict[str, str], real: Callable[[str], str]
+) -> Clip:
     """`listed` has how each file was first listed: its group, however it is spelled elsewhere."""
     split = row.get("split", "")
     if not row["path"] or not row["label"]:
@@ -90,7 +93,7 @@ def _clip_of_row(path: Path, line: int, row: Row, videos: Path, listed: dict[str
         raise DataError(f"{path}:{line}: split {split!r} is not known", hint="train, val, test, or empty in every row")
     start_s, end_s = (seconds(path, line, row, name) for name in _TIMES)
     check_times(path, line, start_s, end_s)
-    file = os.path.realpath(videos / row["path"])
+    file = real(os.path.join(videos, row["path"]))
     return Clip.model_validate(
         {
             "path": file,

@@ -14,6 +14,8 @@ from d3d_edge.page.svg import Axis, Box, add, frame, markup, picture
 _WIDTH, _HEIGHT = 420.0, 290.0
 """Wide enough for two on a desk, and letters of 13 px stay legible where a phone shows the chart narrower."""
 _LEFT, _RIGHT, _TOP, _FOOT = 48.0, 14.0, 30.0, 46.0
+CLASSES_NAMED = 40
+"""Of a confusion matrix: of more, rows and columns are too narrow for names, and it takes the width that there is."""
 CLASSES_A_PICTURE = 20
 """Of a chart of classes: no more fit on a printed page."""
 _CURVE_POINTS = 400
@@ -176,7 +178,7 @@ def _some_classes(
 def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str], name: str) -> Markup:
     """True classes as rows, answers as columns; the last column may be 'no answer'. Zeroes are left white."""
     rows, columns = len(counts), len(counts[0])
-    named = max(rows, columns) <= 40
+    named = max(rows, columns) <= CLASSES_NAMED
     cell = 32.0 if rows <= 14 else 22.0 if named else max(4.0, 640.0 / columns)
     margin = 12 + max(svg.width_of(_short(label)) for label in labels) if named else 14.0
     width, height = margin + columns * cell + 4, margin + rows * cell + 4
@@ -185,7 +187,9 @@ def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str], name: str)
     root = picture(
         width, height, f"Confusion matrix of {name}", f"{total - wrong} of {total} clips are on the diagonal"
     )
-    root.set("style", f"width:{width:.0f}px;max-width:none")
+    root.set(
+        "style", f"width:{width:.0f}px;max-width:{'none' if named else '100%'}"
+    )  # names are to be read as they are
     add(root, "rect", class_="track", x=margin, y=margin, width=columns * cell, height=rows * cell)
     for row, line in enumerate(counts):
         most = max(sum(line), 1)

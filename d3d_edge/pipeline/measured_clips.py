@@ -14,6 +14,7 @@ from d3d_edge.errors import DataError
 from d3d_edge.manifest import Clip, Source
 from d3d_edge.recipe import Recipe
 from d3d_edge.report import ReportClip, SkippedClip
+from d3d_edge.resources import near_miss
 from d3d_edge.video.preprocess import load_clip
 
 
@@ -39,7 +40,9 @@ def clips_of(
     if not clips:
         raise DataError(f"{data} has no {split} clips", hint="--split chooses another split")
     if unknown := sorted({clip.label for clip in clips} - set(labels)):
-        raise DataError(f"{data} has the label {unknown[0]!r}, which the bundles do not know: {', '.join(labels)}")
+        raise DataError(
+            f"{data} has the label {unknown[0]!r}, which the bundles do not know", hint=near_miss(unknown[0], labels)
+        )
     return clips, notes
 
 

@@ -46,6 +46,11 @@ def test_a_broken_installation_says_so(tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_nearest_name_is_offered_only_if_one_is_near() -> None:
     assert resources.near_miss("smokee", ["other", "smoke"]) == "did you mean 'smoke'? known: other, smoke"
     assert resources.near_miss("zzz", ["other", "smoke"]) == "known: other, smoke"
+    many = [f"class {number:03}" for number in range(400)]
+    assert (
+        resources.near_miss("Class 399", many)
+        == f"did you mean 'class 399'? known: {', '.join(many[:40])} and 360 more"
+    )
 
 
 @pytest.mark.parametrize(("kind", "name"), [("recipes", "compact"), ("calibration", "balanced"), ("targets", "host")])

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -123,3 +123,20 @@ def test_processes_that_cannot_be_started_say_why(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(shared, "ProcessPoolExecutor", full)
     with pytest.raises(StorageError, match=r"cannot start processes: No space left.*/dev/shm.*--workers 1"):
         mapper(2, prepare=nothing, died=DIED).__enter__()
+
+
+def test_no_more_work_is_handed_out_than_keeps_the_processes_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "_AHEAD", 3)
+    taken: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(20):
+            taken.append(number)
+            yield number
+
+    with mapper(2, prepare=nothing, died=DIED) as mapped:
+        results = mapped(abs, numbers())
+        assert len(taken) == 6
+        assert next(results) == 0
+        assert len(taken) == 7
+        assert [*results] == [*range(1, 20)]
