@@ -29,7 +29,7 @@ PROCESSES = "processes"
 """The engine that needs nothing: processes of this machine."""
 
 _AHEAD = 64
-"""Pieces of work for each process that are handed out before their turn: there may be hundreds of thousands of clips."""
+"""Pieces of work for each process that are handed out before their turn: there may be hundreds of thousands."""
 _TO_TIDY_UP_S = 5.0
 
 
