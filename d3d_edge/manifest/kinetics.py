@@ -9,11 +9,11 @@ from __future__ import annotations
 import csv
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from d3d_edge.errors import DataError
-from d3d_edge.manifest.clips import VIDEO_SUFFIXES, Clip, Split, gathered, walked
+from d3d_edge.manifest.clips import VIDEO_SUFFIXES, Clip, RealPaths, Split, gathered, walked
 from d3d_edge.manifest.official import refuse_none
 from d3d_edge.manifest.table import Row, check_splits, check_times, read_csv, seconds
 from d3d_edge.resources import near_miss
@@ -73,13 +73,13 @@ def load(lists: Sequence[Path], videos: Path) -> list[Clip]:
 
 
 def _placed(lists: Sequence[Path], videos: Path) -> Iterator[tuple[str, Clip]]:
-    files = _files_below(videos)
+    files, real = _files_below(videos), RealPaths()
     tables = [(path, *read_csv(path)) for path in lists]
     for path, columns, rows in [table for table in tables if not _withheld(table[2])] or tables:
         if missing := [name for name in _COLUMNS if name not in columns]:
             raise DataError(f"{path}:1: the column {missing[0]} is missing", hint=f"expected {','.join(_COLUMNS)}")
         for line, row in rows:
-            yield f"{path}:{line}", _clip(path, line, row, videos, files)
+            yield f"{path}:{line}", _clip(path, line, row, videos, files, real)
 
 
 def _withheld(rows: list[tuple[int, Row]]) -> bool:
@@ -87,7 +87,9 @@ def _withheld(rows: list[tuple[int, Row]]) -> bool:
     return all(row.get("split") == "test" and not row.get("label") for _, row in rows)
 
 
-def _clip(path: Path, line: int, row: Row, videos: Path, files: dict[str, list[Path]]) -> Clip:
+def _clip(
+    path: Path, line: int, row: Row, videos: Path, files: dict[str, list[Path]], real: Callable[[str], str]
+) -> Clip:
     where = f"{path}:{line}"
     label, video_id = row["label"], row["youtube_id"]
     if not label or not video_id or "/" in video_id:
@@ -103,7 +105,7 @@ def _clip(path: Path, line: int, row: Row, videos: Path, files: dict[str, list[P
     untrimmed = found is None and whole is not None
     return Clip(
         # Neither is there: named like a cut file, it is skipped when it is read.
-        path=os.path.realpath(found or whole or videos / label / f"{cut}.mp4"),
+        path=real(str(found or whole or videos / label / f"{cut}.mp4")),
         label=label,
         split=_SPLIT[row["split"]],
         group=video_id,
