@@ -48,16 +48,14 @@ def test_one_command_at_a_time_works_on_a_run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damaged", [False, True], ids=["lost", "damaged"])
-def test_a_finished_stage_without_its_weights_is_trained_again(
-    damaged: bool, d3d_edge: D3DEdge, made: Path, clips: Path, cache: Path, recipe_file: Path, tmp_path: Path
+def test_a_finished_stage_whose_weights_are_damaged_and_then_lost_is_trained_again(
+    d3d_edge: D3DEdge, made: Path, clips: Path, cache: Path, recipe_file: Path, tmp_path: Path
 ) -> None:
     run = copied_run(made, tmp_path)
     weights, words = run / "student" / "last.pt", ("distill", recipe_file, "--data", clips, "--cache", cache)
     before = weights.read_bytes()
-    if damaged:
-        weights.write_bytes(before[: len(before) // 2])
-        refused(d3d_edge(*words, "--out", run), 8, "last.pt", "damaged", "delete it to train")
+    weights.write_bytes(before[: len(before) // 2])
+    refused(d3d_edge(*words, "--out", run), 8, "last.pt", "damaged", "delete it to train")
     weights.unlink()
     refused(d3d_edge("evaluate", run, "--cache", cache), 8, "no checkpoint", "d3d-edge distill trains it again")
     done = d3d_edge(*words, "--out", run)
@@ -240,26 +238,19 @@ def test_a_finished_graph_is_not_thrown_away_for_a_clip_that_is_gone(
     assert (run / "quantized" / "graph.pt2").read_bytes() == before
 
 
-@pytest.mark.parametrize("damaged", [False, True], ids=["lost", "damaged"])
 @pytest.mark.parametrize("stage", ["student", "quantized"])
 def test_a_graph_that_is_lost_or_damaged_is_written_again(
-    stage: str,
-    damaged: bool,
-    d3d_edge: D3DEdge,
-    made: Path,
-    clips: Path,
-    cache: Path,
-    recipe_file: Path,
-    tmp_path: Path,
+    stage: str, d3d_edge: D3DEdge, made: Path, clips: Path, cache: Path, recipe_file: Path, tmp_path: Path
 ) -> None:
     run = copied_run(made, tmp_path)
     graph = run / stage / "graph.pt2"
+    command = "distill" if stage == "student" else "quantize"
     data = bytearray(graph.read_bytes())
     data[len(data) // 2] ^= 1
-    graph.write_bytes(data) if damaged else graph.unlink()
-    command = "distill" if stage == "student" else "quantize"
-    said = ("graph.pt2 is damaged" if damaged else "graph.pt2 is missing", f"d3d-edge {command}", "writes it again")
-    refused(d3d_edge("export", run, "--target", "host", "--out", tmp_path / "b"), 8, *said)
+    for damage, state in ((graph.unlink, "missing"), (lambda: graph.write_bytes(data), "damaged")):
+        damage()
+        said = (f"graph.pt2 is {state}", f"d3d-edge {command}", "writes it again")
+        refused(d3d_edge("export", run, "--target", "host", "--out", tmp_path / "b"), 8, *said)
     words = (recipe_file, "--data", clips, "--out", run) if stage == "student" else (run,)
     again = d3d_edge(command, *words, "--cache", cache, "--workers", 0)
     assert again.code == 0, again.err

@@ -122,7 +122,7 @@ def test_without_a_folder_for_temporary_files_there_is_one_line(
     assert re.fullmatch(r"error: no folder for temporary files .*set TMPDIR\)\n", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("closed", ["<&- 2>&-", "<&- >&- 2>&-"])
-def test_streams_that_are_closed_are_no_error(closed: str) -> None:
-    script = f'"{sys.executable}" -m d3d_edge doctor {closed}'
+@pytest.mark.parametrize(("words", "closed"), [("targets ls", "<&- 2>&-"), ("doctor", "<&- >&- 2>&-")])
+def test_streams_that_are_closed_are_no_error(words: str, closed: str) -> None:
+    script = f'"{sys.executable}" -m d3d_edge {words} {closed}'
     assert subprocess.run(["sh", "-c", script], check=False, capture_output=True).returncode == 0

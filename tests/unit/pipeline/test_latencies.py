@@ -23,7 +23,7 @@ from d3d_edge.runner import Where
 from tests import networks
 
 TINY = Shape.of(networks.FRAMES, networks.SIDE, 0.25)
-OTHER = Shape.of(8, 16, 0.25)
+OTHER, THIRD = Shape.of(8, 16, 0.25), Shape.of(6, 16, 0.25)
 RECOGNISER = students.recogniser
 
 
@@ -44,9 +44,10 @@ def asked(folder: Path, *shapes: Shape, kind: str = "host", **changes: Any) -> L
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache in which TINY was measured with one thread."""
+    """A cache in which TINY was measured with one thread, and networks of OTHER and THIRD were lowered."""
     folder = tmp_path_factory.mktemp("cache")
     asked(folder, TINY)
+    students.bundles([OTHER, THIRD], target.load("host"), folder / "students", workers=1, progress=Silent())
     return folder
 
 
@@ -129,26 +130,25 @@ def test_another_board_of_the_same_name_gets_none_of_the_kept_times(
         return report.model_copy(update={"rows": rows}), failed
 
     monkeypatch.setattr(latencies, "benchmark", by_another)
-    third = Shape.of(6, 16, 0.25)
-    found = asked(own_cache, TINY, third)
-    assert (found.runtime, [row.shape for row in found.rows]) == ("another", [TINY, third])
+    found = asked(own_cache, TINY, THIRD)
+    assert (found.runtime, [row.shape for row in found.rows]) == ("another", [TINY, THIRD])
     assert timed == [1, 1]
     asked(own_cache, OTHER)
     assert timed == [1, 1, 1]
 
 
 def test_what_another_command_measures_meanwhile_is_kept(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    benchmark, third = latencies.benchmark, Shape.of(6, 16, 0.25)
+    benchmark = latencies.benchmark
 
     def beside(paths: list[Path], **options: Any) -> tuple[Report, list[DeviceError]]:
         monkeypatch.setattr(latencies, "benchmark", benchmark)
-        asked(own_cache, third)
+        asked(own_cache, THIRD)
         return benchmark(paths, **options)
 
     monkeypatch.setattr(latencies, "benchmark", beside)
     asked(own_cache, OTHER)
     monkeypatch.setattr(students, "bundles", lambda *_, **__: pytest.fail("a network is lowered"))
-    assert [row.shape for row in asked(own_cache, OTHER, TINY, third).rows] == [OTHER, TINY, third]
+    assert [row.shape for row in asked(own_cache, OTHER, TINY, THIRD).rows] == [OTHER, TINY, THIRD]
 
 
 def test_a_student_is_the_network_of_its_shape() -> None:
