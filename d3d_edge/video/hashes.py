@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from d3d_edge.errors import StorageError
+from d3d_edge.files import write_text
 from d3d_edge.video.once import State
 
 FILE_NAME = "videos.jsonl"
@@ -32,11 +34,13 @@ class Hashes:
         self._path = cache_dir / FILE_NAME
         self._known: dict[str, Hashed] = {}
         self._new: list[str] = []
+        self._lines = 0
         with suppress(OSError), self._path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
                 with suppress(ValueError, TypeError):  # half a line, where a command was killed
                     path, state, sha256 = json.loads(line)
                     self._known[path] = Hashed(State(*state), sha256)
+                    self._lines += 1
 
     def of(self, path: str) -> Hashed | None:
         """What is noted of a video."""
@@ -46,14 +50,25 @@ class Hashes:
         """Note a video, unless its file may still be written to."""
         if self._known.get(path) != hashed and hashed.state.is_settled:
             self._known[path] = hashed
-            self._new.append(json.dumps([path, hashed.state, hashed.sha256]))
+            self._new.append(_line(path, hashed))
             if len(self._new) >= _AT_ONCE:
                 self.write()
 
     def write(self) -> None:
-        """Append what was added."""
-        if self._new:
-            text = "".join(f"\n{line}" for line in self._new) + "\n"  # after half a line, too
-            with suppress(OSError), self._path.open("a", encoding="utf-8") as file:
-                file.write(text)
-            self._new.clear()
+        """Append what was added; write all anew where most lines are of earlier states, as of a disk that numbers its
+        files otherwise each time it is mounted."""
+        if not self._new:
+            return
+        self._lines += len(self._new)
+        with suppress(OSError, StorageError):
+            if self._lines > 2 * len(self._known):
+                write_text(self._path, "".join(f"{_line(*known)}\n" for known in self._known.items()))
+                self._lines = len(self._known)
+            else:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write("".join(f"\n{line}" for line in self._new) + "\n")  # after half a line, too
+        self._new.clear()
+
+
+def _line(path: str, hashed: Hashed) -> str:
+    return json.dumps([path, hashed.state, hashed.sha256])

@@ -118,6 +118,17 @@ def test_notes_of_two_commands_are_those_of_both(tmp_path: Path) -> None:
     assert all(len(json.loads(line)) == 3 for line in (tmp_path / hashes.FILE_NAME).read_text().split("\n") if line)
 
 
+def test_notes_of_earlier_states_do_not_pile_up(tmp_path: Path) -> None:
+    for inode in range(9):
+        found = hashes.Hashes(tmp_path)
+        for name in "ab":
+            found.add(name, hashes.Hashed(once.State(1, 2, 3, inode), "5"))
+        found.write()
+        lines = [line for line in (tmp_path / hashes.FILE_NAME).read_text().split("\n") if line]
+        assert len(lines) <= 4
+        assert hashes.Hashes(tmp_path).of("b") == hashes.Hashed(once.State(1, 2, 3, inode), "5")
+
+
 class TestOnce:
     def test_a_file_is_read_once_while_it_is_as_it_was(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(once, "SETTLED_NS", -1)
