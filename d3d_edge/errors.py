@@ -19,12 +19,19 @@ from __future__ import annotations
 
 import errno
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 
 def first_line(error: BaseException) -> str:
     """What an error of some library says, in one line; its class where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first names, at most so many, and how many more there are: a data set may have hundreds of classes."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 class D3DEdgeError(Exception):

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from d3d_edge.errors import RecipeError
+from d3d_edge.errors import RecipeError, listed
 
 Kind = Literal["recipes", "targets", "calibration"]
 
 _NAMED = 40
-"""Names, at most, that an error lists of those known: a data set may have hundreds of classes."""
+"""Names, at most, that an error lists of those known."""
 _PACKAGE = Path(__file__).resolve().parent
 _FILE_OF = {"recipes": "{}.yaml", "targets": "{}/target.yaml", "calibration": "{}.yaml"}
 
@@ -66,5 +66,4 @@ def given(kind: Kind, name_or_path: str) -> Path:
 def near_miss(word: str, known: Sequence[str]) -> str:
     """'did you mean X? known: A, B, C', the first half only if something is near, and only so many of the known."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
-    return (f"did you mean {near[0]!r}? " if near else "") + "known: " + ", ".join(known[:_NAMED]) + more
+    return (f"did you mean {near[0]!r}? " if near else "") + "known: " + listed(known, _NAMED)

@@ -32,7 +32,7 @@ _EVALUATIONS = 10  # Times top-1 is measured in a run: enough to see a curve, li
 _PART_STEPS = 100
 """Steps of the optimiser in a part of an epoch: between two parts it can be saved, and gone on with."""
 _SAVE_S = 600.0
-"""How long what is trained goes unsaved, up to a part of an epoch more. A checkpoint takes seconds at most."""
+"""How long what is trained goes unsaved, up to a part of an epoch more."""
 _SEEDS = 2**63
 """Seeds are counted modulo this: all below it, and some above, torch takes."""
 

@@ -22,7 +22,8 @@ VIDEO_SUFFIXES = frozenset(
     }
 )
 _UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""Control characters, and what Python makes of file names that are not UTF-8: neither can stand in a line of text."""
+"""Control characters, Unicode's ends of lines and paragraphs, and what Python makes of file names that are not UTF-8:
+none of these can stand in a line of text."""
 
 
 class Clip(Schema):

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from d3d_edge.errors import DataError
+from d3d_edge.errors import DataError, listed
 from d3d_edge.files import DAMAGED, damaged_part
 
 TO_NPZ = (
@@ -71,7 +71,7 @@ def read(path: Path) -> dict[str, Tensor]:
         held = _opened({str(name): value for name, value in held.items()})
         inside = [name for name, value in held.items() if _is_state(value)]
         if len(inside) > 1 and ("state_dict" not in inside or _are_alike(held["state_dict"], held, inside)):
-            raise DataError(f"{path} holds more than one network: {listed(inside)}", hint="save one of them only")
+            raise DataError(f"{path} holds more than one network: {first_of(inside)}", hint="save one of them only")
         held = held.get("state_dict", held[inside[0]] if inside else held)
     if not _is_state(held):
         raise DataError(f"{path} holds no state dict", hint="torch.save(net.state_dict(), PATH) writes one")
@@ -125,8 +125,6 @@ def _tensor(variable: NDArray[Any]) -> Tensor:
     return torch.from_numpy(variable.astype(variable.dtype.newbyteorder("="), copy=False))
 
 
-def listed(keys: Iterable[str]) -> str:
-    """The first of them, and how many more."""
-    ordered = sorted(keys)
-    more = len(ordered) - _SHOWN
-    return ", ".join(ordered[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+def first_of(keys: Iterable[str]) -> str:
+    """The first of them by name, and how many more."""
+    return listed(sorted(keys), _SHOWN)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from d3d_edge.errors import DataError
 from d3d_edge.models import names
-from d3d_edge.models.checkpoint_files import listed, read
+from d3d_edge.models.checkpoint_files import first_of, read
 from d3d_edge.models.names import CLASSIFIER, SLIM_SCOPE, Made, Map
 from d3d_edge.models.pools import MaxPool
 from d3d_edge.models.recogniser import OFFSET, SCALE
@@ -155,7 +155,7 @@ def _format_of(found: Iterable[str], path: Path) -> Format:
         if any(re.match(mark, name) for name in found):
             return format
     raise DataError(
-        f"{path} is of no known format; it holds {listed(found)}", hint=f"known formats: {', '.join(marks)}"
+        f"{path} is of no known format; it holds {first_of(found)}", hint=f"known formats: {', '.join(marks)}"
     )
 
 
@@ -173,7 +173,7 @@ def _bare(found: dict[str, Tensor], format: Format, path: Path) -> dict[str, Ten
     before = {name.partition(f"{SLIM_SCOPE}/")[0] for name in found if f"{SLIM_SCOPE}/" in name}
     if len(before) > 1:
         raise DataError(
-            f"{path} holds more than one network, below {listed(before)}", hint="save the variables of one of them"
+            f"{path} holds more than one network, below {first_of(before)}", hint="save the variables of one of them"
         )
     return {name.removeprefix(*before) if before else name: value for name, value in found.items()}
 
@@ -253,6 +253,6 @@ def _for_own_frames(published: Published) -> Published:
 
 
 def _refuse(where: str, *, missing: Iterable[str], unknown: Iterable[str], hint: str = "") -> None:
-    wrong = [f"{listed(keys)} {what}" for keys, what in ((missing, "missing"), (unknown, "unknown")) if keys]
+    wrong = [f"{first_of(keys)} {what}" for keys, what in ((missing, "missing"), (unknown, "unknown")) if keys]
     if wrong:
         raise DataError(f"{where}: {'; '.join(wrong)}", hint=hint)

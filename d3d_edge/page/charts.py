@@ -187,9 +187,8 @@ def confusion(counts: Sequence[Sequence[int]], labels: Sequence[str], name: str)
     root = picture(
         width, height, f"Confusion matrix of {name}", f"{total - wrong} of {total} clips are on the diagonal"
     )
-    root.set(
-        "style", f"width:{width:.0f}px;max-width:{'none' if named else '100%'}"
-    )  # names are to be read as they are
+    widest = "none" if named else "100%"  # names are to be read, in a box that scrolls
+    root.set("style", f"width:{width:.0f}px;max-width:{widest}")
     add(root, "rect", class_="track", x=margin, y=margin, width=columns * cell, height=rows * cell)
     for row, line in enumerate(counts):
         most = max(sum(line), 1)

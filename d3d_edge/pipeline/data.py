@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d3d_edge.distill import distributed
-from d3d_edge.errors import DataError, RecipeError
+from d3d_edge.errors import DataError, RecipeError, listed
 from d3d_edge.manifest import Clip, Manifest, Split
 from d3d_edge.pipeline.notes import NAMED, note_skipped
 from d3d_edge.progress import Progress
@@ -116,7 +116,7 @@ def note_doubtful(data: RunData, progress: Progress) -> None:
     """Name what makes results say less than they seem to, or worse than need be: classes that are not tested, that look
     alike, or that are each other's mirror images; and copies of a video."""
     if untested := sorted(set(data.labels) - {cached.clip.label for cached in data.of("test")}):
-        progress.note(f"no test clip, so nothing is said of: {_first(untested)}")
+        progress.note(f"no test clip, so nothing is said of: {listed(untested, NAMED)}")
     alike: dict[str, list[str]] = defaultdict(list)
     for label in data.labels:
         alike[_looks(label)].append(label)
@@ -157,11 +157,6 @@ def _looks(label: str) -> str:
     """What two labels have in common that a reader takes for one: forms of letters, case, spaces, what has no width."""
     plain = unicodedata.normalize("NFKC", label).casefold()
     return "".join(letter for letter in plain if not letter.isspace() and unicodedata.category(letter) != "Cf")
-
-
-def _first(names: Sequence[str]) -> str:
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def batch_size(dataset: ClipDataset, spec: TrainSpec) -> int:

@@ -8,12 +8,12 @@ from typing import Any
 
 from d3d_edge import evaluation, report, sensitivity
 from d3d_edge.distill.checkpoint import Checkpoint
-from d3d_edge.errors import DataError
+from d3d_edge.errors import DataError, listed
 from d3d_edge.evaluation import Evaluation
 from d3d_edge.files import delete, is_whole_archive, read_json, sha256_of_file, write_json
-from d3d_edge.models.checkpoint_files import listed
 from d3d_edge.pipeline import weights
 from d3d_edge.pipeline.data import RunData
+from d3d_edge.pipeline.notes import NAMED
 from d3d_edge.runs import Run, Stage, fingerprint
 from d3d_edge.schema import Schema
 
@@ -85,9 +85,10 @@ def refuse_changed(run: Run, stage: Stage) -> None:
         )
     labels = list(run.data.labels)
     if (trained_on := done.get("labels", labels)) != labels:
-        others = {*trained_on} ^ {*labels}
+        others = sorted({*trained_on} ^ {*labels})
         raise DataError(
-            f"{run.folder(stage)} was trained on other classes than {run.path / 'data.csv'} has: {listed(others)}",
+            f"{run.folder(stage)} was trained on other classes than {run.path / 'data.csv'} has: "
+            + listed(others, NAMED),
             hint="give the classes their names back there",
         )
 

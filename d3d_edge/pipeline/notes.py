@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d3d_edge import manifest
+from d3d_edge.errors import listed
 from d3d_edge.manifest import Manifest, Source
 from d3d_edge.progress import Progress
 from d3d_edge.report import SkippedClip
@@ -37,9 +38,7 @@ def note_left_aside(data: Path | Source, found: Manifest, progress: Progress) ->
 
 def note_classes(found: Manifest, progress: Progress) -> None:
     """Name the first classes: where folders were not meant as they are read, it shows here."""
-    named, others = found.labels[:NAMED], found.labels[NAMED:]
-    more = f" and {len(others)} more" if others else ""
-    progress.note(f"{len(found.labels)} classes: {', '.join(named)}{more}")
+    progress.note(f"{len(found.labels)} classes: {listed(found.labels, NAMED)}")
 
 
 def note_skipped(skipped: Sequence[SkippedClip], progress: Progress) -> None:

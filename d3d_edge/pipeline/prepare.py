@@ -25,6 +25,7 @@ from d3d_edge.schema import Schema
 from d3d_edge.video import arrays, cache
 from d3d_edge.video.arrays import Form
 from d3d_edge.video.decode import first_frame
+from d3d_edge.video.hashes import Hashed, Hashes
 from d3d_edge.video.preprocess import resize_short_side
 from d3d_edge.workers import PROCESSES
 
@@ -162,10 +163,12 @@ def estimate(clips: Sequence[Clip], recipe: Recipe, cache_dir: Path, form: Form)
     clips = [clip for clip in clips if os.path.isfile(clip.path)]
     places = sorted({place * len(clips) // _SAMPLED for place in range(_SAMPLED)}) if clips else []
     sizes: list[_Size] = []
+    hashes = Hashes(cache_dir)
     for place in places:
         encode = sum(size.compressed_bytes is not None for size in sizes) < _ENCODED
         try:
-            sizes.append(_size(clips[place], recipe, cache_dir, form, encode))
+            known = hashes.of(clips[place].path)
+            sizes.append(_size(clips[place], known, recipe, cache_dir, form, encode))
         except DataError:
             continue  # said when it is skipped
     if not sizes:
@@ -186,8 +189,8 @@ def estimate(clips: Sequence[Clip], recipe: Recipe, cache_dir: Path, form: Form)
     )
 
 
-def _size(clip: Clip, recipe: Recipe, cache_dir: Path, form: Form, encode: bool) -> _Size:
-    found = cache.find(clip, recipe.clip, recipe.flow, cache_dir, form)
+def _size(clip: Clip, known: Hashed | None, recipe: Recipe, cache_dir: Path, form: Form, encode: bool) -> _Size:
+    found = cache.find(clip, recipe.clip, recipe.flow, cache_dir, form, known)
     if found.whole:
         with suppress(DataError):  # damaged: made anew
             return _size_of(found.entry.frames(), found.entry.flow(), encode, cached=True)

@@ -127,7 +127,8 @@ def _measured(run: Run, switched: Switched, clips: _Clips, mark: str, progress: 
 
     with progress.task("sensitivity", len(wanted), len(kept.found)) as task:
         # In the order in which they are rounded, so that the float graph before them is computed once for all.
-        for key in sorted(wanted.keys() - kept.found, key=lambda key: switched.first(wanted[key][2])):
+        rest = [key for key in wanted if key not in kept.found]
+        for key in sorted(rest, key=lambda key: switched.first(wanted[key][2])):
             found = kept.of(key, partial(cost, key))
             task.advance(1, f"{found.name} {found.sqnr_db:.1f} dB")
 

@@ -10,7 +10,6 @@ import os
 import stat
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -126,10 +125,10 @@ def prepare(
     """Decode `clips` and compute their flow, as far as the cache does not hold them yet, in either form.
 
     Every entry is written whole or not at all, so a run that was killed goes on where it stood. With `verify` entries
-    that are there are read to the last byte, and made anew if one of them is not what was written; and so are videos,
-    which else are read once, unless their files were changed (`hashes`). `workers` processes
-    share the work (0 or 1: this process does it), or the cluster that `engine` names (`workers.mapper`). What is found
-    within a second is not handed to them, so that they are not started where nothing is to be done.
+    that are there are read to the last byte, and made anew if one of them is not what was written; and videos are read,
+    which else are only where their files were changed (`hashes`). `workers` processes share the work (0 or 1: this
+    process does it), or the cluster that `engine` names (`workers.mapper`). What is found within a second is not handed
+    to them, so that they are not started where nothing is to be done.
 
     Raises:
         DataError: a clip cannot be used and `strict` is set; or a worker process died.
@@ -148,11 +147,10 @@ def prepare(
     found = {} if verify or engine != PROCESSES else _looked_up(asked, clip_spec, flow_spec, cache_dir, form, workers)
     rest = [one for place, one in enumerate(asked) if place not in found]
     with (
-        ExitStack() as after,
+        hashes,
         progress.task("prepare clips", total=len(clips)) as task,
         mapper(min(workers, len(rest)), prepare=_one_thread, died=_DIED, engine=engine) as mapped,
     ):
-        after.callback(hashes.write)
         made = iter(mapped(work, rest))
         for place, clip in enumerate(clips):
             outcome = found.get(place) or next(made)
@@ -285,11 +283,12 @@ def find(
         DataError: the video cannot be read, or the frames in the entry are too small for the crop.
     """
     state = _state(clip)
+    settled = state.is_settled
     try:
         video_sha256 = known.sha256 if known and known.state == state else _sha256(Path(clip.path))
     except OSError as error:
         raise DataError(f"cannot read {clip.path}: {error.strerror or error}") from error
-    hashed = Hashed(state, video_sha256)
+    hashed = Hashed(state, video_sha256, settled)
     sampled = clip_spec.model_dump(mode="json", exclude=_NOT_IN_THE_KEY)
     times = [clip.start_s, clip.end_s] if clip.span else []
     key = sha256_of_value([_FORMAT, video_sha256, sampled, flow_spec.model_dump(mode="json"), *times])

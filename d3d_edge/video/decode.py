@@ -58,6 +58,8 @@ class Span(NamedTuple):
 
 
 WHOLE = Span()
+_UNSEEN: Frame = np.empty((0, 0, 3), np.uint8)
+"""Instead of a frame of which the time alone is asked for."""
 
 
 class Reading(NamedTuple):
@@ -110,8 +112,7 @@ def read_frames(
                 # A list's wrong time need not cost a film: what decodes about there shows that the times are true.
                 places = span.of(timeline.times_s)
                 about = [*places] or [min(places.start, len(timeline.times_s) - 1)]
-                pictures = Pictures.of_file(capture, path)
-                if seek.read(capture, timeline, about, False, pictures.now):
+                if seek.read(capture, timeline, about, False, lambda: _UNSEEN):
                     _indices(choose, timeline.times_s, span, path)
     return _read_by_counting(path, choose, convert, span)
 

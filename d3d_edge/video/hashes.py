@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from d3d_edge.errors import StorageError
 from d3d_edge.files import write_text
@@ -22,6 +22,8 @@ class Hashed(NamedTuple):
 
     state: State
     sha256: str
+    settled: bool = True
+    """Whether the file was no longer written to when it was read."""
 
 
 class Hashes:
@@ -47,12 +49,18 @@ class Hashes:
         return self._known.get(path)
 
     def add(self, path: str, hashed: Hashed) -> None:
-        """Note a video, unless its file may still be written to."""
-        if self._known.get(path) != hashed and hashed.state.is_settled:
+        """Note a video, unless its file may have been written to after it was read."""
+        if self._known.get(path) != hashed and hashed.settled:
             self._known[path] = hashed
             self._new.append(_line(path, hashed))
             if len(self._new) >= _AT_ONCE:
                 self.write()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.write()
 
     def write(self) -> None:
         """Append what was added; write all anew where most lines are of earlier states, as of a disk that numbers its

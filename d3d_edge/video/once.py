@@ -21,7 +21,7 @@ class State(NamedTuple):
     size_bytes: int
     modified_ns: int
     changed_ns: int
-    """Of the inode: no program can set this one back."""
+    """Of the inode: programs set the other one back, as copies do, and not this one."""
     inode: int
 
     @classmethod
@@ -43,7 +43,10 @@ def once(keep: int) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:
 
         @wraps(find)
         def found(path: Path) -> T:
-            state = State.of(os.stat(path))
+            try:
+                state = State.of(os.stat(path))
+            except OSError:
+                return find(path)  # which says what is wrong
             return remembered(path, state) if state.is_settled else find(path)
 
         return found

@@ -160,3 +160,10 @@ def test_bars_are_as_long_as_their_values_and_end_before_their_figures() -> None
     for bar, text, (_, value, _) in zip(found, marks(root, "text", "tick"), rows, strict=True):
         assert number(bar, "width") == pytest.approx(longest * value / 8, abs=NEAR_PX)
         assert number(text, "x") > number(bar, "x") + number(bar, "width")
+
+
+@pytest.mark.parametrize(("classes", "widest"), [(40, "none"), (41, "100%")])
+def test_a_confusion_of_many_classes_fits_the_page(classes: int, widest: str) -> None:
+    counts = [[int(row == column) for column in range(classes)] for row in range(classes)]
+    root = drawn(charts.confusion(counts, [f"class {number}" for number in range(classes)], "host"))
+    assert root.attrib["style"].endswith(f"max-width:{widest}")

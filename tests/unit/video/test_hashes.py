@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -79,6 +80,24 @@ def test_what_was_just_written_is_not_noted(
 ) -> None:
     monkeypatch.setattr(once, "SETTLED_NS", 10**15)
     prepared(clips, tmp_path / "cache", spec, flow_spec)
+    assert not (tmp_path / "cache" / hashes.FILE_NAME).exists()
+
+
+def test_nor_is_what_was_written_just_before_it_was_read_and_noted_later(
+    clips: list[Clip], tmp_path: Path, spec: ClipSpec, flow_spec: FlowSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been written to between, and tell the same times."""
+    late_ns, compute = [0], cache.compute
+
+    def slowly(*given: Any) -> Any:
+        late_ns[0] += 10 * once.SETTLED_NS
+        return compute(*given)
+
+    begin_ns = time.time_ns()
+    monkeypatch.setattr(once.time, "time_ns", lambda: begin_ns + late_ns[0])
+    monkeypatch.setattr(cache, "compute", slowly)
+    prepared(clips[:1], tmp_path / "cache", spec, flow_spec)
+    assert late_ns[0] > 0
     assert not (tmp_path / "cache" / hashes.FILE_NAME).exists()
 
 
@@ -178,5 +197,6 @@ def test_a_wrong_time_in_a_list_does_not_cost_a_film(
 ) -> None:
     path = write_video(count=250)
     monkeypatch.setattr(decode, "_walk", Mock(side_effect=AssertionError("decoded whole")))
+    monkeypatch.setattr(decode.Pictures, "now", Mock(side_effect=AssertionError("a frame is kept")))
     with pytest.raises(DataError, match=said):
         load_frames(path, spec_of(), start_s=start_s, end_s=end_s)
