@@ -19,6 +19,7 @@ from torch import nn
 from d3d_edge.distill import loop
 from d3d_edge.distill.checkpoint import Checkpoint, Which
 from d3d_edge.distill.job import Job
+from d3d_edge.distill.loss import Answer
 from d3d_edge.errors import DataError, RecipeError
 from d3d_edge.progress import Silent, Task
 from d3d_edge.video.datasets import Batch
@@ -98,6 +99,18 @@ def test_a_run_that_is_killed_within_an_epoch_goes_on_within_it(
     checkpoint = Checkpoint.read(tmp_path / "killed")
     assert checkpoint is not None
     assert checkpoint.within == {}
+
+
+def test_dropout_is_another_in_each_part_of_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_PART_STEPS", 1)
+    started, seeds = job(), list[int]()
+
+    def noted(batch: Batch) -> Answer:
+        seeds.append(torch.initial_seed())
+        return started.forward(batch)
+
+    loop.run(dataclasses.replace(started, forward=noted), tmp_path, "mark", Silent())
+    assert len(seeds) == len(set(seeds)) == 3 * SPEC.epochs
 
 
 class Started(Silent):
